@@ -1,0 +1,123 @@
+//! What the core asks for.
+
+use std::time::Duration;
+
+use super::{Record, Version};
+use crate::topology::{Epoch, FailoverReport, Gate, NodeId, Primary};
+
+/// Names one request to the shell; answered by exactly one event with the same id.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct OpId(pub u64);
+
+/// What the data plane shall see.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct View {
+    /// Epoch; never older than the published one (I2).
+    pub epoch: Epoch,
+    /// Whether requests may flow.
+    pub gate: Gate,
+    /// The verified primary (I1, I5).
+    pub primary: Option<Primary>,
+    /// Every other node.
+    pub replicas: Vec<NodeId>,
+}
+
+/// Everything the core can ask of the shell. Executed in order of the returned list; actions on
+/// different nodes run side by side, actions on one node one after the other.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Action {
+    /// Swap the data plane's snapshot. With `await_obeyed`, answer [`super::Event::Obeyed`] once
+    /// every worker obeys it (nothing of this backend on its way any more when the gate is closed).
+    Publish {
+        /// Names the answer.
+        op: OpId,
+        /// The snapshot.
+        view: View,
+        /// Whether an answer is wanted.
+        await_obeyed: bool,
+    },
+    /// Compare-and-swap the authority's record.
+    SwapRecord {
+        /// Names the answer.
+        op: OpId,
+        /// Version that must be stored for the swap to happen.
+        expected: Version,
+        /// The new record.
+        record: Record,
+    },
+    /// Read the authority's record anew.
+    LoadRecord,
+    /// Act on a node.
+    Node {
+        /// Names the answer.
+        op: OpId,
+        /// The node.
+        node: NodeId,
+        /// What to do.
+        what: NodeOp,
+        /// After this long without an answer the outcome is unknown.
+        timeout: Duration,
+    },
+    /// Probe this node now instead of at its next turn.
+    ProbeNow {
+        /// The node.
+        node: NodeId,
+    },
+    /// Tell the publishers that `to` serves in `epoch`.
+    Announce {
+        /// Epoch of the change.
+        epoch: Epoch,
+        /// Primary before.
+        from: Option<NodeId>,
+        /// Primary now.
+        to: NodeId,
+    },
+    /// Log one event under Sentinel's word for it where there is one.
+    Emit {
+        /// Sentinel's event word, for example `+sdown`, `+switch-master`, or ours.
+        event: &'static str,
+        /// The node it is about.
+        node: Option<NodeId>,
+        /// For the person who must act on it.
+        detail: String,
+        /// Whether somebody should look (log level warn instead of info).
+        attention: bool,
+    },
+    /// A failover or switchover ended; keep the report.
+    Report(Box<FailoverReport>),
+}
+
+/// What can be done to a node. Every one is idempotent.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum NodeOp {
+    /// `CONFIG SET min-replicas-to-write 65535`, `CLIENT KILL TYPE normal`, `CLIENT KILL TYPE
+    /// pubsub`: it accepts no write any more.
+    Fence,
+    /// `MULTI; CONFIG SET min-replicas-to-write <its own>; REPLICAOF NO ONE; CONFIG REWRITE; EXEC`,
+    /// then ROLE on the same connection. A failing REWRITE does not stop it; a role other than
+    /// master is `Refused`.
+    Promote,
+    /// `MULTI; REPLICAOF to; CONFIG SET min-replicas-to-write <its own>; CONFIG REWRITE; CLIENT
+    /// KILL TYPE normal; CLIENT KILL TYPE pubsub; EXEC` with masterauth and masteruser taken
+    /// along. Used for siblings (without the kills when it already was a replica) and for a former
+    /// primary.
+    Repoint {
+        /// The primary to follow.
+        to: NodeId,
+    },
+    /// `CLIENT PAUSE duration WRITE` for clients that bypass us.
+    Pause {
+        /// How long the pause lasts if nobody ends it.
+        duration: Duration,
+    },
+    /// `CLIENT UNPAUSE`.
+    Unpause,
+    /// Read INFO now, on a connection that is open already where there is one.
+    Inspect,
+    /// Check that `as_replica_of` could be followed from this node: try AUTH with this node's
+    /// masterauth/masteruser against the other one.
+    CheckAuth {
+        /// The primary it would follow.
+        as_replica_of: NodeId,
+    },
+}

@@ -1,0 +1,59 @@
+//! The one record per backend that an authority keeps; changed only by compare-and-swap.
+
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use crate::topology::{Epoch, NodeId};
+
+/// Version of the stored record that a swap is conditional on. 0: there is no record yet.
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+)]
+#[serde(transparent)]
+pub struct Version(pub u64);
+
+/// Who is primary and what is being done about it. Only the winner of the swap acts; any other
+/// monitor can resume from `phase`.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Record {
+    /// Format of this record; a greater one than [`Record::FORMAT`] is refused, not guessed at.
+    pub format: u32,
+    /// Name of the backend.
+    pub backend: Arc<str>,
+    /// Grows by one with every decision.
+    pub epoch: Epoch,
+    /// Where the decision stands.
+    pub phase: RecordPhase,
+    /// The serving primary, or the old one while another is being promoted.
+    pub primary: NodeId,
+    /// `run_id` of `primary` when it was verified.
+    pub run_id: Arc<str>,
+    /// `master_replid` of `primary` when it was verified.
+    pub repl_id: Arc<str>,
+    /// Every node that belongs to the backend.
+    pub members: Vec<NodeId>,
+    /// Which monitor wrote it (host, process id and a random part), for people.
+    pub by: Arc<str>,
+}
+
+impl Record {
+    /// The format this program writes.
+    pub const FORMAT: u32 = 1;
+}
+
+/// Where a decision stands.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(tag = "state", rename_all = "snake_case")]
+pub enum RecordPhase {
+    /// `primary` serves.
+    Serving,
+    /// `primary` is given up; a replica is being chosen and promoted.
+    FailingOver,
+    /// The operator moves the role; `primary` serves until `to` is promoted.
+    SwitchingOver {
+        /// The node that takes over.
+        to: NodeId,
+    },
+}

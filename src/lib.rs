@@ -1,0 +1,24 @@
+//! A failover-aware proxy for Redis and Valkey.
+//!
+//! Two planes share one value, the published [`topology::Topology`], and one lossy channel back,
+//! evidence. The data plane never waits for the control plane.
+//!
+//! ```text
+//!             main -> app            wiring; the only place that knows every module
+//!      ________/   |   \__________
+//!  data plane      |          control plane
+//!  proxy/        admin/       control/  (I/O shell: probes, authority, promotion, publishing)
+//!     \            |             |    \
+//!      \           |             |     failover/  (pure core: events in, actions out)
+//!       \__________|_____________|______/
+//!               topology/   (plain values + one writer, ArcSwap readers)
+//!                 resp/     (codec, command table, replies, INFO/ROLE)
+//! ```
+//!
+//! Who may import whom is checked by `tests/layering.rs`.
+
+pub mod clock;
+pub mod failover;
+pub mod proxy;
+pub mod resp;
+pub mod topology;

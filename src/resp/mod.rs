@@ -1,0 +1,3 @@
+//! The protocol: frame ends, commands, error replies, INFO and ROLE.
+
+pub mod info;

@@ -1,0 +1,91 @@
+//! The flight recorder: what one failover or switchover saw, decided, did and cost.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::{Epoch, NodeId, Timestamp};
+
+/// One failover or switchover, from the first evidence to the opened gate.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct FailoverReport {
+    /// Name of the backend.
+    pub backend: String,
+    /// The epoch it led to; with [`Outcome::Aborted`] the epoch that stayed in force.
+    pub epoch: Epoch,
+    /// Why it was started.
+    pub fault: Fault,
+    /// How it ended.
+    pub outcome: Outcome,
+    /// Primary before.
+    pub from: Option<NodeId>,
+    /// Primary after.
+    pub to: Option<NodeId>,
+    /// What was seen, in order, one sentence each, with the time it was seen.
+    pub evidence: Vec<(Timestamp, String)>,
+    /// When each phase began, in order.
+    pub phases: Vec<PhaseTime>,
+    /// From the closing of the gate to its opening.
+    pub pause: Duration,
+    /// What became of the clients' requests; filled in by the data plane after the gate opened.
+    pub requests: RequestCounts,
+    /// Bytes of the replication stream only the old primary had; `None` until it returned, or
+    /// when its last offset was never seen.
+    pub bytes_lost: Option<u64>,
+    /// Candidates that were passed over and why.
+    pub passed_over: Vec<(NodeId, String)>,
+    /// Wall-clock start, milliseconds since the Unix epoch.
+    pub unix_millis: u64,
+}
+
+/// When a phase began.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct PhaseTime {
+    /// Name of the phase.
+    pub phase: String,
+    /// When it began.
+    pub at: Timestamp,
+}
+
+/// The classes of evidence that start a change of primary.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Fault {
+    /// Connections reset and new connects refused.
+    Refused,
+    /// Probes unacknowledged by the peer's kernel.
+    Unacked,
+    /// Acknowledged by the kernel, not answered by Redis.
+    Silent,
+    /// Error replies (policy).
+    ErrorReplies,
+    /// Another process, another history or an empty data set at the primary's address.
+    Reborn,
+    /// The operator asked for it.
+    Switchover,
+    /// Somebody else changed the primary and we follow.
+    Followed,
+}
+
+/// How a change of primary ended.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Outcome {
+    /// A new primary serves.
+    Done,
+    /// Nothing changed; the reason.
+    Aborted(String),
+}
+
+/// What became of the clients' requests between the closing and the opening of the gate.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RequestCounts {
+    /// Waited in their session's order until the gate opened.
+    pub held: u64,
+    /// Had been sent and were sent again.
+    pub replayed: u64,
+    /// Answered with an error that says "not executed".
+    pub refused: u64,
+    /// Answered with an error that says "outcome unknown".
+    pub unknown: u64,
+}
