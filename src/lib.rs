@@ -19,6 +19,8 @@
 
 pub mod clock;
 pub mod failover;
+pub mod metrics;
 pub mod proxy;
 pub mod resp;
+pub mod telemetry;
 pub mod topology;

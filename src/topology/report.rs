@@ -67,6 +67,32 @@ pub enum Fault {
     Followed,
 }
 
+impl Fault {
+    /// Every class.
+    pub const ALL: &[Fault] = &[
+        Fault::Refused,
+        Fault::Unacked,
+        Fault::Silent,
+        Fault::ErrorReplies,
+        Fault::Reborn,
+        Fault::Switchover,
+        Fault::Followed,
+    ];
+
+    /// The word used in metrics, JSON and reports.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Fault::Refused => "refused",
+            Fault::Unacked => "unacked",
+            Fault::Silent => "silent",
+            Fault::ErrorReplies => "error_replies",
+            Fault::Reborn => "reborn",
+            Fault::Switchover => "switchover",
+            Fault::Followed => "followed",
+        }
+    }
+}
+
 /// How a change of primary ended.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

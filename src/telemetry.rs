@@ -1,0 +1,159 @@
+//! Start of logging and metrics. Called once by the program; tests make recorders of their own.
+
+use std::io::IsTerminal;
+
+use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
+use serde::{Deserialize, Serialize};
+use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::ParseError;
+
+use crate::metrics::{ALL, Kind, describe};
+
+/// Environment variable that replaces `log.level` of the configuration.
+pub const LOG_VARIABLE: &str = "POINTSMAN_LOG";
+
+/// `[log]` of the configuration.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct LogSettings {
+    /// How a line looks.
+    pub format: LogFormat,
+    /// `error`, `warn`, `info`, `debug`, `trace`, or a list such as `info,pointsman::proxy=debug`.
+    pub level: String,
+}
+
+/// See [`LogSettings::format`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LogFormat {
+    /// One line for people; coloured when standard error is a terminal.
+    Text,
+    /// One JSON object a line for programs.
+    Json,
+}
+
+impl Default for LogSettings {
+    fn default() -> Self {
+        LogSettings {
+            format: LogFormat::Text,
+            level: "info".to_owned(),
+        }
+    }
+}
+
+/// Why logging or metrics did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum TelemetryError {
+    /// The environment variable holds no valid filter.
+    #[error("{LOG_VARIABLE} is not a log filter: {0}")]
+    Variable(#[source] ParseError),
+    /// `log.level` holds no valid filter.
+    #[error("log.level is not a log filter: {0}")]
+    Level(#[source] ParseError),
+    /// Somebody else installed a logger or a recorder in this process.
+    #[error("{0} was started twice in this process")]
+    Twice(&'static str),
+}
+
+/// Checks a filter such as `info,pointsman::proxy=debug`.
+pub fn check_level(level: &str) -> Result<(), ParseError> {
+    EnvFilter::builder().parse(level).map(drop)
+}
+
+/// Sends the log to standard error: standard output belongs to what a command answers.
+pub fn start_log(settings: &LogSettings) -> Result<(), TelemetryError> {
+    let filter = match std::env::var(LOG_VARIABLE) {
+        Ok(level) if !level.is_empty() => EnvFilter::builder()
+            .parse(&level)
+            .map_err(TelemetryError::Variable)?,
+        _ => EnvFilter::builder()
+            .parse(&settings.level)
+            .map_err(TelemetryError::Level)?,
+    };
+    let log = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal());
+    match settings.format {
+        LogFormat::Text => log.with_target(false).try_init(),
+        LogFormat::Json => log.json().flatten_event(true).try_init(),
+    }
+    .map_err(|_| TelemetryError::Twice("the log"))
+}
+
+/// A builder that knows the buckets of every histogram.
+fn recorder() -> Result<PrometheusBuilder, BuildError> {
+    let mut builder = PrometheusBuilder::new();
+    for metric in ALL {
+        if let Kind::Histogram(buckets) = metric.kind {
+            builder =
+                builder.set_buckets_for_metric(Matcher::Full(metric.name.to_owned()), buckets)?;
+        }
+    }
+    Ok(builder)
+}
+
+/// Installs the recorder behind `/metrics` for the whole process.
+///
+/// Whoever renders it must also call `run_upkeep` now and then (the admin server does), or
+/// histograms keep every observation until the next rendering.
+pub fn start_metrics() -> Result<PrometheusHandle, TelemetryError> {
+    let handle = recorder()
+        .and_then(|builder| builder.install_recorder())
+        .map_err(|_| TelemetryError::Twice("the metrics recorder"))?;
+    describe();
+    Ok(handle)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::metrics::{ControlMetrics, RequestOutcome, WorkerMetrics};
+
+    #[test]
+    fn every_metric_is_rendered_with_its_help_and_buckets() {
+        let recorder = recorder().expect("buckets are valid").build_recorder();
+        let handle = recorder.handle();
+        let text = metrics::with_local_recorder(&recorder, || {
+            describe();
+            let worker = WorkerMetrics::new("main");
+            worker.requests(RequestOutcome::Unknown, 3);
+            worker.hold_ended(std::time::Duration::from_millis(20));
+            let mut control = ControlMetrics::new("main");
+            let node = crate::topology::NodeId::new("127.0.0.1:6379");
+            control.node_up(&node, true);
+            control.replica_lag(&node, 7);
+            handle.render()
+        });
+        for metric in ALL {
+            assert!(
+                text.contains(&format!("# TYPE {} {}", metric.name, metric.kind.as_str())),
+                "{} is not rendered:\n{text}",
+                metric.name
+            );
+            assert!(text.contains(&format!("# HELP {} ", metric.name)));
+        }
+        assert!(
+            text.contains(r#"pointsman_requests_total{backend="main",outcome="unknown"} 3"#),
+            "{text}"
+        );
+        assert!(
+            text.contains(r#"pointsman_hold_duration_seconds_bucket{backend="main",le="0.025"} 1"#),
+            "{text}"
+        );
+    }
+
+    #[test]
+    fn names_follow_the_rules_of_prometheus() {
+        for metric in ALL {
+            assert!(metric.name.starts_with("pointsman_"), "{}", metric.name);
+            assert_eq!(
+                metric.name.ends_with("_total"),
+                metric.kind == Kind::Counter,
+                "{}",
+                metric.name
+            );
+            assert!(metric.labels.is_sorted(), "{}", metric.name);
+        }
+    }
+}
