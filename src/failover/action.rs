@@ -83,8 +83,21 @@ pub enum Action {
         /// Whether somebody should look (log level warn instead of info).
         attention: bool,
     },
-    /// A failover or switchover ended; keep the report.
-    Report(Box<FailoverReport>),
+    /// A failover or switchover ended, or a switchover was refused; keep the report. The shell fills
+    /// in `unix_millis`, the data plane `requests`.
+    Report {
+        /// What happened.
+        report: Box<FailoverReport>,
+        /// The [`super::Event::SwitchoverRequested`] it answers; every request gets exactly one.
+        request: Option<u64>,
+    },
+    /// The former primary returned: complete the kept report of `epoch`.
+    AmendReport {
+        /// Epoch of the report.
+        epoch: Epoch,
+        /// Bytes of the replication stream that only the former primary had.
+        bytes_lost: u64,
+    },
 }
 
 /// What can be done to a node. Every one is idempotent.

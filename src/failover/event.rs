@@ -11,7 +11,9 @@ use crate::topology::{EvidenceKind, NodeId};
 #[derive(Clone, Debug, PartialEq)]
 pub enum Event {
     /// A probe of `node` ended. Probes come by themselves every `probe_interval`, and early after
-    /// [`super::Action::ProbeNow`].
+    /// [`super::Action::ProbeNow`]. A probe without an answer is reported as failed after
+    /// [`super::Policy::probe_timeout`] and again every `probe_interval` until something changes;
+    /// its late answer is reported too (a slow node is not a dead one).
     Observed {
         /// The node probed.
         node: NodeId,
@@ -61,8 +63,11 @@ pub enum Event {
         /// The action it answers.
         op: OpId,
     },
-    /// The operator asks for a planned switchover.
+    /// The operator asks for a planned switchover; answered by exactly one
+    /// [`super::Action::Report`] with the same request number, whether done or refused.
     SwitchoverRequested {
+        /// Names the answer.
+        request: u64,
         /// The node that shall take over; `None`: the best one.
         to: Option<NodeId>,
     },
@@ -76,7 +81,7 @@ pub enum Event {
         /// All nodes of the backend.
         nodes: Vec<NodeId>,
     },
-    /// Time passed; sent at [`super::Machine::next_deadline`] or later.
+    /// Time passed; sent at [`super::Machine::next_deadline`] or later, and once at the start.
     Tick,
 }
 

@@ -3,10 +3,14 @@
 
 mod action;
 mod event;
+mod machine;
 mod policy;
 mod record;
+mod status;
 
 pub use action::{Action, NodeOp, OpId, View};
 pub use event::{Event, NodeOpOutcome, Observation, ProbeError, SwapOutcome};
+pub use machine::{Authority, Machine};
 pub use policy::Policy;
 pub use record::{Record, RecordPhase, Version};
+pub use status::{Health, NodeRole, NodeStatus, Status};

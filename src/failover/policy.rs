@@ -24,6 +24,12 @@ pub struct Policy {
     pub fork_factor: u32,
     /// Promote a replica when the primary restarted as another process with less data than it had.
     pub promote_on_reborn: bool,
+    /// Promote a replica whose disk works when the primary's persistence fails (-MISCONF).
+    pub promote_on_disk_error: bool,
+    /// After an outage that the candidates themselves did not survive: how long to wait for the
+    /// nodes still missing, which may hold newer data, before one that restarted is chosen.
+    #[serde(with = "humantime_serde")]
+    pub restart_grace: Duration,
     /// How long a switchover may wait for requests on their way to be answered.
     #[serde(with = "humantime_serde")]
     pub drain_timeout: Duration,
@@ -39,6 +45,14 @@ pub struct Policy {
     pub parallel_full_syncs: u32,
 }
 
+impl Policy {
+    /// After this long without an answer a probe counts as failed, though its answer is still
+    /// awaited: twice `probe_interval`, and at least 100 ms.
+    pub fn probe_timeout(&self) -> Duration {
+        (self.probe_interval * 2).max(Duration::from_millis(100))
+    }
+}
+
 impl Default for Policy {
     fn default() -> Self {
         Policy {
@@ -48,6 +62,8 @@ impl Default for Policy {
             silent_after: Duration::from_secs(1),
             fork_factor: 3,
             promote_on_reborn: true,
+            promote_on_disk_error: false,
+            restart_grace: Duration::from_secs(3),
             drain_timeout: Duration::from_millis(200),
             catch_up_timeout: Duration::from_secs(1),
             max_lag_bytes: 16 * 1024 * 1024,

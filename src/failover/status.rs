@@ -1,0 +1,89 @@
+//! What `pointsman status` shows: a snapshot of what the core knows and why it does not act.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::topology::{Epoch, Gate, NodeId};
+
+/// A backend as the core sees it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Status {
+    /// Name of the backend.
+    pub backend: Arc<str>,
+    /// Name of the phase: `starting`, `learning`, `serving`, `failing_over`, `switching_over`,
+    /// `following`, `waiting` (for another monitor's decision).
+    pub phase: String,
+    /// Where inside the phase, in words.
+    pub step: String,
+    /// The published epoch.
+    pub epoch: Epoch,
+    /// The published gate.
+    pub gate: Gate,
+    /// The published primary.
+    pub primary: Option<NodeId>,
+    /// Why no decision is taken at present; `None` when there is none to take.
+    pub undecided: Option<String>,
+    /// Every node, in the order of the configuration.
+    pub nodes: Vec<NodeStatus>,
+}
+
+/// A node as the core sees it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct NodeStatus {
+    /// Its address.
+    pub node: NodeId,
+    /// What it said last; `None` before the first answer.
+    pub role: Option<NodeRole>,
+    /// Whether it answers, and how it fails.
+    pub health: Health,
+    /// Its replication offset, bytes.
+    pub offset: Option<u64>,
+    /// How far it is behind the primary's last known offset, bytes.
+    pub lag_bytes: Option<u64>,
+    /// Replica: whether its link to its primary is up.
+    pub link_up: Option<bool>,
+    /// How long ago it answered.
+    #[serde(with = "humantime_serde")]
+    pub last_seen: Option<Duration>,
+    /// Why it would not be promoted; `None` for the primary and for a candidate.
+    pub not_promotable: Option<String>,
+    /// What is being done to make it follow the primary, if anything.
+    pub repointing: Option<String>,
+}
+
+/// [`crate::resp::info::Role`] as people and programs read it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum NodeRole {
+    /// Says that it is a primary, whether or not it is the published one.
+    Primary,
+    /// Says that it is a replica.
+    Replica,
+}
+
+/// A node's health in one word.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Health {
+    /// Not probed yet.
+    Unknown,
+    /// Answers.
+    Up,
+    /// Failed to answer, not yet for long enough to say more.
+    Suspect,
+    /// Its kernel refuses connections: no process listens.
+    Refused,
+    /// Its kernel does not acknowledge: host or network is gone.
+    Unacked,
+    /// Its kernel acknowledges, Redis does not answer.
+    Silent,
+    /// Redis answers with an error, for example while loading its data.
+    ErrorReply,
+    /// The published primary's address is served by another process or history.
+    Reborn,
+    /// Answers, but we can not use it: credentials refused, too many clients, not Redis, or its
+    /// name does not resolve.
+    Unusable,
+}
