@@ -1,0 +1,46 @@
+# Everything a stranger needs. `make` alone prints this list.
+# Each target installs what it is missing (scripts/setup.sh) and then calls cargo.
+
+CARGO := scripts/cargo.sh
+DEMO_FLAGS ?=
+TEST_FLAGS ?=
+BENCH_FLAGS ?=
+
+.PHONY: help demo build test bench lint docs ci clean
+
+help: ## print this list
+	@echo "pointsman: a failover-aware proxy for Redis and Valkey"
+	@sed -n 's/^\([a-z-]*\):.* ## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
+
+demo: ## start Redis nodes and pointsman, break things, show what clients see
+	@scripts/setup.sh test
+	$(CARGO) build --locked --release --bin pointsman
+	@target/release/pointsman demo $(DEMO_FLAGS)
+
+build: ## the release binary, target/release/pointsman
+	@scripts/setup.sh build
+	$(CARGO) build --locked --release --bin pointsman
+
+test: ## all tests, with real redis-server processes
+	@scripts/setup.sh test
+	$(CARGO) test --locked $(TEST_FLAGS)
+
+bench: ## micro benches, traffic against direct Redis, and the failover bench
+	@scripts/setup.sh test
+	$(CARGO) bench --locked $(BENCH_FLAGS)
+
+lint: ## formatting, clippy, shell scripts; warnings are errors
+	@scripts/setup.sh lint
+	$(CARGO) fmt --check
+	$(CARGO) clippy --locked --all-targets -- -D warnings
+	@scripts/check-shell.sh
+
+docs: ## the library's documentation, target/doc/pointsman/index.html
+	@scripts/setup.sh build
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --no-deps --document-private-items
+
+ci: ## what must pass before a change lands (.ci/run)
+	@.ci/run
+
+clean: ## remove what was built
+	rm -rf target fuzz/target

@@ -1,0 +1,148 @@
+#!/bin/sh
+# Installs what is missing to build, test or lint pointsman, and nothing that is there already.
+# Usage: scripts/setup.sh build|test|lint
+#   build  a C compiler and a Rust toolchain
+#   test   that, and redis-server with redis-cli
+#   lint   that, and rustfmt, clippy, git, make
+# Needs root or sudo only when something is missing. Uses apt, and rustup where apt has no Rust that
+# is new enough.
+set -eu
+# shellcheck source=scripts/common.sh
+. "$(dirname -- "$0")/common.sh"
+
+updated=no
+
+as_root() {
+    if [ "$(id -u)" = 0 ]; then
+        "$@"
+    elif have sudo; then
+        sudo "$@"
+    else
+        die "must be root (or have sudo) to run: $*"
+    fi
+}
+
+apt() { as_root env DEBIAN_FRONTEND=noninteractive apt-get -q -y -o DPkg::Lock::Timeout=300 "$@"; }
+
+apt_update() {
+    have apt-get || return 1
+    [ "$updated" = yes ] || apt update
+    updated=yes
+}
+
+# packages REASON PACKAGE...: installs, or says what somebody else has to install.
+packages() {
+    reason=$1
+    shift
+    say "$reason: installing $*"
+    apt_update || die "$reason is missing and there is no apt here; install it and run this again"
+    apt install --no-install-recommends --no-remove "$@" || die "could not install $* ($reason)"
+}
+
+# The version apt would install, without epoch and Debian's suffix.
+apt_version() {
+    LC_ALL=C apt-cache policy "$1" | awk '/Candidate:/ {print $2}' | sed 's/^[0-9]*://; s/[+~-].*//'
+}
+
+compiler() {
+    have cc || packages "a C compiler" gcc libc6-dev
+    [ -e /etc/ssl/certs/ca-certificates.crt ] || packages "certificates for the registry" ca-certificates
+}
+
+# Debian starts a service when it installs it. Ours must not, and must not start at the next boot;
+# one that somebody installed before us is left as it is.
+redis() {
+    have redis-server && have redis-cli && return
+    policy=/usr/sbin/policy-rc.d
+    if [ ! -e $policy ]; then
+        trap 'as_root rm -f /usr/sbin/policy-rc.d' EXIT INT TERM
+        printf '#!/bin/sh\nexit 101\n' | as_root tee $policy >/dev/null
+        as_root chmod 755 $policy
+    fi
+    packages "Redis" redis-server redis-tools
+    if [ -d /run/systemd/system ]; then
+        as_root systemctl disable --quiet redis-server.service || true
+    fi
+    as_root rm -f $policy
+    trap - EXIT INT TERM
+    say "redis-server is installed; its service was not started"
+}
+
+rust_by_rustup() {
+    rustup=$(command -v rustup || echo "${CARGO_HOME:-$HOME/.cargo}/bin/rustup")
+    [ -x "$rustup" ] || return 1
+    say "Rust: rustup is here, installing its stable toolchain"
+    "$rustup" toolchain install stable --profile minimal -c rustfmt -c clippy
+}
+
+# Debian 12 carries a current Rust for its browsers under the names cargo-web and rustc-web; later
+# releases have a new enough cargo, or at least rustup.
+rust_by_apt() {
+    apt_update || return 1
+    for set in "cargo-web rustc-web" "cargo rustc"; do
+        version=$(apt_version "${set##* }")
+        if [ -n "$version" ] && [ "$version" != "(none)" ] && at_least "$(rust_wanted)" "$version"; then
+            say "Rust: installing $set ($version)"
+            # shellcheck disable=SC2086
+            apt install --no-install-recommends --no-remove $set && return 0
+        fi
+    done
+    version=$(apt_version rustup)
+    if [ -n "$version" ] && [ "$version" != "(none)" ] && ! have cargo; then
+        apt install --no-install-recommends --no-remove rustup && rust_by_rustup && return 0
+    fi
+    return 1
+}
+
+rust_by_download() {
+    case $(uname -m) in
+        x86_64 | aarch64) triple=$(uname -m)-unknown-linux-gnu ;;
+        *) return 1 ;;
+    esac
+    have curl || packages "a download tool for rustup" curl ca-certificates
+    url=https://static.rust-lang.org/rustup/dist/$triple/rustup-init
+    directory=$(mktemp -d)
+    say "Rust: fetching $url"
+    if curl -fsS --retry 3 -o "$directory/rustup-init" "$url" &&
+        curl -fsS --retry 3 "$url.sha256" | awk '{print $1 "  rustup-init"}' >"$directory/sum" &&
+        (cd "$directory" && sha256sum -c --quiet sum) &&
+        chmod 755 "$directory/rustup-init" &&
+        "$directory/rustup-init" -y -q --no-modify-path --profile minimal -c rustfmt -c clippy; then
+        rm -rf "$directory"
+        return 0
+    fi
+    rm -rf "$directory"
+    return 1
+}
+
+rust() {
+    find_cargo && return
+    rust_by_rustup && find_cargo && return
+    rust_by_apt && find_cargo && return
+    rust_by_download && find_cargo && return
+    die "no Rust $(rust_wanted) or newer could be installed: apt has none that is new enough, and
+static.rust-lang.org does not answer. Install rustup by hand (https://rustup.rs) and run this again."
+}
+
+# rustfmt and clippy; without clippy the caller goes on and says so (see .ci/run).
+lint_tools() {
+    have git || packages "git" git
+    have make || packages "make" make
+    find_cargo fmt && find_cargo clippy && return
+    if have rustup; then
+        rustup component add rustfmt clippy && find_cargo clippy && return
+    fi
+    find_cargo fmt || { apt_update && apt install --no-install-recommends --no-remove rustfmt-web; } || true
+    rust_by_download || true
+    find_cargo fmt || say "rustfmt is missing and could not be installed"
+    find_cargo clippy || say "clippy is missing and could not be installed"
+}
+
+case ${1:-} in
+    build | test | lint) ;;
+    *) die "usage: scripts/setup.sh build|test|lint" ;;
+esac
+compiler
+rust
+[ "$1" = build ] || redis
+[ "$1" != lint ] || lint_tools
