@@ -24,7 +24,7 @@ const LAYERS: &[Layer] = &[
     Layer { name: "failover",  uses: &["topology", "resp::info"],   crates: Only(&["serde", "humantime_serde"]), never: IMPURE },
     // Names and labels.
     Layer { name: "metrics",   uses: &["topology", "clock"],        crates: Any, never: &[] },
-    Layer { name: "telemetry", uses: &[],                           crates: Any, never: &[] },
+    Layer { name: "telemetry", uses: &["metrics", "topology"],      crates: Any, never: &[] },
     // The two planes do not know each other.
     Layer { name: "proxy",     uses: &["topology", "resp", "metrics", "clock"],             crates: Any, never: &[] },
     Layer { name: "control",   uses: &["topology", "resp", "failover", "metrics", "clock"], crates: Any, never: &[] },
