@@ -1,0 +1,84 @@
+//! Writes requests and replies.
+
+use bytes::{BufMut, BytesMut};
+
+/// Appends a request of these arguments.
+pub fn encode_request(out: &mut BytesMut, args: &[&[u8]]) {
+    put_length(out, b'*', args.len());
+    for arg in args {
+        put_bulk(out, arg);
+    }
+}
+
+/// Appends `+OK`.
+pub fn put_ok(out: &mut BytesMut) {
+    out.put_slice(b"+OK\r\n");
+}
+
+/// Appends a simple string; line ends in `text` become blanks.
+pub fn put_simple(out: &mut BytesMut, text: &str) {
+    put_line(out, b'+', text);
+}
+
+/// Appends an error; `text` begins with its code, for example `ERR syntax error`. Line ends in it
+/// become blanks.
+pub fn put_error(out: &mut BytesMut, text: &str) {
+    put_line(out, b'-', text);
+}
+
+/// Appends a string.
+pub fn put_bulk(out: &mut BytesMut, bytes: &[u8]) {
+    put_length(out, b'$', bytes.len());
+    out.put_slice(bytes);
+    out.put_slice(b"\r\n");
+}
+
+/// Appends an integer.
+pub fn put_integer(out: &mut BytesMut, value: i64) {
+    out.put_u8(b':');
+    out.put_slice(itoa::Buffer::new().format(value).as_bytes());
+    out.put_slice(b"\r\n");
+}
+
+/// Appends the head of an array of `len` elements, which must follow.
+pub fn put_array(out: &mut BytesMut, len: usize) {
+    put_length(out, b'*', len);
+}
+
+/// Appends the head of a map of `pairs` pairs, which must follow as key, value, key, value...:
+/// a map in RESP3 (`resp3`), a flat array in RESP2.
+pub fn put_map(out: &mut BytesMut, pairs: usize, resp3: bool) {
+    if resp3 {
+        put_length(out, b'%', pairs);
+    } else {
+        put_length(out, b'*', pairs * 2);
+    }
+}
+
+/// Appends the head of a push of `len` elements, which must follow: in RESP2 an array.
+pub fn put_push(out: &mut BytesMut, len: usize, resp3: bool) {
+    put_length(out, if resp3 { b'>' } else { b'*' }, len);
+}
+
+/// Appends a null: in RESP2 the null string.
+pub fn put_null(out: &mut BytesMut, resp3: bool) {
+    out.put_slice(if resp3 { b"_\r\n" } else { b"$-1\r\n" });
+}
+
+fn put_length(out: &mut BytesMut, kind: u8, len: usize) {
+    out.put_u8(kind);
+    out.put_slice(itoa::Buffer::new().format(len).as_bytes());
+    out.put_slice(b"\r\n");
+}
+
+fn put_line(out: &mut BytesMut, kind: u8, text: &str) {
+    out.put_u8(kind);
+    for byte in text.bytes() {
+        out.put_u8(if matches!(byte, b'\r' | b'\n') {
+            b' '
+        } else {
+            byte
+        });
+    }
+    out.put_slice(b"\r\n");
+}
