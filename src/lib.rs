@@ -18,6 +18,7 @@
 //! Who may import whom is checked by `tests/layering.rs`.
 
 pub mod clock;
+pub mod config;
 pub mod failover;
 pub mod metrics;
 pub mod proxy;

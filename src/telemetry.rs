@@ -5,7 +5,7 @@ use std::io::IsTerminal;
 use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
 use serde::{Deserialize, Serialize};
 use tracing_subscriber::EnvFilter;
-use tracing_subscriber::filter::ParseError;
+use tracing_subscriber::filter::{LevelFilter, ParseError};
 
 use crate::metrics::{ALL, Kind, describe};
 
@@ -55,20 +55,22 @@ pub enum TelemetryError {
     Twice(&'static str),
 }
 
-/// Checks a filter such as `info,pointsman::proxy=debug`.
-pub fn check_level(level: &str) -> Result<(), ParseError> {
-    EnvFilter::builder().parse(level).map(drop)
+/// Reads a filter such as `info,pointsman::proxy=debug`. A bare word must be a level: taken as a
+/// module's name, a typing error would silence everything else.
+pub fn parse_level(level: &str) -> Result<EnvFilter, ParseError> {
+    for part in level.split(',').map(str::trim) {
+        if !part.contains(['=', '[']) {
+            part.parse::<LevelFilter>()?;
+        }
+    }
+    EnvFilter::builder().parse(level)
 }
 
 /// Sends the log to standard error: standard output belongs to what a command answers.
 pub fn start_log(settings: &LogSettings) -> Result<(), TelemetryError> {
     let filter = match std::env::var(LOG_VARIABLE) {
-        Ok(level) if !level.is_empty() => EnvFilter::builder()
-            .parse(&level)
-            .map_err(TelemetryError::Variable)?,
-        _ => EnvFilter::builder()
-            .parse(&settings.level)
-            .map_err(TelemetryError::Level)?,
+        Ok(level) if !level.is_empty() => parse_level(&level).map_err(TelemetryError::Variable)?,
+        _ => parse_level(&settings.level).map_err(TelemetryError::Level)?,
     };
     let log = tracing_subscriber::fmt()
         .with_env_filter(filter)

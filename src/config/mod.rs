@@ -1,0 +1,277 @@
+//! The configuration: one TOML file, read once, checked whole, every error reported at once.
+//!
+//! `problem` is what is wrong and where, `section` reads one table, `listener` and `backend` know
+//! the tables that have no plain defaults. Reading a configuration opens no socket.
+
+mod address;
+mod auth;
+mod backend;
+mod listener;
+mod problem;
+mod section;
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use toml::de::DeTable;
+
+pub use address::Bind;
+pub use problem::{ConfigError, ConfigErrors};
+
+use problem::Problems;
+use section::{Bound, Section};
+
+use crate::failover::Policy;
+use crate::proxy::{BackendSettings, Settings};
+use crate::resp::Credentials;
+use crate::telemetry::{LogSettings, parse_level};
+use crate::topology::NodeId;
+
+/// A configuration that passed every check.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Config {
+    /// `[admin]`
+    pub admin: AdminSettings,
+    /// `[log]`
+    pub log: LogSettings,
+    /// `[proxy]`
+    pub proxy: Settings,
+    /// `[[listener]]`, in the order of the file; at least one.
+    pub listeners: Vec<Listener>,
+    /// `[backend.NAME]`, in the order of the file; at least one.
+    pub backends: Vec<Backend>,
+    /// What is doubtful but allowed.
+    pub warnings: Vec<ConfigError>,
+}
+
+/// `[admin]` of the configuration.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct AdminSettings {
+    /// Where the admin server listens.
+    pub bind: SocketAddr,
+    /// What peers that are not on this machine may do.
+    pub allow_remote: AllowRemote,
+}
+
+/// See [`AdminSettings::allow_remote`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum AllowRemote {
+    /// Nothing; `bind` must be a loopback address.
+    None,
+    /// Read metrics, probes and status.
+    Read,
+    /// Start a switchover as well. There is no password: whoever reaches the port may do it.
+    All,
+}
+
+impl Default for AdminSettings {
+    fn default() -> Self {
+        AdminSettings {
+            bind: SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 9121),
+            allow_remote: AllowRemote::None,
+        }
+    }
+}
+
+/// One `[[listener]]`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Listener {
+    /// Where clients connect.
+    pub bind: Bind,
+    /// Index into [`Config::backends`].
+    pub backend: usize,
+}
+
+/// One `[backend.NAME]`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Backend {
+    /// Its name.
+    pub name: Arc<str>,
+    /// Where its nodes are learned.
+    pub source: Source,
+    /// Who decides that a replica becomes primary.
+    pub authority: Authority,
+    /// With what pointsman logs in to the nodes.
+    pub auth: Option<Credentials>,
+    /// `[backend.NAME.failover]`
+    pub failover: Policy,
+    /// `[backend.NAME.requests]`
+    pub requests: BackendSettings,
+    /// Whom pointsman tells about a new primary.
+    pub publishers: Vec<Publisher>,
+}
+
+/// `source` of a backend.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// The nodes are those of the file.
+    Static {
+        /// At least one, no duplicates.
+        nodes: Vec<NodeId>,
+    },
+}
+
+/// `authority` of a backend.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Authority {
+    /// pointsman decides, alone; the record is kept in a local file.
+    Embedded {
+        /// The file; its directory exists.
+        state: PathBuf,
+    },
+    /// Somebody else decides; pointsman believes ROLE and never acts.
+    Follow,
+}
+
+/// One of `publishers` of a backend.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Publisher {
+    /// A program that is called as Sentinel calls `client-reconfig-script`.
+    Hook {
+        /// Absolute path.
+        program: PathBuf,
+        /// It is killed when it runs longer.
+        timeout: Duration,
+    },
+}
+
+/// Sizes beyond these are typing errors rather than wishes.
+const PROXY_BOUNDS: &[Bound] = &[
+    ("workers", 0, 1024),
+    ("max_clients", 1, 1_000_000),
+    ("max_request_bytes", 1024, 1 << 32),
+    ("client_reply_high_water", 1024, 1 << 32),
+    ("subscriber_reply_limit", 1024, 1 << 32),
+];
+
+impl Config {
+    /// Reads and checks the file, and the files and variables it names.
+    ///
+    /// # Errors
+    /// Everything that is wrong with it. When the text is not TOML, only that is reported.
+    pub fn load(path: impl AsRef<Path>) -> Result<Config, ConfigErrors> {
+        let path = path.as_ref();
+        let unreadable = |message: String| {
+            ConfigErrors(vec![ConfigError {
+                file: path.to_owned(),
+                position: None,
+                message,
+                hint: None,
+            }])
+        };
+        let bytes =
+            std::fs::read(path).map_err(|e| unreadable(format!("can not read the file: {e}")))?;
+        let text = String::from_utf8(bytes)
+            .map_err(|_| unreadable("the file is not UTF-8 text".to_owned()))?;
+        Config::parse(path, &text)
+    }
+
+    /// As [`Config::load`], for a text that was read from `file`.
+    pub fn parse(file: &Path, text: &str) -> Result<Config, ConfigErrors> {
+        let problems = Problems::new(file, text);
+        let (root, syntax) = DeTable::parse_recoverable(text);
+        for error in &syntax {
+            let at = error.span().unwrap_or(0..0);
+            problems.error(&at, format!("not TOML: {}", error.message()), None);
+        }
+        let read = if syntax.is_empty() {
+            let whole = 0..text.len();
+            Some(read(Section::new(
+                &problems,
+                "the file",
+                whole,
+                root.get_ref(),
+            )))
+        } else {
+            None
+        };
+        let warnings = problems.into_result()?;
+        let mut config = read.expect("a text with syntax errors was refused above");
+        config.warnings = warnings;
+        Ok(config)
+    }
+
+    /// The backend of that name.
+    pub fn backend(&self, name: &str) -> Option<&Backend> {
+        self.backends.iter().find(|b| &*b.name == name)
+    }
+}
+
+fn read(root: Section<'_>) -> Config {
+    let admin = admin(&root);
+    let log = log(&root);
+    let proxy = root
+        .get("proxy")
+        .and_then(|item| item.section("[proxy]"))
+        .map(|section| section.settings::<Settings>(PROXY_BOUNDS))
+        .unwrap_or_default();
+    let backends = backend::read_all(&root);
+    let listeners = listener::read_all(&root, &backends);
+    listener::check_against(&admin, &listeners);
+    backend::check_against(&backends, &listeners);
+    root.finish();
+    Config {
+        admin: admin.settings,
+        log,
+        proxy,
+        listeners: listeners.into_iter().map(|l| l.listener).collect(),
+        backends: backends.into_iter().filter_map(|b| b.backend).collect(),
+        warnings: Vec::new(),
+    }
+}
+
+/// `[admin]` and, for messages, where its address stands.
+struct ReadAdmin<'d> {
+    settings: AdminSettings,
+    bind: Option<section::Item<'d>>,
+}
+
+fn admin<'d>(root: &Section<'d>) -> ReadAdmin<'d> {
+    let Some(section) = root.get("admin").and_then(|i| i.section("[admin]")) else {
+        return ReadAdmin {
+            settings: AdminSettings::default(),
+            bind: None,
+        };
+    };
+    let bind = section.get("bind");
+    let allowed = section.get("allow_remote");
+    let settings = section.settings::<AdminSettings>(&[]);
+    // Not when allow_remote has a wrong value: that was reported.
+    let nobody = allowed.is_none_or(|a| a.value.get_ref().as_str() == Some("none"));
+    if let Some(bind) = &bind
+        && !settings.bind.ip().is_loopback()
+        && nobody
+    {
+        bind.fail(
+            format!(
+                "the admin server would be reachable from other machines at {}",
+                settings.bind
+            ),
+            "set allow_remote = \"read\" (metrics, probes and status) or \"all\" (switchover too) \
+             in [admin], or bind a loopback address",
+        );
+    }
+    ReadAdmin { settings, bind }
+}
+
+fn log(root: &Section<'_>) -> LogSettings {
+    let Some(section) = root.get("log").and_then(|i| i.section("[log]")) else {
+        return LogSettings::default();
+    };
+    let level = section.get("level");
+    let settings = section.settings::<LogSettings>(&[]);
+    if let Some(level) = level
+        && let Err(error) = parse_level(&settings.level)
+    {
+        level.fail(
+            format!("{} is not a log filter: {error}", level.name()),
+            "error, warn, info, debug or trace; or a list such as \"info,pointsman::proxy=debug\"",
+        );
+    }
+    settings
+}
