@@ -20,6 +20,7 @@
 pub mod clock;
 pub mod config;
 pub mod failover;
+pub mod lab;
 pub mod metrics;
 pub mod proxy;
 pub mod resp;
