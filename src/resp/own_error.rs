@@ -24,3 +24,22 @@ impl OwnError<'_> {
         put_error(out, &self.to_string());
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_error_says_what_became_of_the_request() {
+        let mut out = BytesMut::new();
+        OwnError::NotExecuted("no primary\r\nfor 10s").put(&mut out);
+        OwnError::Executed("connection lost").put(&mut out);
+        OwnError::Unknown("connection lost").put(&mut out);
+        assert_eq!(
+            &out[..],
+            b"-POINTSMAN not executed: no primary  for 10s\r\n\
+              -POINTSMAN executed: reply lost: connection lost\r\n\
+              -POINTSMAN outcome unknown: connection lost\r\n"
+        );
+    }
+}

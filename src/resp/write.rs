@@ -82,3 +82,42 @@ fn put_line(out: &mut BytesMut, kind: u8, text: &str) {
     }
     out.put_slice(b"\r\n");
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::resp::ReplyScanner;
+
+    #[test]
+    fn each_reply_is_one_frame() {
+        let writers: [fn(&mut BytesMut); 8] = [
+            put_ok,
+            |out| put_simple(out, "a\r\nb"),
+            |out| put_error(out, "ERR a\nb"),
+            |out| put_bulk(out, b"a\r\nb"),
+            |out| put_integer(out, i64::MIN),
+            |out| put_null(out, true),
+            |out| put_null(out, false),
+            |out| put_array(out, 0),
+        ];
+        for write in writers {
+            let mut out = BytesMut::new();
+            write(&mut out);
+            assert_eq!(
+                ReplyScanner::default().scan(&out),
+                Ok(Some(out.len())),
+                "{out:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn maps_and_pushes_are_arrays_in_resp2() {
+        let mut out = BytesMut::new();
+        put_map(&mut out, 2, true);
+        put_map(&mut out, 2, false);
+        put_push(&mut out, 3, true);
+        put_push(&mut out, 3, false);
+        assert_eq!(&out[..], b"%2\r\n*4\r\n>3\r\n*3\r\n");
+    }
+}

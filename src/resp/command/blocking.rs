@@ -115,3 +115,92 @@ fn block_option(request: &Request, frame: &[u8]) -> Option<usize> {
     }
     found
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::resp::command::lookup;
+    use crate::resp::{Limits, RequestScanner};
+
+    fn parsed(frame: &[u8]) -> (Special, Request) {
+        let request = RequestScanner::default()
+            .scan(frame, &Limits::default())
+            .unwrap()
+            .unwrap();
+        (
+            lookup(request.arg(frame, 0).unwrap()).unwrap().special,
+            request,
+        )
+    }
+
+    fn frame(line: &str) -> BytesMut {
+        let args: Vec<&[u8]> = line.split(' ').map(str::as_bytes).collect();
+        let mut frame = BytesMut::new();
+        encode_request(&mut frame, &args);
+        frame
+    }
+
+    #[test]
+    fn timeouts_are_found_where_each_command_has_them() {
+        let millis = |ms| Patience::For(Duration::from_millis(ms));
+        for (line, expected) in [
+            ("BLPOP a b 0", Patience::Forever),
+            ("BLPOP a b 0.0", Patience::Forever),
+            ("BLPOP a 1.5", millis(1500)),
+            ("BRPOPLPUSH a b 2", millis(2000)),
+            ("BLMOVE a b LEFT RIGHT 2", millis(2000)),
+            ("BZPOPMIN z 1", millis(1000)),
+            ("BLMPOP 3 1 l LEFT", millis(3000)),
+            ("BZMPOP 0 1 z MIN", Patience::Forever),
+            ("XREAD COUNT 2 BLOCK 250 STREAMS s $", millis(250)),
+            ("XREAD block 0 STREAMS s $", Patience::Forever),
+            ("XREAD STREAMS BLOCK 250", Patience::None),
+            ("XREAD COUNT BLOCK STREAMS s $", Patience::None),
+            (
+                "XREADGROUP GROUP BLOCK 9 NOACK BLOCK 5 STREAMS s >",
+                millis(5),
+            ),
+            ("XREADGROUP GROUP g c STREAMS s >", Patience::None),
+            ("BLPOP a -1", Patience::None),
+            ("BLPOP a x", Patience::None),
+            ("BLPOP a nan", Patience::None),
+            ("BLPOP a inf", Patience::None),
+            ("BLPOP a", Patience::None),
+            ("BLPOP", Patience::None),
+            ("XREAD BLOCK 1.5 STREAMS s $", Patience::None),
+            ("XREAD BLOCK -1 STREAMS s $", Patience::None),
+            ("GET a", Patience::None),
+        ] {
+            let frame = frame(line);
+            let (special, request) = parsed(&frame);
+            assert_eq!(patience(special, &request, &frame), expected, "{line}");
+        }
+    }
+
+    #[test]
+    fn only_the_timeout_is_replaced() {
+        for (line, expected) in [
+            ("BLPOP a b 10", "BLPOP a b 2.345"),
+            ("BLMPOP 10 1 l LEFT", "BLMPOP 2.345 1 l LEFT"),
+            (
+                "XREAD BLOCK 10000 STREAMS s $",
+                "XREAD BLOCK 2345 STREAMS s $",
+            ),
+            ("XREAD STREAMS s $", "XREAD STREAMS s $"),
+            ("GET a", "GET a"),
+        ] {
+            let before = frame(line);
+            let (special, request) = parsed(&before);
+            let after = with_timeout(special, &request, &before, Duration::from_micros(2_345_678));
+            assert_eq!(after, frame(expected), "{line}");
+        }
+    }
+
+    #[test]
+    fn no_time_left_never_becomes_for_ever() {
+        let before = frame("BLPOP a 10");
+        let (special, request) = parsed(&before);
+        let after = with_timeout(special, &request, &before, Duration::ZERO);
+        assert_eq!(after, frame("BLPOP a 0.001"));
+    }
+}

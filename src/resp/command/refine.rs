@@ -162,3 +162,154 @@ pub(super) fn is_one_of(word: &[u8], words: &[&str]) -> bool {
         .iter()
         .any(|other| word.eq_ignore_ascii_case(other.as_bytes()))
 }
+
+#[cfg(test)]
+mod tests {
+    use bytes::BytesMut;
+
+    use super::*;
+    use crate::resp::command::lookup;
+    use crate::resp::{Limits, RequestScanner, encode_request};
+
+    fn request(line: &str) -> (Request, BytesMut) {
+        let args: Vec<&[u8]> = line.split(' ').map(str::as_bytes).collect();
+        let mut frame = BytesMut::new();
+        encode_request(&mut frame, &args);
+        let request = RequestScanner::default()
+            .scan(&frame, &Limits::default())
+            .unwrap()
+            .unwrap();
+        (request, frame)
+    }
+
+    fn class(line: &str) -> Replay {
+        let (request, frame) = request(line);
+        replay(lookup(request.arg(&frame, 0).unwrap()), &request, &frame)
+    }
+
+    #[test]
+    fn what_overwrites_may_run_again() {
+        for line in [
+            "set k v",
+            "SET k NX",
+            "SET k v EX 10",
+            "SET k v px 10 keepttl",
+            "SET k v EXAT 1700000000",
+            "SETEX k 10 v",
+            "PSETEX k 10 v",
+            "MSET a 1 b 2",
+            "HMSET h f v",
+            "PFMERGE d a b",
+            "SUNIONSTORE d a b",
+            "SDIFFSTORE d a b",
+            "BITOP XOR d a b",
+            "ZUNIONSTORE d 2 a b",
+            "ZRANGESTORE d s 0 -1",
+            "GEOSEARCHSTORE d s FROMMEMBER m BYRADIUS 1 km",
+            "COPY a b REPLACE",
+            "RESTORE k 0 payload replace",
+            "SCRIPT LOAD body",
+        ] {
+            assert_eq!(class(line), Replay::Idempotent, "{line}");
+        }
+    }
+
+    #[test]
+    fn what_would_show_when_run_twice_never_runs_twice() {
+        for line in [
+            "SET k v NX",
+            "SET k v XX",
+            "SET k v GET",
+            "SET k v EX 10 NX",
+            "SET k v IFEQ old",
+            "SET k v EX",
+            "SET k v whatever",
+            "SETNX k v",
+            "HSET h f v",
+            "DEL k",
+            "SADD s m",
+            "EXPIRE k 10",
+            "LSET l 0 v",
+            "INCR k",
+            "GETEX k EX 10",
+            "GETEX k PERSIST",
+            "SDIFFSTORE d a d",
+            "BITOP XOR d d a",
+            "ZUNIONSTORE d 2 d a",
+            "COPY a b",
+            "COPY a a REPLACE",
+            "RESTORE k 0 payload",
+            "SORT l STORE d",
+            "SORT l LIMIT 0 1 store d",
+            "GEORADIUS g 1 1 1 km STORE d",
+            "GEORADIUSBYMEMBER g m 1 km STOREDIST d",
+            "BITFIELD k GET u8 0 INCRBY u8 0 1",
+            "BITFIELD k GET u8",
+            "XADD s * f v",
+            "XREADGROUP GROUP g c STREAMS s >",
+            "EVAL return 0",
+            "FCALL f 0",
+            "CONFIG SET a b",
+            "CONFIG",
+            "SCRIPT FLUSH",
+            "FLUSHALL",
+            "PUBLISH c m",
+            "XGROUP CREATE s g $",
+            "nonsense a b",
+        ] {
+            assert_eq!(class(line), Replay::Never, "{line}");
+        }
+    }
+
+    #[test]
+    fn reads_are_reads() {
+        for line in [
+            "get k",
+            "GETEX k",
+            "SORT l",
+            "SORT l BY w GET # LIMIT 0 10",
+            "GEORADIUS g 1 1 1 km ASC",
+            "BITFIELD k GET u8 0 GET u8 8",
+            "XINFO STREAM s",
+            "OBJECT encoding k",
+            "MEMORY USAGE k",
+            "CONFIG GET a",
+            "COMMAND DOCS get",
+            "PUBSUB CHANNELS",
+            "EVAL_RO return 0",
+            "FCALL_RO f 0",
+            "XREAD BLOCK 0 STREAMS s $",
+            "SCRIPT EXISTS abc",
+        ] {
+            assert_eq!(class(line), Replay::Read, "{line}");
+        }
+    }
+
+    #[test]
+    fn an_inline_request_is_never_replayed_before_it_is_rewritten() {
+        let frame = b"SET k v\r\n";
+        let request = RequestScanner::default()
+            .scan(frame, &Limits::default())
+            .unwrap()
+            .unwrap();
+        assert_eq!(replay(lookup(b"SET"), &request, frame), Replay::Never);
+    }
+
+    #[test]
+    fn replication_and_membership_are_refused() {
+        for (line, expected) in [
+            ("REPLICAOF NO ONE", true),
+            ("PSYNC ? -1", true),
+            ("CLUSTER MEET h 1", true),
+            ("CLUSTER failover", true),
+            ("CLUSTER INFO", false),
+            ("CLUSTER", false),
+            ("GET k", false),
+        ] {
+            let (request, frame) = request(line);
+            let command = lookup(request.arg(&frame, 0).unwrap()).unwrap();
+            let reason = refused(command, &request, &frame);
+            assert_eq!(reason.is_some(), expected, "{line}");
+        }
+    }
+}
