@@ -1,0 +1,336 @@
+//! The command table against what a real server says about its commands, and the replay classes
+//! against what a real server does.
+
+use std::collections::BTreeSet;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use bytes::BytesMut;
+use pointsman::resp::command::{self, Special};
+use pointsman::resp::{Limits, Replay, ReplyScanner, RequestScanner, encode_request, reply};
+
+/// A redis-server of this test's own, reached over a unix socket; ends with the value.
+struct Server {
+    process: Child,
+    directory: tempfile::TempDir,
+}
+
+impl Server {
+    fn start() -> Server {
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        let mut process = Command::new("redis-server")
+            .args(["--port", "0", "--save", "", "--enable-debug-command", "yes"])
+            .args(["--dir", path(directory.path())])
+            .args(["--unixsocket", path(&directory.path().join("socket"))])
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("redis-server is installed");
+        let log = BufReader::new(process.stdout.take().expect("piped"));
+        let ready = log.lines().map_while(Result::ok).any(|line| {
+            line.to_ascii_lowercase()
+                .contains("ready to accept connections")
+        });
+        assert!(ready, "redis-server ended before it was ready");
+        Server { process, directory }
+    }
+
+    fn connect(&self) -> Client {
+        let stream = UnixStream::connect(self.directory.path().join("socket")).expect("it listens");
+        let timeout = Some(Duration::from_secs(10));
+        stream.set_read_timeout(timeout).expect("a socket option");
+        Client {
+            stream,
+            received: Vec::new(),
+        }
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+fn path(path: &Path) -> &str {
+    path.to_str().expect("temporary paths are text")
+}
+
+struct Client {
+    stream: UnixStream,
+    received: Vec<u8>,
+}
+
+impl Client {
+    /// Sends one request, words separated by blanks, and reads its reply.
+    fn ask(&mut self, line: &str) -> Vec<u8> {
+        let args: Vec<&[u8]> = line.split(' ').map(str::as_bytes).collect();
+        let mut frame = BytesMut::new();
+        encode_request(&mut frame, &args);
+        self.stream.write_all(&frame).expect("it reads");
+        self.reply()
+    }
+
+    fn reply(&mut self) -> Vec<u8> {
+        let mut scanner = ReplyScanner::default();
+        let mut buffer = vec![0; 64 * 1024];
+        loop {
+            if let Some(len) = scanner.scan(&self.received).expect("a server sends RESP") {
+                return self.received.drain(..len).collect();
+            }
+            let read = self.stream.read(&mut buffer).expect("it answers in time");
+            assert_ne!(read, 0, "it closed the connection");
+            self.received.extend_from_slice(&buffer[..read]);
+        }
+    }
+}
+
+/// What COMMAND says about one command.
+struct Described {
+    name: String,
+    flags: BTreeSet<String>,
+    subcommands: Vec<Described>,
+}
+
+fn described(frame: &[u8]) -> Described {
+    let fields: Vec<&[u8]> = reply::elements(frame).collect();
+    let text = |frame: &[u8]| {
+        let payload = reply::payload(frame).expect("a string");
+        String::from_utf8(payload.to_vec())
+            .expect("text")
+            .to_uppercase()
+    };
+    let subcommands = fields.get(9).copied().unwrap_or_default();
+    Described {
+        name: text(fields[0]).replace('|', " "),
+        flags: reply::elements(fields[2]).map(text).collect(),
+        subcommands: reply::elements(subcommands).map(described).collect(),
+    }
+}
+
+fn class(line: &str) -> Replay {
+    let args: Vec<&[u8]> = line.split(' ').map(str::as_bytes).collect();
+    let mut frame = BytesMut::new();
+    encode_request(&mut frame, &args);
+    let scanned = RequestScanner::default().scan(&frame, &Limits::default());
+    let request = scanned.expect("valid").expect("complete");
+    command::replay(command::lookup(args[0]), &request, &frame)
+}
+
+/// Commands that a server calls `noscript` and that need nothing of the session all the same: they
+/// are about the server, not the connection. Functions live in the data set, unlike scripts.
+const NOSCRIPT_BUT_PLAIN: &[&str] = &[
+    "BGREWRITEAOF",
+    "BGSAVE",
+    "FCALL",
+    "FCALL_RO",
+    "ROLE",
+    "SAVE",
+    "SHUTDOWN",
+];
+
+/// `pubsub` commands that do not change the connection.
+const PUBSUB_BUT_PLAIN: &[&str] = &["PUBLISH", "SPUBLISH"];
+
+#[test]
+fn the_table_agrees_with_the_servers_own_description() {
+    let server = Server::start();
+    let description = server.connect().ask("COMMAND");
+    let commands: Vec<Described> = reply::elements(&description).map(described).collect();
+    assert!(commands.len() > 200, "COMMAND answered {}", commands.len());
+    let mut wrong = Vec::new();
+    for described in &commands {
+        // Commands of modules carry a dot or this flag; not all of them are ours to know.
+        if described.name.contains('.') || described.flags.contains("MODULE") {
+            continue;
+        }
+        wrong.extend(disagreements(described));
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+fn disagreements(described: &Described) -> Vec<String> {
+    let mut wrong = Vec::new();
+    let mut check = |holds: bool, what: &str| {
+        if !holds {
+            wrong.push(format!("{}: {what}", described.name));
+        }
+    };
+    let Some(command) = command::lookup(described.name.as_bytes()) else {
+        return vec![format!("{}: not in the table", described.name)];
+    };
+    let flag = |name: &str| described.flags.contains(name);
+    check(
+        !flag("READONLY") || command.replay == Replay::Read,
+        "reads, and is not Read",
+    );
+    check(
+        !flag("WRITE") || command.replay != Replay::Read,
+        "writes, and is Read",
+    );
+    check(
+        !flag("ADMIN") || command.replay == Replay::Never,
+        "admin, and may be replayed",
+    );
+    let blocking = matches!(command.special, Special::Blocking(_));
+    check(
+        flag("BLOCKING") == blocking || command.special == Special::Wait,
+        "blocking or not",
+    );
+    check(
+        !flag("NOSCRIPT")
+            || command.special != Special::None
+            || NOSCRIPT_BUT_PLAIN.contains(&command.name),
+        "noscript, and the session does nothing about it",
+    );
+    let subscription = matches!(
+        command.special,
+        Special::Subscribe(_) | Special::Unsubscribe(_)
+    );
+    check(
+        flag("PUBSUB") == subscription || PUBSUB_BUT_PLAIN.contains(&command.name),
+        "a subscription or not",
+    );
+    for sub in &described.subcommands {
+        let class = class(&sub.name);
+        if sub.flags.contains("READONLY") && class != Replay::Read {
+            wrong.push(format!("{}: reads, and is {class:?}", sub.name));
+        }
+        let changes = sub.flags.contains("WRITE") || sub.flags.contains("ADMIN");
+        // Admin commands that only tell something are named in the table one by one.
+        let tells = [
+            "GET",
+            "LIST",
+            "LEN",
+            "LATEST",
+            "HISTORY",
+            "DOCTOR",
+            "GRAPH",
+            "HISTOGRAM",
+            "USERS",
+            "GETUSER",
+            "DRYRUN",
+        ];
+        let is_told = tells
+            .iter()
+            .any(|word| sub.name.ends_with(&format!(" {word}")));
+        let bus = sub.name.starts_with("CLUSTER ");
+        if changes && class == Replay::Read && !is_told && !bus {
+            wrong.push(format!("{}: changes something, and is Read", sub.name));
+        }
+    }
+    wrong
+}
+
+/// Fills the database with one key of each kind.
+const SEED: &[&str] = &[
+    "FLUSHALL",
+    "SET string value",
+    "SET other another",
+    "SET bits abc",
+    "RPUSH list 1 2 3",
+    "HSET hash f v",
+    "SADD set a b c",
+    "SADD set2 b c d",
+    "ZADD zset 1 a 2 b",
+    "ZADD zset2 1 b 2 c",
+    "GEOADD geo 13.36 38.11 p 15.08 37.50 q",
+    "PFADD hll a b",
+    "PFADD hll2 c",
+    "XADD stream 1-1 f v",
+    "SET dst old",
+];
+
+/// Requests that the table lets run again.
+const IDEMPOTENT: &[&str] = &[
+    "SET string new",
+    "SET string new EX 1000",
+    "SET string new KEEPTTL",
+    "SET hash now-a-string",
+    "SET absent x PXAT 99999999999999",
+    "SETEX string 1000 new",
+    "PSETEX string 100000 new",
+    "MSET string 1 other 2 absent 3",
+    "HMSET hash f w g x",
+    "PFMERGE hll hll2",
+    "BITOP XOR dst string bits",
+    "SINTERSTORE dst set set2",
+    "SUNIONSTORE dst set set2",
+    "SDIFFSTORE dst set set2",
+    "ZINTERSTORE dst 2 zset zset2",
+    "ZUNIONSTORE dst 2 zset zset2 WEIGHTS 2 3",
+    "ZDIFFSTORE dst 2 zset zset2",
+    "ZRANGESTORE dst zset 0 -1",
+    "GEOSEARCHSTORE dst geo FROMMEMBER p BYRADIUS 500 km",
+    "COPY string dst REPLACE",
+    "SCRIPT LOAD return",
+];
+
+/// What another client may have done between the two runs.
+const BETWEEN: &[&str] = &[
+    "PING",
+    "DEL string other hash dst absent hll",
+    "SET string between",
+    "SET dst between",
+    "APPEND string more",
+    "HSET hash h z f changed",
+    "SADD set zzz",
+    "ZADD zset 9 zzz",
+    "DEL set zset geo",
+    "EXPIRE string 500",
+    "SADD dst member",
+    "PERSIST string",
+];
+
+#[test]
+fn running_an_idempotent_request_twice_is_running_it_late() {
+    let server = Server::start();
+    let mut client = server.connect();
+    for request in IDEMPOTENT {
+        assert_eq!(class(request), Replay::Idempotent, "{request}");
+        for between in BETWEEN {
+            let mut run = |steps: &[&str]| {
+                for line in SEED {
+                    client.ask(line);
+                }
+                let replies: Vec<Vec<u8>> = steps.iter().map(|step| client.ask(step)).collect();
+                (replies.last().cloned(), client.ask("DEBUG DIGEST"))
+            };
+            let twice = run(&[request, between, request]);
+            let late = run(&[between, request]);
+            assert_eq!(twice, late, "{request}, with {between} in between");
+        }
+    }
+}
+
+#[test]
+fn running_a_read_leaves_no_trace() {
+    let server = Server::start();
+    let mut client = server.connect();
+    for line in SEED {
+        client.ask(line);
+    }
+    let before = client.ask("DEBUG DIGEST");
+    for request in [
+        "GETEX string",
+        "SORT list",
+        "SORT list BY nosort GET # LIMIT 0 2 DESC",
+        "BITFIELD bits GET u8 0 GET u4 4",
+        "GEORADIUS geo 15 37 500 km WITHDIST ASC",
+        "GEORADIUSBYMEMBER geo p 500 km",
+        "PFCOUNT hll hll2",
+        "XREAD COUNT 1 STREAMS stream 0",
+        "EVAL_RO return 0",
+        "OBJECT ENCODING string",
+        "XINFO STREAM stream",
+        "TOUCH string",
+        "SCAN 0",
+    ] {
+        assert_eq!(class(request), Replay::Read, "{request}");
+        client.ask(request);
+        assert_eq!(client.ask("DEBUG DIGEST"), before, "{request}");
+    }
+}
