@@ -13,11 +13,15 @@
 
 pub mod client;
 pub mod cluster;
+pub mod demo;
 pub mod history;
+pub mod http;
 pub mod judge;
+pub mod pointsman;
 mod port;
 mod scratch;
 pub mod server;
+pub mod shard;
 pub mod traffic;
 mod value;
 mod wait;
@@ -28,9 +32,11 @@ pub use client::{Address, Client, ClientError, Protocol};
 pub use cluster::{Cluster, ClusterOptions};
 pub use history::{ErrorClass, History, Kind, Operation, Outcome};
 pub use judge::{Tally, Verdict, judge};
+pub use pointsman::{Pointsman, PointsmanOptions};
 pub use port::Port;
 pub use scratch::Scratch;
 pub use server::{Data, Persistence, Server, ServerOptions};
+pub use shard::{Shard, ShardOptions};
 pub use traffic::{Traffic, TrafficOptions};
 pub use value::Value;
 pub use wait::until;

@@ -1,0 +1,309 @@
+//! One fault: traffic before, during and after it, and what came of it.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use super::super::history::Kind;
+use super::super::server::Data;
+use super::super::{LabError, Shard, Traffic, TrafficOptions, Verdict, judge};
+use super::screen::{Screen, bars, grouped, millis};
+use super::tables;
+use crate::clock;
+use crate::topology::{FailoverReport, NodeId, Timestamp};
+
+/// How often the moving block is drawn, and the width of one bar.
+const FRAME: Duration = Duration::from_millis(100);
+
+/// Bars in a row.
+const WIDTH: usize = 32;
+
+/// Time between two operations of one client: traffic a person can follow.
+const PACE: Duration = Duration::from_millis(1);
+
+/// How long a report may take after the fault.
+const REPORT: Duration = Duration::from_secs(15);
+
+/// How long the nodes may take to be in sync again.
+const HEALED: Duration = Duration::from_secs(20);
+
+/// What happens to the primary.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Fault {
+    Switchover,
+    Kill,
+    Hang,
+    RestartEmpty,
+}
+
+/// What came of it.
+pub(super) struct ActOutcome {
+    pub(super) fault: Fault,
+    pub(super) verdict: Verdict,
+    pub(super) report: FailoverReport,
+}
+
+impl Fault {
+    pub(super) const ALL: [Fault; 4] = [
+        Fault::Switchover,
+        Fault::Kill,
+        Fault::Hang,
+        Fault::RestartEmpty,
+    ];
+
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Fault::Switchover => "planned switchover",
+            Fault::Kill => "kill -9",
+            Fault::Hang => "hang (SIGSTOP)",
+            Fault::RestartEmpty => "empty restart",
+        }
+    }
+
+    fn sentence(self) -> &'static str {
+        match self {
+            Fault::Switchover => "The operator moves the primary to another node.",
+            Fault::Kill => "The primary's process is killed; later it comes back, empty.",
+            Fault::Hang => "The primary hangs; when it wakes up it still believes to be primary.",
+            Fault::RestartEmpty => "The primary is killed and back at once, without its data.",
+        }
+    }
+
+    /// Whether acknowledged writes that had not reached a replica may be gone: replication is
+    /// asynchronous.
+    pub(super) fn may_lose(self) -> bool {
+        self != Fault::Switchover
+    }
+}
+
+/// Plays one act and prints it.
+pub(super) async fn play(
+    shard: &Shard,
+    screen: &mut Screen,
+    fault: Fault,
+    title: &str,
+    time: Duration,
+) -> Result<ActOutcome, LabError> {
+    screen.say("");
+    let head = screen.bold(&format!("  {title}: {}", fault.name()));
+    screen.say(&format!("{head}  {}", screen.dim(fault.sentence())));
+    screen.say("");
+    let earlier = shard.pointsman.failovers().await?.len();
+    let traffic = Traffic::start(TrafficOptions {
+        clients: clients(),
+        pace: PACE,
+        ..TrafficOptions::every_kind(shard.address())
+    })
+    .await?;
+    let mut stage = Stage {
+        shard,
+        screen,
+        traffic: &traffic,
+        began: clock::now(),
+        primary: None,
+        rows: BTreeMap::new(),
+        told: 0,
+    };
+    stage.watch(time.mul_f64(0.3)).await?;
+
+    let node = shard.primary().await?;
+    stage.note(&format!("{} of {}", fault.name(), node.id()));
+    match fault {
+        Fault::Switchover => {
+            // Asked for on the side, so that the block moves meanwhile.
+            let asked = async { shard.pointsman.switchover(None).await };
+            let (answer, watched) = tokio::join!(asked, stage.watch(FRAME * 3));
+            watched?;
+            answer?.map_err(LabError::Unexpected)?;
+        }
+        Fault::Kill => node.kill(),
+        Fault::Hang => node.stop(),
+        Fault::RestartEmpty => node.restart_now(Data::Empty)?,
+    }
+    let (report, watched) = tokio::join!(
+        shard.pointsman.failover(earlier + 1, REPORT),
+        stage.watch(time.mul_f64(0.35)),
+    );
+    watched?;
+    let report = report?;
+    match fault {
+        Fault::Kill => {
+            stage.note(&format!("{} comes back", node.id()));
+            node.restart_now(Data::Empty)?;
+        }
+        Fault::Hang => {
+            stage.note(&format!("{} wakes up", node.id()));
+            node.cont();
+        }
+        Fault::Switchover | Fault::RestartEmpty => {}
+    }
+    let (healed, watched) =
+        tokio::join!(is_follower(shard, &report), stage.watch(time.mul_f64(0.35)),);
+    watched?;
+    healed?;
+    let mut primary = shard.primary().await?.client().await?;
+    let verdict = judge(&traffic.stop(&mut primary).await?);
+    shard.cluster.in_sync(HEALED).await?;
+    let outcome = ActOutcome {
+        fault,
+        verdict,
+        // Once more: what became of the requests is filled in after the gate opened.
+        report: shard.pointsman.failovers().await?.swap_remove(earlier),
+    };
+    tables::report(screen, &outcome.report);
+    tables::clients(screen, &outcome);
+    Ok(outcome)
+}
+
+/// Waits until the former primary follows the new one.
+async fn is_follower(shard: &Shard, report: &FailoverReport) -> Result<(), LabError> {
+    let Some(node) = report.from.as_ref().and_then(|id| shard.cluster.find(id)) else {
+        return Ok(());
+    };
+    super::super::until(
+        "the former primary as a replica",
+        HEALED,
+        async || match node.is_primary().await {
+            Ok(false) => Ok(()),
+            Ok(true) => Err("it is a primary".into()),
+            Err(error) => Err(error.to_string()),
+        },
+    )
+    .await
+}
+
+fn clients() -> Vec<(Kind, usize)> {
+    let several = |kind| match kind {
+        Kind::Reader | Kind::Setter | Kind::Counter => 3,
+        Kind::Watcher => 2,
+        Kind::Pipeline => 0,
+        _ => 1,
+    };
+    let all = Kind::ALL.iter().map(|kind| (*kind, several(*kind)));
+    all.filter(|(_, count)| *count > 0).collect()
+}
+
+/// One row of the moving block.
+#[derive(Default)]
+struct Row {
+    /// Operations per frame, newest last.
+    rates: VecDeque<u64>,
+    acknowledged: u64,
+    slowest: Duration,
+}
+
+struct Stage<'a> {
+    shard: &'a Shard,
+    screen: &'a mut Screen,
+    traffic: &'a Traffic,
+    began: Timestamp,
+    primary: Option<NodeId>,
+    rows: BTreeMap<Kind, Row>,
+    /// Whole seconds already told to somebody who reads lines instead of a screen.
+    told: u64,
+}
+
+impl Stage<'_> {
+    /// Shows what happens for as long as `time`.
+    async fn watch(&mut self, time: Duration) -> Result<(), LabError> {
+        let start = clock::now();
+        while clock::now().since(start) < time {
+            tokio::time::sleep(FRAME).await;
+            self.frame().await?;
+        }
+        Ok(())
+    }
+
+    /// A line that stays, with the time since the traffic began.
+    fn note(&mut self, text: &str) {
+        let time = clock::now().since(self.began).as_secs_f64();
+        let line = format!("  {time:6.2} s   {text}");
+        let line = self.screen.notable(&line);
+        self.screen.say(&line);
+    }
+
+    async fn frame(&mut self) -> Result<(), LabError> {
+        let topology = self.shard.pointsman.topology().await?;
+        if let Some(primary) = topology.open_primary()
+            && self.primary.as_ref() != Some(&primary.node)
+        {
+            if self.primary.replace(primary.node.clone()).is_some() {
+                self.note(&format!(
+                    "{} is primary now, epoch {}",
+                    primary.node, topology.epoch
+                ));
+            }
+        }
+        let mut errors = BTreeMap::new();
+        for (kind, live) in self.traffic.live() {
+            let row = self.rows.entry(*kind).or_default();
+            let acknowledged = live.acknowledged.load(Ordering::Relaxed);
+            row.rates.push_back(acknowledged - row.acknowledged);
+            row.acknowledged = acknowledged;
+            if row.rates.len() > WIDTH {
+                row.rates.pop_front();
+            }
+            let slowest = Duration::from_micros(live.slowest_micros.load(Ordering::Relaxed));
+            row.slowest = row.slowest.max(slowest);
+            errors.insert(*kind, live.errors.load(Ordering::Relaxed));
+        }
+        match self.screen.is_terminal() {
+            true => self.draw(topology.open_primary().is_some(), &errors),
+            false => self.tell(&errors),
+        }
+        Ok(())
+    }
+
+    fn draw(&mut self, open: bool, errors: &BTreeMap<Kind, u64>) {
+        let time = clock::now().since(self.began).as_secs_f64();
+        let primary = match (&self.primary, open) {
+            (Some(primary), true) => self.screen.good(&format!("primary {primary}")),
+            _ => self.screen.notable("no primary: requests wait"),
+        };
+        let mut block = vec![format!("  {time:6.2} s   {primary}")];
+        let head = format!(
+            "  {:<20} {:>8}  {:<WIDTH$} {:>8} {:>7}",
+            "clients", "per s", "", "slowest", "errors"
+        );
+        block.push(self.screen.dim(&head));
+        for (kind, row) in &self.rows {
+            let recent: u64 = row.rates.iter().rev().take(10).sum();
+            let highest = row.rates.iter().copied().max().unwrap_or(0);
+            let slowest = match kind.waits_for_others() {
+                true => "-".to_owned(),
+                false => millis(row.slowest),
+            };
+            let failed = errors.get(kind).copied().unwrap_or(0);
+            let failed = match failed {
+                0 => format!("{failed:>7}"),
+                _ => self.screen.bad(&format!("{failed:>7}")),
+            };
+            block.push(format!(
+                "  {:<20} {:>8}  {:<WIDTH$} {slowest:>8} {failed}",
+                kind.name(),
+                grouped(recent),
+                bars(row.rates.iter().copied(), highest),
+            ));
+        }
+        self.screen.show(&block);
+    }
+
+    /// One line a second for somebody who reads a file or a pipe.
+    fn tell(&mut self, errors: &BTreeMap<Kind, u64>) {
+        let time = clock::now().since(self.began);
+        if time.as_secs() <= self.told {
+            return;
+        }
+        self.told = time.as_secs();
+        let recent = |row: &Row| row.rates.iter().rev().take(10).sum::<u64>();
+        let rate: u64 = self.rows.values().map(recent).sum();
+        let primary = self.primary.as_ref().map_or("-", NodeId::as_str);
+        let line = format!(
+            "  {:6.2} s   primary {primary}   {} requests/s   errors {}",
+            time.as_secs_f64(),
+            grouped(rate),
+            errors.values().sum::<u64>(),
+        );
+        self.screen.say(&line);
+    }
+}

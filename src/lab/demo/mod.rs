@@ -1,0 +1,193 @@
+//! `pointsman demo`: everything on one machine, faults one after the other, and what the clients
+//! saw of them.
+//!
+//! `act` is one fault from its traffic to its verdict, `screen` what moves while it happens,
+//! `tables` what stays.
+
+mod act;
+mod screen;
+mod tables;
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use tokio::signal::unix::{SignalKind, signal};
+
+use super::server::Server;
+use super::{Address, ClusterOptions, LabError, Shard, ShardOptions};
+use act::Fault;
+use screen::Screen;
+
+/// What to show.
+#[derive(Clone, Debug, clap::Args)]
+pub struct DemoOptions {
+    /// How long the traffic of each fault runs, seconds
+    #[arg(long, default_value_t = 8, value_name = "N", value_parser = clap::value_parser!(u64).range(4..=3600))]
+    pub seconds: u64,
+    /// What happens to the primary
+    #[arg(long, value_enum, default_value_t = FaultChoice::All)]
+    pub fault: FaultChoice,
+    /// Leave everything running afterwards, to play with it by hand, until Ctrl-C
+    #[arg(long)]
+    pub keep: bool,
+    /// The server's program, for example a valkey-server
+    #[arg(
+        long,
+        env = "REDIS_SERVER",
+        default_value = "redis-server",
+        value_name = "PROGRAM"
+    )]
+    pub server: PathBuf,
+}
+
+/// See [`DemoOptions::fault`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum FaultChoice {
+    /// The operator moves the primary to another node
+    Switchover,
+    /// Its process is killed
+    Kill,
+    /// It hangs, and wakes up when another node is primary
+    Hang,
+    /// It is killed and started again at once without its data
+    RestartEmpty,
+    /// One after the other
+    All,
+}
+
+/// Runs the demo; `true` when every promise was kept. Everything it started has ended when it
+/// returns, also after Ctrl-C, which is no broken promise.
+pub fn run(options: &DemoOptions) -> Result<bool, LabError> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(LabError::io("start the demo"))?;
+    runtime.block_on(async {
+        let mut screen = Screen::new();
+        let kept = tokio::select! {
+            kept = show(options, &mut screen) => kept,
+            stopped = asked_to_stop() => stopped.map(|()| true),
+        };
+        screen.close();
+        kept
+    })
+}
+
+async fn asked_to_stop() -> Result<(), LabError> {
+    let listen = |kind| signal(kind).map_err(LabError::io("listen for signals"));
+    let mut interrupt = listen(SignalKind::interrupt())?;
+    let mut terminate = listen(SignalKind::terminate())?;
+    let mut hang_up = listen(SignalKind::hangup())?;
+    tokio::select! {
+        _ = interrupt.recv() => {}
+        _ = terminate.recv() => {}
+        _ = hang_up.recv() => {}
+    }
+    Ok(())
+}
+
+async fn show(options: &DemoOptions, screen: &mut Screen) -> Result<bool, LabError> {
+    screen.say("");
+    screen.say("  Starting one primary, two replicas and pointsman in front of them ...");
+    let shard = Shard::start(ShardOptions {
+        cluster: ClusterOptions {
+            program: options.server.clone(),
+            ..ClusterOptions::default()
+        },
+        ..ShardOptions::default()
+    })
+    .await?;
+    introduce(&shard, screen).await?;
+
+    let faults = match options.fault {
+        FaultChoice::Switchover => vec![Fault::Switchover],
+        FaultChoice::Kill => vec![Fault::Kill],
+        FaultChoice::Hang => vec![Fault::Hang],
+        FaultChoice::RestartEmpty => vec![Fault::RestartEmpty],
+        FaultChoice::All => Fault::ALL.to_vec(),
+    };
+    let time = Duration::from_secs(options.seconds);
+    let mut outcomes = Vec::new();
+    for (number, fault) in faults.iter().enumerate() {
+        let title = format!("{} of {}", number + 1, faults.len());
+        outcomes.push(act::play(&shard, screen, *fault, &title, time).await?);
+    }
+    let alarms = shard
+        .pointsman
+        .unexpected_log_lines(&["\"level\":\"WARN\""]);
+    let kept = tables::summary(screen, &outcomes, &alarms);
+    if options.keep {
+        keep(&shard, screen).await?;
+    }
+    Ok(kept)
+}
+
+async fn introduce(shard: &Shard, screen: &mut Screen) -> Result<(), LabError> {
+    let node = shard.primary().await?;
+    let info = node.info().await?;
+    let version = ["valkey_version", "redis_version"]
+        .iter()
+        .find_map(|field| Some(format!("{} {}", &field[..6], info.get(*field)?)));
+    let version = version.unwrap_or_default().replace("redis_", "redis");
+    screen.say("");
+    for (number, node) in shard.cluster.nodes().iter().enumerate() {
+        let role = if number == 0 { "primary" } else { "replica" };
+        screen.say(&format!("    {role}    {}   {version}", node.id()));
+    }
+    screen.say(&format!(
+        "    pointsman  {}   every setting at its default",
+        shard.address()
+    ));
+    Ok(())
+}
+
+/// Leaves everything running until the process is asked to stop.
+async fn keep(shard: &Shard, screen: &mut Screen) -> Result<(), LabError> {
+    let primary: &Server = shard.primary().await?;
+    let port = shard.pointsman.port();
+    let pid = primary.pid().unwrap_or_default();
+    let admin = shard.pointsman.admin();
+    screen.say("");
+    screen.say(&screen.bold("  Everything is left running. Play with it:"));
+    screen.say("");
+    for (what, command) in [
+        ("an ordinary client", format!("redis-cli -p {port}")),
+        (
+            "one that writes for ever",
+            format!("redis-cli -p {port} -r -1 -i 0.1 incr tries"),
+        ),
+        ("kill the primary", format!("kill -9 {pid}")),
+        ("or let it hang", format!("kill -STOP {pid}")),
+        (
+            "who is primary",
+            format!("pointsman status --admin {admin}"),
+        ),
+        (
+            "move it on purpose",
+            format!("pointsman switchover main --admin {admin}"),
+        ),
+        (
+            "what happened",
+            format!("pointsman failovers --admin {admin}"),
+        ),
+        (
+            "the log",
+            format!(
+                "tail -f {}/pointsman.log",
+                shard.pointsman.directory().display()
+            ),
+        ),
+    ] {
+        screen.say(&format!("    {what:<26} {command}"));
+    }
+    if let Address::Unix(path) = shard.pointsman.socket() {
+        screen.say(&format!(
+            "    {:<26} redis-cli -s {}",
+            "a unix socket",
+            path.display()
+        ));
+    }
+    screen.say("");
+    screen.say("  Ctrl-C ends and removes all of it.");
+    std::future::pending().await
+}

@@ -1,0 +1,419 @@
+//! The program itself as a child process, with a configuration in a directory of its own, and a
+//! judge of what it logged.
+
+use std::fs::{self, File, OpenOptions};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value as Json;
+
+use super::client::{Address, Client, Protocol};
+use super::{LabError, Port, Scratch, http, until};
+use crate::topology::{FailoverReport, NodeId, Topology};
+
+/// How long it may take to be ready, or to end.
+pub const START: Duration = Duration::from_secs(20);
+
+/// Bound of one question to its admin server; a switchover answers when it is over.
+const ASK: Duration = Duration::from_secs(15);
+
+/// Name of the only backend.
+pub const BACKEND: &str = "main";
+
+/// How it is configured.
+#[derive(Clone, Debug)]
+pub struct PointsmanOptions {
+    /// The program; `None` for the one that is running (`pointsman demo`).
+    pub program: Option<PathBuf>,
+    /// The nodes, as in the configuration.
+    pub nodes: Vec<String>,
+    /// What it logs in to the nodes with.
+    pub password: Option<String>,
+    /// `follow` instead of `embedded`.
+    pub follow: bool,
+    /// Further lines of `[backend.main]`.
+    pub backend: String,
+    /// Lines of `[backend.main.failover]`.
+    pub failover: String,
+    /// Lines of `[backend.main.requests]`.
+    pub requests: String,
+    /// Lines of `[proxy]`.
+    pub proxy: String,
+    /// `log.level`.
+    pub log_level: String,
+}
+
+impl PointsmanOptions {
+    /// Every setting at its default, in front of these nodes.
+    pub fn in_front_of(nodes: Vec<String>) -> Self {
+        PointsmanOptions {
+            program: None,
+            nodes,
+            password: None,
+            follow: false,
+            backend: String::new(),
+            failover: String::new(),
+            requests: String::new(),
+            proxy: String::new(),
+            log_level: "info".into(),
+        }
+    }
+}
+
+/// A running pointsman. Its process may be dead or stopped; configuration, record and log stay.
+/// Dropping it kills the process.
+#[derive(Debug)]
+pub struct Pointsman {
+    program: PathBuf,
+    port: Port,
+    admin: Port,
+    process: Mutex<Option<Child>>,
+    scratch: Scratch,
+}
+
+impl Pointsman {
+    /// Writes the configuration and starts the process; returns at once.
+    pub fn start(options: &PointsmanOptions) -> Result<Pointsman, LabError> {
+        let program = match &options.program {
+            Some(program) => program.clone(),
+            None => std::env::current_exe().map_err(LabError::io("find this program"))?,
+        };
+        let pointsman = Pointsman {
+            program,
+            port: Port::pick()?,
+            admin: Port::pick()?,
+            process: Mutex::new(None),
+            scratch: Scratch::new()?,
+        };
+        let write = |path: &Path, text: &str| {
+            fs::write(path, text).map_err(LabError::io(format!("write {}", path.display())))
+        };
+        if let Some(password) = &options.password {
+            write(&pointsman.password_file(), password)?;
+        }
+        write(&pointsman.config_file(), &pointsman.config_text(options))?;
+        pointsman.restart()?;
+        Ok(pointsman)
+    }
+
+    /// As [`Pointsman::start`], and waits until it says that it is ready.
+    pub async fn start_ready(options: &PointsmanOptions) -> Result<Pointsman, LabError> {
+        let pointsman = Pointsman::start(options)?;
+        pointsman.ready().await?;
+        Ok(pointsman)
+    }
+
+    /// Where clients connect.
+    pub fn address(&self) -> Address {
+        Address::Tcp(self.port.address())
+    }
+
+    /// The unix socket where clients may connect as well.
+    pub fn socket(&self) -> Address {
+        Address::Unix(self.scratch.path().join("redis.sock"))
+    }
+
+    /// The port where clients connect.
+    pub fn port(&self) -> u16 {
+        self.port.number()
+    }
+
+    /// `host:port` of the admin server.
+    pub fn admin(&self) -> String {
+        self.admin.address()
+    }
+
+    /// Its configuration.
+    pub fn config_file(&self) -> PathBuf {
+        self.scratch.path().join("pointsman.toml")
+    }
+
+    /// The authority's record.
+    pub fn state_file(&self) -> PathBuf {
+        self.scratch.path().join("main.json")
+    }
+
+    /// Where configuration, record and log are.
+    pub fn directory(&self) -> &Path {
+        self.scratch.path()
+    }
+
+    /// Its process, while there is one.
+    pub fn pid(&self) -> Option<u32> {
+        self.process().as_ref().map(Child::id)
+    }
+
+    /// Starts it again with the same configuration, ending it first if it lives.
+    pub fn restart(&self) -> Result<(), LabError> {
+        self.kill();
+        let path = self.log_file();
+        let what = format!("write {}", path.display());
+        let open = OpenOptions::new().create(true).append(true).open(&path);
+        let log: File = open.map_err(LabError::io(what))?;
+        let child = Command::new(&self.program)
+            .arg("run")
+            .arg("--config")
+            .arg(self.config_file())
+            .current_dir(self.scratch.path())
+            .env_remove("POINTSMAN_LOG")
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::from(log))
+            .spawn()
+            .map_err(LabError::io(format!("start {}", self.program.display())))?;
+        *self.process() = Some(child);
+        Ok(())
+    }
+
+    /// Waits until `/readyz` says yes.
+    pub async fn ready(&self) -> Result<(), LabError> {
+        until("readiness of pointsman", START, async || {
+            if let Some(Ok(Some(status))) = self.process().as_mut().map(Child::try_wait) {
+                return Err(format!("it ended with {status}\n{}", self.log_tail()));
+            }
+            match http::get(&self.admin(), "/readyz").await {
+                Ok((200, _)) => Ok(()),
+                Ok((status, body)) => Err(format!("{status} {body}\n{}", self.log_tail())),
+                Err(error) => Err(format!("{error}\n{}", self.log_tail())),
+            }
+        })
+        .await
+    }
+
+    /// SIGKILL; returns when the process is gone.
+    pub fn kill(&self) {
+        if let Some(mut child) = self.process().take() {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+
+    /// SIGSTOP.
+    pub fn stop(&self) {
+        self.signal(Signal::STOP);
+    }
+
+    /// SIGCONT.
+    pub fn cont(&self) {
+        self.signal(Signal::CONT);
+    }
+
+    /// SIGTERM without waiting.
+    pub fn ask_to_end(&self) {
+        self.signal(Signal::TERM);
+    }
+
+    /// SIGTERM; returns how the process ended.
+    pub async fn terminate(&self) -> Result<ExitStatus, LabError> {
+        self.ask_to_end();
+        self.ended().await
+    }
+
+    /// Waits for the end of the process.
+    pub async fn ended(&self) -> Result<ExitStatus, LabError> {
+        let status = until("the end of pointsman", START, async || {
+            match self.process().as_mut().map(Child::try_wait) {
+                Some(Ok(Some(status))) => Ok(status),
+                _ => Err(self.log_tail()),
+            }
+        });
+        let status = status.await?;
+        self.kill();
+        Ok(status)
+    }
+
+    /// A connection through it, logged in with `password` when there is one.
+    pub async fn client(&self, password: Option<&str>) -> Result<Client, LabError> {
+        Client::open(&self.address(), Protocol::Resp2, password)
+            .await
+            .map_err(LabError::client("connect to pointsman"))
+    }
+
+    /// What it publishes now.
+    pub async fn topology(&self) -> Result<Topology, LabError> {
+        let all: Vec<Topology> = self.ask("/api/topology").await?;
+        let mine = all.into_iter().find(|t| &*t.backend == BACKEND);
+        mine.ok_or_else(|| LabError::Unexpected("no topology of the backend".into()))
+    }
+
+    /// The reports of its failovers and switchovers, oldest first.
+    pub async fn failovers(&self) -> Result<Vec<FailoverReport>, LabError> {
+        let mut reports: Vec<FailoverReport> = self.ask("/api/failovers").await?;
+        reports.sort_by_key(|report| report.unix_millis);
+        Ok(reports)
+    }
+
+    /// Waits for the report number `count` (counted from one since the start of the process).
+    pub async fn failover(
+        &self,
+        count: usize,
+        limit: Duration,
+    ) -> Result<FailoverReport, LabError> {
+        until("a failover report", limit, async || {
+            let reports = self.failovers().await.map_err(|e| e.to_string())?;
+            reports
+                .get(count - 1)
+                .cloned()
+                .ok_or_else(|| format!("{} reports\n{}", reports.len(), self.log_tail()))
+        })
+        .await
+    }
+
+    /// Asks for a planned switchover and returns its report, or the refusal's text.
+    pub async fn switchover(
+        &self,
+        to: Option<&NodeId>,
+    ) -> Result<Result<FailoverReport, String>, LabError> {
+        let admin = self.admin();
+        let body = serde_json::json!({ "backend": BACKEND, "to": to }).to_string();
+        let answer = http::post(&admin, "/api/switchover", &body);
+        let (status, text) = within("POST /api/switchover", answer).await?;
+        if status != 200 {
+            return Ok(Err(text));
+        }
+        parse("/api/switchover", &text).map(Ok)
+    }
+
+    /// `/metrics`.
+    pub async fn metrics(&self) -> Result<String, LabError> {
+        Ok(within("GET /metrics", http::get(&self.admin(), "/metrics"))
+            .await?
+            .1)
+    }
+
+    /// The value of one sample of `/metrics`; labels are compared as text.
+    pub async fn metric(&self, sample: &str) -> Result<Option<f64>, LabError> {
+        let text = self.metrics().await?;
+        let line = text
+            .lines()
+            .find_map(|line| line.strip_prefix(sample)?.strip_prefix(' '));
+        Ok(line.and_then(|value| value.trim().parse().ok()))
+    }
+
+    async fn ask<T: serde::de::DeserializeOwned>(&self, path: &str) -> Result<T, LabError> {
+        let (status, text) = within(path, http::get(&self.admin(), path)).await?;
+        match status {
+            200 => parse(path, &text),
+            _ => Err(LabError::Unexpected(format!("GET {path}: {status} {text}"))),
+        }
+    }
+
+    /// Everything it logged, one JSON object a line.
+    pub fn log(&self) -> String {
+        fs::read_to_string(self.log_file()).unwrap_or_default()
+    }
+
+    /// The end of its log, for the message of a failed test.
+    pub fn log_tail(&self) -> String {
+        let text = self.log();
+        let lines: Vec<&str> = text.lines().collect();
+        lines[lines.len().saturating_sub(30)..].join("\n")
+    }
+
+    /// Lines of level WARN or ERROR, and lines that are no log lines at all (a panic), that hold
+    /// none of the `expected` texts.
+    pub fn unexpected_log_lines(&self, expected: &[&str]) -> Vec<String> {
+        let log = self.log();
+        let alarming = |line: &&str| match serde_json::from_str::<Json>(line) {
+            Ok(event) => matches!(event["level"].as_str(), Some("WARN" | "ERROR") | None),
+            Err(_) => true,
+        };
+        let unexpected = |line: &&str| !expected.iter().any(|text| line.contains(text));
+        log.lines()
+            .filter(alarming)
+            .filter(unexpected)
+            .map(str::to_owned)
+            .collect()
+    }
+
+    /// Leaves its directory behind when dropped.
+    pub fn keep_directory(&mut self) {
+        self.scratch.keep();
+    }
+
+    fn process(&self) -> MutexGuard<'_, Option<Child>> {
+        self.process.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn signal(&self, signal: Signal) {
+        if let Some(child) = self.process().as_ref() {
+            let _ = kill_process(Pid::from_child(child), signal);
+        }
+    }
+
+    fn log_file(&self) -> PathBuf {
+        self.scratch.path().join("pointsman.log")
+    }
+
+    fn password_file(&self) -> PathBuf {
+        self.scratch.path().join("password")
+    }
+
+    fn config_text(&self, options: &PointsmanOptions) -> String {
+        let path = |path: PathBuf| format!("{:?}", path.display().to_string());
+        let nodes = format!("{:?}", options.nodes);
+        let authority = match options.follow {
+            true => r#"{ kind = "follow" }"#.to_owned(),
+            false => format!(
+                r#"{{ kind = "embedded", state = {} }}"#,
+                path(self.state_file())
+            ),
+        };
+        let auth = match options.password {
+            Some(_) => format!(
+                "auth = {{ password_file = {} }}",
+                path(self.password_file())
+            ),
+            None => String::new(),
+        };
+        let socket = self.scratch.path().join("redis.sock");
+        format!(
+            "[admin]\nbind = \"{admin}\"\n\n\
+             [log]\nformat = \"json\"\nlevel = \"{level}\"\n\n\
+             [proxy]\n{proxy}\n\n\
+             [[listener]]\nbind = \"{bind}\"\nbackend = \"{BACKEND}\"\n\n\
+             [[listener]]\nbind = \"unix:{socket}\"\nbackend = \"{BACKEND}\"\n\n\
+             [backend.{BACKEND}]\n\
+             source = {{ kind = \"static\", nodes = {nodes} }}\n\
+             authority = {authority}\n{auth}\n{backend}\n\n\
+             [backend.{BACKEND}.failover]\n{failover}\n\n\
+             [backend.{BACKEND}.requests]\n{requests}\n",
+            admin = self.admin.address(),
+            level = options.log_level,
+            proxy = options.proxy,
+            bind = self.port.address(),
+            socket = socket.display(),
+            backend = options.backend,
+            failover = options.failover,
+            requests = options.requests,
+        )
+    }
+}
+
+impl Drop for Pointsman {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+async fn within<T>(
+    what: &str,
+    answer: impl Future<Output = Result<T, LabError>>,
+) -> Result<T, LabError> {
+    match tokio::time::timeout(ASK, answer).await {
+        Ok(answer) => answer,
+        Err(_) => Err(LabError::Late {
+            what: format!("an answer to {what}"),
+            limit: ASK,
+            state: String::new(),
+        }),
+    }
+}
+
+fn parse<T: serde::de::DeserializeOwned>(path: &str, text: &str) -> Result<T, LabError> {
+    serde_json::from_str(text)
+        .map_err(|error| LabError::Unexpected(format!("{path} answered {text}: {error}")))
+}

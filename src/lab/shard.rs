@@ -1,0 +1,119 @@
+//! One primary with its replicas, and the pointsman in front of them.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::pointsman::{Pointsman, PointsmanOptions};
+use super::{Address, Client, Cluster, ClusterOptions, LabError, Server, until};
+
+/// What to start.
+#[derive(Clone, Debug, Default)]
+pub struct ShardOptions {
+    /// The servers.
+    pub cluster: ClusterOptions,
+    /// The `pointsman` program; `None` for the one that is running.
+    pub program: Option<PathBuf>,
+    /// `authority = follow` instead of `embedded`.
+    pub follow: bool,
+    /// Further lines of `[backend.main]`.
+    pub backend: String,
+    /// Lines of `[backend.main.failover]`.
+    pub failover: String,
+    /// Lines of `[backend.main.requests]`.
+    pub requests: String,
+    /// Lines of `[proxy]`.
+    pub proxy: String,
+    /// `log.level`, `info` when empty.
+    pub log_level: String,
+}
+
+/// Everything that runs. Dropping it ends it: pointsman first, so that nothing fails over while
+/// the servers go.
+#[derive(Debug)]
+pub struct Shard {
+    /// The program under test.
+    pub pointsman: Pointsman,
+    /// The servers.
+    pub cluster: Cluster,
+}
+
+impl Shard {
+    /// Starts the servers, waits until they are in sync, starts pointsman, waits until it is ready.
+    pub async fn start(options: ShardOptions) -> Result<Shard, LabError> {
+        let cluster = Cluster::start(options.cluster.clone()).await?;
+        let pointsman = Pointsman::start_ready(&options.in_front_of(&cluster)).await?;
+        Ok(Shard { pointsman, cluster })
+    }
+
+    /// Where clients connect.
+    pub fn address(&self) -> Address {
+        self.pointsman.address()
+    }
+
+    /// A connection through pointsman.
+    pub async fn client(&self) -> Result<Client, LabError> {
+        self.pointsman.client(self.cluster.password()).await
+    }
+
+    /// The node that pointsman sends requests to, as it says itself.
+    pub async fn primary(&self) -> Result<&Server, LabError> {
+        until("a published primary", Duration::from_secs(20), async || {
+            let topology = self.pointsman.topology().await.map_err(|e| e.to_string())?;
+            let primary = topology.primary.as_ref().ok_or("none is published")?;
+            let node = self.cluster.find(&primary.node);
+            node.ok_or_else(|| format!("{} is none of ours", primary.node))
+        })
+        .await
+    }
+
+    /// Waits until pointsman's primary is not `node`.
+    pub async fn primary_is_not(
+        &self,
+        node: &Server,
+        limit: Duration,
+    ) -> Result<&Server, LabError> {
+        until("another primary", limit, async || {
+            let topology = self.pointsman.topology().await.map_err(|e| e.to_string())?;
+            let primary = topology.open_primary().ok_or("none is published")?;
+            match self.cluster.find(&primary.node) {
+                Some(other) if other.id() != node.id() => Ok(other),
+                _ => Err(format!(
+                    "still {}\n{}",
+                    node.id(),
+                    self.pointsman.log_tail()
+                )),
+            }
+        })
+        .await
+    }
+
+    /// The number of a node.
+    pub fn number_of(&self, node: &Server) -> usize {
+        let is = |other: &Server| other.id() == node.id();
+        self.cluster
+            .nodes()
+            .iter()
+            .position(is)
+            .unwrap_or(usize::MAX)
+    }
+}
+
+impl ShardOptions {
+    /// The configuration of a pointsman in front of these servers.
+    pub fn in_front_of(&self, cluster: &Cluster) -> PointsmanOptions {
+        PointsmanOptions {
+            program: self.program.clone(),
+            password: cluster.password().map(str::to_owned),
+            follow: self.follow,
+            backend: self.backend.clone(),
+            failover: self.failover.clone(),
+            requests: self.requests.clone(),
+            proxy: self.proxy.clone(),
+            log_level: match self.log_level.as_str() {
+                "" => "info".into(),
+                level => level.into(),
+            },
+            ..PointsmanOptions::in_front_of(cluster.addresses())
+        }
+    }
+}
