@@ -17,6 +17,8 @@
 //!
 //! Who may import whom is checked by `tests/layering.rs`.
 
+pub mod admin;
+pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod failover;

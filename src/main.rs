@@ -1,3 +1,7 @@
 //! The `pointsman` program.
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    pointsman::cli::main()
+}

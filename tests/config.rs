@@ -2,9 +2,8 @@
 
 use std::path::Path;
 
-use pointsman::config::{
-    AdminSettings, AllowRemote, Authority, Bind, Config, ConfigErrors, Publisher,
-};
+use pointsman::admin::{AdminSettings, AllowRemote};
+use pointsman::config::{Authority, Bind, Config, ConfigErrors, Publisher};
 use pointsman::failover::Policy;
 use pointsman::proxy::{BackendSettings, Settings};
 use pointsman::telemetry::LogSettings;

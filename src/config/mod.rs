@@ -10,12 +10,10 @@ mod listener;
 mod problem;
 mod section;
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
 use toml::de::DeTable;
 
 pub use address::Bind;
@@ -24,6 +22,7 @@ pub use problem::{ConfigError, ConfigErrors};
 use problem::Problems;
 use section::{Bound, Section};
 
+use crate::admin::AdminSettings;
 use crate::failover::Policy;
 use crate::proxy::{BackendSettings, Settings};
 use crate::resp::Credentials;
@@ -45,37 +44,6 @@ pub struct Config {
     pub backends: Vec<Backend>,
     /// What is doubtful but allowed.
     pub warnings: Vec<ConfigError>,
-}
-
-/// `[admin]` of the configuration.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct AdminSettings {
-    /// Where the admin server listens.
-    pub bind: SocketAddr,
-    /// What peers that are not on this machine may do.
-    pub allow_remote: AllowRemote,
-}
-
-/// See [`AdminSettings::allow_remote`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum AllowRemote {
-    /// Nothing; `bind` must be a loopback address.
-    None,
-    /// Read metrics, probes and status.
-    Read,
-    /// Start a switchover as well. There is no password: whoever reaches the port may do it.
-    All,
-}
-
-impl Default for AdminSettings {
-    fn default() -> Self {
-        AdminSettings {
-            bind: SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 9121),
-            allow_remote: AllowRemote::None,
-        }
-    }
 }
 
 /// One `[[listener]]`.

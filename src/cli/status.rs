@@ -1,0 +1,162 @@
+//! `pointsman status`
+
+use std::time::Duration;
+
+use super::words::{self, ago, length, table};
+use super::{AdminArgs, FAILED, OK, client, complain, failovers, print, print_json};
+use crate::admin::{BackendAnswer, StatusAnswer};
+use crate::clock;
+use crate::failover::{Health, NodeRole, NodeStatus};
+use crate::topology::{Gate, NodeId};
+
+pub(super) const HELP: &str = "\
+For each backend: the published primary (marked *), the phase, the epoch (grows by one with each \
+change of primary), whether requests flow, and every node: role, health, how many bytes it is \
+behind the primary, when it answered last, and why it would not be promoted.
+
+Examples:
+  pointsman status
+  pointsman status --admin 10.0.0.9:9121
+  pointsman status --json | jq '.backends[].topology.primary.node'";
+
+pub(super) fn status(args: &AdminArgs) -> u8 {
+    let answer: StatusAnswer = match client::get(&args.admin, "/api/status") {
+        Ok(answer) => answer,
+        Err(error) => {
+            complain(error);
+            return FAILED;
+        }
+    };
+    if args.json {
+        return print_json(&answer);
+    }
+    print(&render(&answer, clock::unix_time()));
+    OK
+}
+
+fn render(answer: &StatusAnswer, now: Duration) -> String {
+    let state = match (answer.stopping, answer.ready) {
+        (true, _) => "stopping",
+        (false, true) => "ready",
+        (false, false) => "NOT ready",
+    };
+    let mut text = format!(
+        "pointsman {}, {state}, up {}\n",
+        answer.version,
+        length(Duration::from_secs(answer.uptime_seconds)),
+    );
+    for backend in &answer.backends {
+        text.push('\n');
+        text.push_str(&render_backend(backend, now));
+    }
+    text
+}
+
+fn render_backend(backend: &BackendAnswer, now: Duration) -> String {
+    let topology = &backend.topology;
+    let mut text = format!(
+        "backend {}: {}, epoch {}, authority {}\n",
+        backend.backend,
+        phase(backend),
+        topology.epoch,
+        backend.authority,
+    );
+    if let Some(reason) = &backend.waiting_for {
+        text.push_str(&format!("  waits for: {reason}\n"));
+    } else if let Some(reason) = backend.status.as_ref().and_then(|s| s.undecided.as_ref()) {
+        text.push_str(&format!("  decides nothing: {reason}\n"));
+    }
+    if !backend.listeners.is_empty() {
+        text.push_str(&format!("  listens on {}\n", backend.listeners.join(", ")));
+    }
+    let primary = topology.primary.as_ref().map(|p| &p.node);
+    match &backend.status {
+        Some(status) => text.push_str(&nodes(&status.nodes, primary)),
+        None => text.push_str("  the control plane does not answer\n"),
+    }
+    if let Some(report) = &backend.last_report {
+        text.push_str(&format!(
+            "  last change: {}\n",
+            failovers::headline(report, now)
+        ));
+    }
+    text
+}
+
+/// What the backend does, and whether clients wait for it.
+fn phase(backend: &BackendAnswer) -> String {
+    let status = backend.status.as_ref();
+    let phase = status.map_or("unknown", |s| s.phase.as_str());
+    let mut words = phase.replace('_', " ");
+    if let Some(step) = status.map(|s| s.step.as_str()).filter(|s| !s.is_empty())
+        && phase != "serving"
+    {
+        words = format!("{words} ({step})");
+    }
+    if backend.topology.gate == Gate::Closed {
+        words.push_str(", requests wait");
+    }
+    words
+}
+
+fn nodes(nodes: &[NodeStatus], primary: Option<&NodeId>) -> String {
+    let headings = [
+        "NODE", "ROLE", "HEALTH", "OFFSET", "BEHIND", "ANSWERED", "NOTE",
+    ];
+    let mut rows = vec![headings.map(str::to_owned).to_vec()];
+    for node in nodes {
+        let mark = if primary == Some(&node.node) {
+            "*"
+        } else {
+            " "
+        };
+        rows.push(vec![
+            format!("{mark} {}", node.node),
+            role(node.role).to_owned(),
+            health(node.health).to_owned(),
+            node.offset.map_or(String::new(), |o| o.to_string()),
+            match node.lag_bytes {
+                Some(lag) if primary != Some(&node.node) => words::bytes(lag),
+                _ => String::new(),
+            },
+            node.last_seen.map_or("never".to_owned(), ago),
+            note(node),
+        ]);
+    }
+    rows[0][0].insert_str(0, "  ");
+    table("  ", &rows)
+}
+
+fn role(role: Option<NodeRole>) -> &'static str {
+    match role {
+        Some(NodeRole::Primary) => "primary",
+        Some(NodeRole::Replica) => "replica",
+        None => "?",
+    }
+}
+
+fn health(health: Health) -> &'static str {
+    match health {
+        Health::Unknown => "unknown",
+        Health::Up => "up",
+        Health::Suspect => "suspect",
+        Health::Refused => "REFUSED",
+        Health::Unacked => "UNREACHABLE",
+        Health::Silent => "HANGS",
+        Health::ErrorReply => "ERRORS",
+        Health::Reborn => "REBORN",
+        Health::Unusable => "UNUSABLE",
+    }
+}
+
+fn note(node: &NodeStatus) -> String {
+    let mut notes = Vec::new();
+    if node.role == Some(NodeRole::Replica) && node.link_up == Some(false) {
+        notes.push("link to its primary down".to_owned());
+    }
+    notes.extend(node.repointing.clone());
+    if let Some(reason) = &node.not_promotable {
+        notes.push(format!("not promotable: {reason}"));
+    }
+    notes.join("; ")
+}
