@@ -5,9 +5,9 @@ use super::{BAD_USAGE, ConfigArgs, OK, complain, print};
 use crate::config::Config;
 
 pub(super) const HELP: &str = "\
-Reads the file, and the secrets and programs it names, as `run` would; opens no port and connects \
-nowhere. Every error is reported with file, line, column and a hint. Warnings do not change the \
-exit code.
+Reads the file, and the secrets and programs it names, as `run` would; opens no port and
+connects nowhere. Every error is reported with file, line, column and a hint. Warnings
+do not change the exit code.
 
 Exit codes: 0 valid, 2 not valid.
 

@@ -10,9 +10,9 @@ use crate::clock;
 use crate::topology::{FailoverReport, Fault, Outcome, RequestCounts, Timestamp};
 
 pub(super) const HELP: &str = "\
-The running pointsman keeps its newest reports in memory; they are in its log too. Each tells what \
-was seen, what was decided and done and when (milliseconds from the first line), what it meant for \
-clients' requests, and how many bytes only the old primary had.
+The running pointsman keeps its newest reports in memory; they are in its log too. Each
+tells what was seen, what was decided and done and when (milliseconds from the first
+line), what it meant for clients' requests, and how many bytes only the old primary had.
 
 Examples:
   pointsman failovers
@@ -176,4 +176,81 @@ fn timeline(report: &FailoverReport) -> String {
         text.push_str(&format!("  {since:>9.1} ms  {what}\n"));
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::topology::{Epoch, NodeId, PhaseTime};
+
+    fn at(millis: u64) -> Timestamp {
+        Timestamp::from_start(Duration::from_millis(millis))
+    }
+
+    fn report() -> FailoverReport {
+        FailoverReport {
+            backend: "main".to_owned(),
+            epoch: Epoch(4),
+            fault: Fault::Refused,
+            outcome: Outcome::Done,
+            from: Some(NodeId::new("10.0.0.1:6379")),
+            to: Some(NodeId::new("10.0.0.2:6379")),
+            evidence: vec![
+                (at(5_000), "10.0.0.1:6379: connection lost".to_owned()),
+                (at(5_012), "10.0.0.1:6379: connect refused".to_owned()),
+            ],
+            phases: vec![PhaseTime {
+                phase: "failing_over".to_owned(),
+                at: at(5_013),
+            }],
+            pause: Duration::from_millis(87),
+            requests: RequestCounts {
+                held: 21,
+                replayed: 3,
+                refused: 0,
+                unknown: 1,
+            },
+            bytes_lost: Some(120),
+            passed_over: vec![(NodeId::new("10.0.0.3:6379"), "priority 0".to_owned())],
+            unix_millis: 1_795_410_611_000,
+        }
+    }
+
+    #[test]
+    fn a_report_tells_the_story_in_order() {
+        let now = Duration::from_secs(1_795_410_611 + 240);
+        assert_eq!(
+            render(&report(), now),
+            "\
+backend main, epoch 4: failover 10.0.0.1:6379 -> 10.0.0.2:6379, 4 min ago, clients waited 87 ms
+  started   2026-11-23 05:10:11 UTC
+  because   the primary refused connections: its process was gone
+  requests  21 held, 3 sent again, 0 not executed, 1 outcome unknown
+  data      120 B of the replication stream only the old primary had
+  not taken 10.0.0.3:6379: priority 0
+        0.0 ms  10.0.0.1:6379: connection lost
+       12.0 ms  10.0.0.1:6379: connect refused
+       13.0 ms  [failing over]
+"
+        );
+    }
+
+    #[test]
+    fn what_was_given_up_says_why() {
+        let mut report = report();
+        report.fault = Fault::Switchover;
+        report.outcome = Outcome::Aborted("10.0.0.2:6379 lags by 17 MB".to_owned());
+        let now = Duration::from_millis(report.unix_millis);
+        assert_eq!(
+            headline(&report, now),
+            "switchover given up, just now: 10.0.0.2:6379 lags by 17 MB"
+        );
+        assert!(!render(&report, now).contains("data "));
+    }
+
+    #[test]
+    fn names_are_encoded_for_the_query() {
+        assert_eq!(encoded("a.b-1_x"), "a.b-1_x");
+        assert_eq!(encoded("a b&c"), "a%20b%26c");
+    }
 }

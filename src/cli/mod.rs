@@ -4,6 +4,7 @@
 
 mod check;
 mod client;
+mod demo;
 mod failovers;
 mod run;
 mod status;
@@ -25,9 +26,9 @@ const BAD_USAGE: u8 = 2;
 const LONG_ABOUT: &str = "\
 A failover-aware proxy for Redis and Valkey.
 
-Applications connect to pointsman with any ordinary client. When the primary dies, hangs or is \
-moved on purpose, their connections, sessions and requests survive: they see a short pause and \
-nothing else.";
+Applications connect to pointsman with any ordinary client. When the primary dies, hangs
+or is moved on purpose, their connections, sessions and requests survive: they see a
+short pause and nothing else.";
 
 const EXAMPLES: &str = "\
 Examples:
@@ -65,6 +66,9 @@ enum Command {
     /// Show what happened in each failover and switchover
     #[command(after_help = failovers::HELP)]
     Failovers(failovers::FailoversArgs),
+    /// See it work: real servers, ordinary clients, faults, all on this machine
+    #[command(after_help = demo::HELP)]
+    Demo(crate::lab::demo::DemoOptions),
 }
 
 #[derive(Args)]
@@ -97,6 +101,7 @@ pub fn main() -> ExitCode {
         Command::Status(args) => status::status(&args),
         Command::Switchover(args) => switchover::switchover(&args),
         Command::Failovers(args) => failovers::failovers(&args),
+        Command::Demo(options) => demo::demo(&options),
     };
     ExitCode::from(code)
 }

@@ -5,15 +5,17 @@ use crate::config::Config;
 use crate::telemetry;
 
 pub(super) const HELP: &str = "\
-Serves in the foreground; the log goes to standard error. Nodes may be down at the start: pointsman \
-waits for them and says so in the log, in `pointsman status` and at /readyz.
+Serves in the foreground; the log goes to standard error. Nodes may be down at the
+start: pointsman waits for them and says so in the log, in `pointsman status` and at
+/readyz.
 
-SIGTERM or SIGINT: no new clients, requests on their way are answered ([proxy] drain_timeout), exit \
-code 0. A second signal: exit at once.
+SIGTERM or SIGINT: no new clients, requests on their way are answered ([proxy]
+drain_timeout), exit code 0. A second signal: exit at once.
 
 Environment: POINTSMAN_LOG replaces [log] level, for example POINTSMAN_LOG=debug.
 
-Exit codes: 0 stopped by a signal, 1 could not start or failed, 2 wrong usage or configuration.
+Exit codes: 0 stopped by a signal, 1 could not start or failed, 2 wrong usage or
+configuration.
 
 Example:
   pointsman run --config /etc/pointsman.toml";

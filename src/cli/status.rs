@@ -10,9 +10,10 @@ use crate::failover::{Health, NodeRole, NodeStatus};
 use crate::topology::{Gate, NodeId};
 
 pub(super) const HELP: &str = "\
-For each backend: the published primary (marked *), the phase, the epoch (grows by one with each \
-change of primary), whether requests flow, and every node: role, health, how many bytes it is \
-behind the primary, when it answered last, and why it would not be promoted.
+For each backend: the published primary (marked *), the phase, the epoch (grows by one
+with each change of primary), whether requests flow, and every node: role, health, how
+many bytes it is behind the primary, when it answered last, and why it would not be
+promoted.
 
 Examples:
   pointsman status
@@ -159,4 +160,117 @@ fn note(node: &NodeStatus) -> String {
         notes.push(format!("not promotable: {reason}"));
     }
     notes.join("; ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::failover::Status;
+    use crate::topology::{Epoch, Primary, Topology};
+    use std::sync::Arc;
+
+    fn node(name: &str, role: Option<NodeRole>, health: Health, lag: Option<u64>) -> NodeStatus {
+        NodeStatus {
+            node: NodeId::new(name),
+            role,
+            health,
+            offset: lag.map(|lag| 73_014 - lag),
+            lag_bytes: lag,
+            link_up: Some(true),
+            last_seen: lag.map(|_| Duration::from_millis(20)),
+            not_promotable: None,
+            repointing: None,
+        }
+    }
+
+    fn answer() -> StatusAnswer {
+        let mut topology = Topology::unknown("main");
+        topology.epoch = Epoch(3);
+        topology.gate = Gate::Open;
+        topology.primary = Some(Primary {
+            node: NodeId::new("10.0.0.2:6379"),
+            run_id: "r".into(),
+            repl_id: "h".into(),
+        });
+        let mut down = node("10.0.0.3:6379", None, Health::Refused, None);
+        down.not_promotable = Some("does not answer".to_owned());
+        let status = Status {
+            backend: "main".into(),
+            phase: "serving".to_owned(),
+            step: String::new(),
+            epoch: Epoch(3),
+            gate: Gate::Open,
+            primary: Some(NodeId::new("10.0.0.2:6379")),
+            undecided: None,
+            nodes: vec![
+                node(
+                    "10.0.0.1:6379",
+                    Some(NodeRole::Replica),
+                    Health::Up,
+                    Some(56),
+                ),
+                node(
+                    "10.0.0.2:6379",
+                    Some(NodeRole::Primary),
+                    Health::Up,
+                    Some(0),
+                ),
+                down,
+            ],
+        };
+        StatusAnswer {
+            version: "0.1.0".to_owned(),
+            uptime_seconds: 7_380,
+            ready: true,
+            stopping: false,
+            backends: vec![BackendAnswer {
+                backend: "main".into(),
+                ready: true,
+                waiting_for: None,
+                authority: "embedded".to_owned(),
+                listeners: vec!["127.0.0.1:6379".to_owned()],
+                topology: Arc::new(topology),
+                status: Some(status),
+                last_report: None,
+            }],
+        }
+    }
+
+    #[test]
+    fn a_healthy_backend_reads_well() {
+        assert_eq!(
+            render(&answer(), Duration::ZERO),
+            "\
+pointsman 0.1.0, ready, up 2 h 3 min
+
+backend main: serving, epoch 3, authority embedded
+  listens on 127.0.0.1:6379
+    NODE           ROLE     HEALTH   OFFSET  BEHIND  ANSWERED  NOTE
+    10.0.0.1:6379  replica  up       72958   56 B    just now
+  * 10.0.0.2:6379  primary  up       73014           just now
+    10.0.0.3:6379  ?        REFUSED                  never     not promotable: does not answer
+"
+        );
+    }
+
+    #[test]
+    fn a_backend_without_a_primary_says_what_it_waits_for() {
+        let mut answer = answer();
+        answer.ready = false;
+        let backend = &mut answer.backends[0];
+        backend.waiting_for = Some("no replica is fit".to_owned());
+        backend.topology = Arc::new(Topology::unknown("main"));
+        backend.status = None;
+        assert_eq!(
+            render(&answer, Duration::ZERO),
+            "\
+pointsman 0.1.0, NOT ready, up 2 h 3 min
+
+backend main: unknown, requests wait, epoch 0, authority embedded
+  waits for: no replica is fit
+  listens on 127.0.0.1:6379
+  the control plane does not answer
+"
+        );
+    }
 }

@@ -10,10 +10,11 @@ use crate::clock;
 use crate::topology::{FailoverReport, NodeId};
 
 pub(super) const HELP: &str = "\
-Checks first that the target is fit (up, in sync, can log in both ways), then holds requests, lets \
-the target reach the primary's offset, promotes it and makes the old primary its replica. Clients \
-see a pause of some 20 ms, no error and no lost write. When anything is wrong before the promotion, \
-nothing changes and the reason is printed. Works with the authority `embedded`.
+Checks first that the target is fit (up, in sync, can log in both ways), then holds
+requests, lets the target reach the primary's offset, promotes it and makes the old
+primary its replica. Clients see a pause of some 20 ms, no error and no lost write. When
+anything is wrong before the promotion, nothing changes and the reason is printed. Works
+with the authority `embedded`.
 
 Exit codes: 0 moved, 1 not moved.
 

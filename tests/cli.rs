@@ -1,0 +1,175 @@
+//! The program as an operator runs it: what it prints where, and its exit codes.
+
+use std::path::Path;
+use std::process::{Command, Output};
+
+fn pointsman(args: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_pointsman"))
+        .args(args)
+        .env_remove("POINTSMAN_ADMIN")
+        .env_remove("POINTSMAN_CONFIG")
+        .env_remove("POINTSMAN_LOG")
+        .output()
+        .expect("the program starts")
+}
+
+struct Said {
+    code: i32,
+    out: String,
+    err: String,
+}
+
+fn said(args: &[&str]) -> Said {
+    let output = pointsman(args);
+    Said {
+        code: output.status.code().expect("it was not killed"),
+        out: String::from_utf8(output.stdout).expect("UTF-8"),
+        err: String::from_utf8(output.stderr).expect("UTF-8"),
+    }
+}
+
+fn written(directory: &Path, text: &str) -> String {
+    let file = directory.join("pointsman.toml");
+    std::fs::write(&file, text).expect("a file");
+    file.display().to_string()
+}
+
+#[test]
+fn help_is_documentation() {
+    let said = said(&["--help"]);
+    assert_eq!(said.code, 0);
+    for word in [
+        "run",
+        "check",
+        "status",
+        "switchover",
+        "failovers",
+        "demo",
+        "Examples:",
+        "Exit codes",
+    ] {
+        assert!(said.out.contains(word), "no {word} in\n{}", said.out);
+    }
+    for command in ["run", "check", "status", "switchover", "failovers", "demo"] {
+        let said = self::said(&[command, "--help"]);
+        assert_eq!(said.code, 0, "{command}");
+        assert!(said.out.contains("Example"), "{command}:\n{}", said.out);
+    }
+    let version = self::said(&["--version"]);
+    assert_eq!(
+        version.out,
+        format!("pointsman {}\n", env!("CARGO_PKG_VERSION"))
+    );
+}
+
+#[test]
+fn wrong_usage_exits_with_2() {
+    for args in [
+        &[][..],
+        &["chekc"],
+        &["run"],
+        &["check", "--config"],
+        &["status", "--jsn"],
+        &["switchover"],
+    ] {
+        assert_eq!(said(args).code, 2, "{args:?}");
+    }
+    assert!(said(&["chekc"]).err.contains("'check'"));
+}
+
+#[test]
+fn a_valid_configuration_is_said_to_be_valid() {
+    let said = said(&["check", "--config", "config/pointsman.toml"]);
+    assert_eq!(said.code, 0, "{}", said.err);
+    assert_eq!(
+        said.out,
+        "config/pointsman.toml: valid, 1 listener, 1 backend\n"
+    );
+    assert_eq!(said.err, "");
+}
+
+#[test]
+fn errors_of_a_configuration_go_to_standard_error_all_at_once() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let file = written(directory.path(), "[admim]\n[proxy]\nworkers = -1\n");
+    for command in ["check", "run"] {
+        let said = said(&[command, "--config", &file]);
+        assert_eq!(said.code, 2);
+        assert_eq!(said.out, "");
+        for part in [
+            &format!("{file}:1:2: unknown key `admim`"),
+            "hint: did you mean `admin`?",
+            &format!("{file}:3:11: `workers` in [proxy]"),
+            "no listener",
+            "no backend",
+            "4 errors in the configuration",
+        ] {
+            assert!(said.err.contains(part), "no `{part}` in\n{}", said.err);
+        }
+    }
+    let missing = said(&["check", "--config", "/no-such-file.toml"]);
+    assert_eq!(missing.code, 2);
+    assert!(
+        missing
+            .err
+            .contains("/no-such-file.toml: can not read the file")
+    );
+}
+
+#[test]
+fn warnings_do_not_change_the_exit_code_and_hide_the_secret() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let text = r#"
+[[listener]]
+bind = "127.0.0.1:6379"
+backend = "main"
+[backend.main]
+source = { kind = "static", nodes = ["10.0.0.1:6379"] }
+auth = { password = "geheim" }
+"#;
+    let said = said(&["check", "--config", &written(directory.path(), text)]);
+    assert_eq!(said.code, 0);
+    assert!(said.err.contains("warning: "), "{}", said.err);
+    assert!(said.out.contains("1 warning"), "{}", said.out);
+    assert!(!said.err.contains("geheim"));
+}
+
+#[test]
+fn nobody_at_the_admin_address_is_said_with_a_hint() {
+    // A port that was free a moment ago; nothing listens on it.
+    let port = std::net::TcpListener::bind("127.0.0.1:0")
+        .and_then(|listener| listener.local_addr())
+        .expect("a port")
+        .to_string();
+    for args in [
+        vec!["status", "--admin", &port],
+        vec!["failovers", "--admin", &port],
+        vec!["switchover", "main", "--admin", &port],
+    ] {
+        let said = said(&args);
+        assert_eq!(said.code, 1, "{args:?}");
+        assert!(
+            said.err.contains("can not reach a pointsman"),
+            "{}",
+            said.err
+        );
+        assert!(said.err.contains("hint: is it running?"), "{}", said.err);
+        assert_eq!(said.out, "");
+    }
+}
+
+#[test]
+fn something_else_at_the_admin_address_is_said() {
+    use std::io::{Read, Write};
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = listener.local_addr().expect("it is bound").to_string();
+    let redis = std::thread::spawn(move || {
+        let (mut stream, _) = listener.accept().expect("a connection");
+        let _ = stream.read(&mut [0; 1024]);
+        let _ = stream.write_all(b"-ERR unknown command 'GET'\r\n");
+    });
+    let said = said(&["status", "--admin", &address]);
+    redis.join().expect("no panic");
+    assert_eq!(said.code, 1);
+    assert!(said.err.contains("is not the admin server"), "{}", said.err);
+}
