@@ -1,11 +1,18 @@
-//! One backend's failover core.
+//! One backend's failover core: the phases, and the one function that changes them.
 
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Action, Event, Policy, Status};
-use crate::topology::{Epoch, Gate, NodeId, Timestamp};
+use super::choice::reason_for;
+use super::core::{Core, Input};
+use super::follow::Following;
+use super::serving::{self, Learning, Serving, Waiting};
+use super::switchover::Switchover;
+use super::unplanned::Failover;
+use super::{Action, Event, NodeRole, NodeStatus, Policy, Status};
+use crate::resp::info::Role;
+use crate::topology::{Fault, NodeId, Timestamp};
 
 /// Who decides that a replica becomes primary.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -21,15 +28,42 @@ pub enum Authority {
     Follows,
 }
 
+/// Where the core stands. Each variant carries what only it needs.
+#[derive(Clone, Debug)]
+pub(super) enum Phase {
+    /// The record was not read yet.
+    Starting,
+    /// There is no record: who is primary is being learned.
+    Learning(Learning),
+    /// The record says who serves.
+    Serving(Serving),
+    /// Another monitor is deciding.
+    Waiting(Waiting),
+    /// The primary is given up; somebody else is being promoted.
+    FailingOver(Box<Failover>),
+    /// The operator moves the role.
+    SwitchingOver(Box<Switchover>),
+    /// Somebody else decides.
+    Following(Following),
+}
+
+/// What a phase says when it has taken a step.
+pub(super) enum Next {
+    /// It waits for the next event.
+    Stay(Phase),
+    /// The next phase has something to do at once.
+    Go(Phase),
+}
+
 /// One per backend. Clone it to branch a search.
 #[derive(Clone, Debug)]
 pub struct Machine {
-    backend: Arc<str>,
-    me: Arc<str>,
-    nodes: Vec<NodeId>,
-    policy: Policy,
-    authority: Authority,
+    core: Core,
+    phase: Phase,
 }
+
+/// Steps that one event may cause; more would be a loop.
+const STEP_LIMIT: usize = 16;
 
 impl Machine {
     /// A core that knows nothing yet. `me` names this monitor in the record: unique to this
@@ -41,47 +75,138 @@ impl Machine {
         policy: Policy,
         authority: Authority,
     ) -> Self {
+        let phase = match authority {
+            Authority::Follows => Phase::Following(Following::default()),
+            Authority::Decides | Authority::Shares => Phase::Starting,
+        };
         Machine {
-            backend: backend.into(),
-            me: me.into(),
-            nodes,
-            policy,
-            authority,
+            core: Core::new(backend.into(), me.into(), nodes, policy, authority),
+            phase,
         }
     }
 
     /// Takes in one event; the actions are to be executed in order. `now` never goes back. Same
     /// events at the same times give the same actions.
     pub fn handle(&mut self, event: Event, now: Timestamp) -> Vec<Action> {
-        let _ = (
-            event,
-            now,
-            &self.me,
-            &self.policy,
-            &self.authority,
-            &self.nodes,
-        );
-        Vec::new()
+        self.core.begin(now);
+        let input = self.core.absorb(event);
+        self.core.reload_when_due();
+        self.advance(&input);
+        self.core.take_actions()
+    }
+
+    /// The only place that changes the phase.
+    fn advance(&mut self, input: &Input) {
+        let nothing = Input::Nothing;
+        let mut input = input;
+        for _ in 0..STEP_LIMIT {
+            let phase = std::mem::replace(&mut self.phase, Phase::Starting);
+            match step(phase, &mut self.core, input) {
+                Next::Stay(phase) => {
+                    self.phase = phase;
+                    return;
+                }
+                Next::Go(phase) => self.phase = phase,
+            }
+            input = &nothing;
+        }
+        debug_assert!(false, "phases change without end");
     }
 
     /// When [`Event::Tick`] is due at the latest, whatever else arrives before.
     pub fn next_deadline(&self) -> Option<Timestamp> {
-        None
+        self.core.next_deadline()
     }
 
     /// What is known and why nothing is decided, for people. `now` only serves to say how long ago
     /// something was seen.
     pub fn status(&self, now: Timestamp) -> Status {
-        let _ = now;
+        let (phase, stage) = self.words();
         Status {
-            backend: self.backend.clone(),
-            phase: String::new(),
-            step: String::new(),
-            epoch: Epoch(0),
-            gate: Gate::Closed,
-            primary: None,
-            undecided: None,
-            nodes: Vec::new(),
+            backend: self.core.backend.clone(),
+            phase: phase.to_owned(),
+            step: stage.to_owned(),
+            epoch: self.core.published.epoch,
+            gate: self.core.published.gate,
+            primary: self.core.published.primary.as_ref().map(|p| p.node.clone()),
+            undecided: self.core.undecided.clone(),
+            nodes: self.node_statuses(now),
         }
+    }
+
+    fn words(&self) -> (&'static str, &'static str) {
+        match &self.phase {
+            Phase::Starting => ("starting", "reading the record"),
+            Phase::Learning(_) => ("learning", "asking every node for its role"),
+            Phase::Serving(_) => match self.core.outage_since {
+                None => ("serving", "healthy"),
+                Some(_) => ("serving", "looking at the primary"),
+            },
+            Phase::Waiting(_) => ("waiting", "another monitor is deciding"),
+            Phase::FailingOver(f) if f.fault() == Fault::Switchover => {
+                ("switching_over", f.stage_name())
+            }
+            Phase::FailingOver(f) => ("failing_over", f.stage_name()),
+            Phase::SwitchingOver(s) => ("switching_over", s.stage_name()),
+            Phase::Following(_) => ("following", "believing ROLE"),
+        }
+    }
+
+    fn node_statuses(&self, now: Timestamp) -> Vec<NodeStatus> {
+        let core = &self.core;
+        let answers = core.live_answers();
+        let fault = Fault::Followed;
+        let (_, ranking) = core.clone().choose(&answers, &Default::default(), fault);
+        let primary = core.published.primary.as_ref().map(|p| &p.node);
+        let head = primary
+            .and_then(|p| core.node(p))
+            .and_then(|n| n.info.as_ref())
+            .map(|info| info.offset);
+        core.nodes
+            .iter()
+            .map(|node| {
+                let info = node.info.as_ref();
+                let replica = info.filter(|i| i.role == Role::Replica);
+                NodeStatus {
+                    node: node.id.clone(),
+                    role: info.map(|i| match i.role {
+                        Role::Primary => NodeRole::Primary,
+                        Role::Replica => NodeRole::Replica,
+                    }),
+                    health: node.health(core.record.as_ref()),
+                    offset: info.map(|i| i.offset),
+                    lag_bytes: head
+                        .zip(replica)
+                        .map(|(head, i)| head.saturating_sub(i.offset)),
+                    link_up: replica.map(|i| i.link_up),
+                    last_seen: info.map(|_| now - node.info_at),
+                    not_promotable: reason_for(&ranking, &node.id)
+                        .filter(|_| Some(&node.id) != primary)
+                        .map(|unfit| unfit.to_string()),
+                    repointing: match &self.phase {
+                        Phase::Serving(serving) => serving.repointing(&node.id),
+                        _ => None,
+                    },
+                }
+            })
+            .collect()
+    }
+}
+
+fn step(phase: Phase, core: &mut Core, input: &Input) -> Next {
+    if !matches!(phase, Phase::Serving(_) | Phase::Following(_))
+        && let Input::Switchover { request, .. } = input
+    {
+        let why = "another decision is being made";
+        core.refuse_switchover(*request, why);
+    }
+    match phase {
+        Phase::Starting => serving::starting(core),
+        Phase::Learning(learning) => learning.step(core, input),
+        Phase::Serving(serving) => serving.step(core, input),
+        Phase::Waiting(waiting) => waiting.step(core),
+        Phase::FailingOver(failover) => failover.step(core, input),
+        Phase::SwitchingOver(switchover) => switchover.step(core, input),
+        Phase::Following(following) => following.step(core, input),
     }
 }

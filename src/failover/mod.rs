@@ -2,11 +2,23 @@
 //! time is an argument. That is what lets it be simulated, model-checked and replayed.
 
 mod action;
+mod candidate;
+mod choice;
+mod core;
+mod detector;
 mod event;
+mod follow;
 mod machine;
+mod node;
 mod policy;
 mod record;
+mod repoint;
+mod report;
+mod round;
+mod serving;
 mod status;
+mod switchover;
+mod unplanned;
 
 pub use action::{Action, NodeOp, OpId, View};
 pub use event::{Event, NodeOpOutcome, Observation, ProbeError, SwapOutcome};

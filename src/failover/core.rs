@@ -1,0 +1,580 @@
+//! What every phase shares: knowledge of the nodes and the record, what was published, and the
+//! actions being collected.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::candidate::position;
+use super::detector;
+use super::node::Node;
+use super::report::Recorder;
+use super::{
+    Action, Authority, Event, NodeOp, NodeOpOutcome, OpId, Policy, Record, RecordPhase,
+    SwapOutcome, Version, View,
+};
+use crate::resp::info::NodeInfo;
+use crate::topology::{Epoch, Gate, NodeId, Primary, Timestamp};
+
+/// The longest time between two calls of `handle`: what exceeds a few of these was our own pause.
+pub(super) const HEARTBEAT: Duration = Duration::from_millis(100);
+/// How often an authority that can not be read is tried again.
+const RELOAD: Duration = Duration::from_millis(500);
+
+/// What is known about the authority.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) enum Trust {
+    /// Not read yet.
+    Unread,
+    /// Read; decisions may be based on it.
+    Known,
+    /// Can not be read or written.
+    Unavailable(String),
+}
+
+/// An event after the knowledge in it was taken in: what a phase has to react to.
+#[derive(Clone, Debug)]
+pub(super) enum Input {
+    /// Only time or knowledge.
+    Nothing,
+    /// A node was observed.
+    Observed(NodeId),
+    /// A worker saw something on this node.
+    Hint { node: NodeId, close: bool },
+    /// The record was read.
+    Loaded,
+    /// A swap ended.
+    Swapped(OpId, Swap),
+    /// A node op ended.
+    Done(OpId, NodeOpOutcome),
+    /// Every worker obeys a publication.
+    Obeyed(OpId),
+    /// The operator asks.
+    Switchover { request: u64, to: Option<NodeId> },
+}
+
+/// How a swap ended; the stored record is in [`Core::record`] already.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Swap {
+    Done,
+    Lost,
+    Unknown,
+}
+
+/// The primary before the last change, until the bytes only it had are known.
+#[derive(Clone, Debug)]
+pub(super) struct Former {
+    pub node: NodeId,
+    pub run_id: Arc<str>,
+    pub repl_id: Arc<str>,
+    /// Where the new history leaves the former one.
+    pub fork: u64,
+    pub epoch: Epoch,
+}
+
+/// See the head of the file.
+#[derive(Clone, Debug)]
+pub(super) struct Core {
+    pub backend: Arc<str>,
+    pub me: Arc<str>,
+    pub policy: Policy,
+    pub authority: Authority,
+    pub nodes: Vec<Node>,
+    pub record: Option<Record>,
+    pub version: Version,
+    /// When the record was last confirmed by the authority.
+    pub record_at: Timestamp,
+    pub trust: Trust,
+    pub other_monitor: Option<Arc<str>>,
+    pub published: View,
+    pub recorder: Option<Recorder>,
+    pub former: Option<Former>,
+    /// The greatest offset that the recorded primary showed.
+    pub last_offset: u64,
+    /// Since when the backend is not healthy.
+    pub outage_since: Option<Timestamp>,
+    /// Since when a restarted candidate is kept waiting for better ones.
+    pub patient_since: Option<Timestamp>,
+    /// Why nothing is decided; told once.
+    pub undecided: Option<String>,
+    pub now: Timestamp,
+    ops: BTreeMap<OpId, NodeId>,
+    proposed: Option<(OpId, Record)>,
+    load_at: Option<Timestamp>,
+    actions: Vec<Action>,
+    next_op: u64,
+    wake: Option<Timestamp>,
+    started: bool,
+}
+
+impl Core {
+    pub(super) fn new(
+        backend: Arc<str>,
+        me: Arc<str>,
+        nodes: Vec<NodeId>,
+        policy: Policy,
+        authority: Authority,
+    ) -> Self {
+        let now = Timestamp::default();
+        Core {
+            backend,
+            me,
+            policy,
+            authority,
+            nodes: nodes.into_iter().map(|id| Node::new(id, now)).collect(),
+            record: None,
+            version: Version(0),
+            record_at: now,
+            trust: Trust::Unread,
+            other_monitor: None,
+            published: View {
+                epoch: Epoch(0),
+                gate: Gate::Closed,
+                primary: None,
+                replicas: Vec::new(),
+            },
+            recorder: None,
+            former: None,
+            last_offset: 0,
+            outage_since: None,
+            patient_since: None,
+            undecided: None,
+            now,
+            ops: BTreeMap::new(),
+            proposed: None,
+            load_at: None,
+            actions: Vec::new(),
+            next_op: 1,
+            wake: None,
+            started: false,
+        }
+    }
+
+    // ---- the frame around one event ----
+
+    /// Begins an event: sets the time, and discounts a span in which this monitor did not run.
+    pub(super) fn begin(&mut self, now: Timestamp) {
+        let gap = now - self.now;
+        if !self.started {
+            self.started = true;
+            for node in &mut self.nodes {
+                node.heard_at = now;
+            }
+        } else if gap > HEARTBEAT * 3 {
+            for node in &mut self.nodes {
+                node.discount(gap);
+            }
+        }
+        self.now = self.now.max(now);
+        self.wake = None;
+    }
+
+    /// Ends it: everything to be done.
+    pub(super) fn take_actions(&mut self) -> Vec<Action> {
+        std::mem::take(&mut self.actions)
+    }
+
+    /// When the next tick is due.
+    pub(super) fn next_deadline(&self) -> Option<Timestamp> {
+        let heartbeat = self.now + HEARTBEAT;
+        Some(self.wake.map_or(heartbeat, |w| w.min(heartbeat)))
+    }
+
+    /// Asks for a tick at `at`.
+    pub(super) fn wake_at(&mut self, at: Timestamp) {
+        self.wake = Some(self.wake.map_or(at, |w| w.min(at)));
+    }
+
+    /// Takes in what an event says.
+    pub(super) fn absorb(&mut self, event: Event) -> Input {
+        let now = self.now;
+        match event {
+            Event::Observed { node, observation } => {
+                let Some(known) = self.node_mut(&node) else {
+                    return Input::Nothing;
+                };
+                known.observe(observation, now);
+                self.learned(&node);
+                Input::Observed(node)
+            }
+            Event::Evidence { node, kind } => match self.node_mut(&node) {
+                Some(known) => {
+                    let close = known.evidence(kind, now);
+                    Input::Hint { node, close }
+                }
+                None => Input::Nothing,
+            },
+            Event::ClientReplied { at } => {
+                let primary = self.published.primary.as_ref().map(|p| p.node.clone());
+                if let Some(node) = primary.and_then(|p| self.node_mut(&p)) {
+                    node.heard_at = node.heard_at.max(at);
+                }
+                Input::Nothing
+            }
+            Event::RecordLoaded { record, version } => self.loaded(record, version),
+            Event::AuthorityUnavailable { reason } => {
+                self.trust = Trust::Unavailable(reason);
+                self.load_at = Some(now + RELOAD);
+                Input::Nothing
+            }
+            Event::Swapped { op, outcome } => self.swapped(op, outcome),
+            Event::NodeOpDone { op, outcome } => self.node_op_done(op, outcome),
+            Event::Obeyed { op } => Input::Obeyed(op),
+            Event::SwitchoverRequested { request, to } => Input::Switchover { request, to },
+            Event::OtherMonitor { who } => {
+                self.other_monitor = who;
+                Input::Nothing
+            }
+            Event::Members { nodes } => {
+                self.set_members(nodes);
+                Input::Nothing
+            }
+            Event::Tick => Input::Nothing,
+        }
+    }
+
+    fn set_members(&mut self, members: Vec<NodeId>) {
+        let now = self.now;
+        let mut known = std::mem::take(&mut self.nodes);
+        self.nodes = members
+            .into_iter()
+            .map(|id| match known.iter().position(|n| n.id == id) {
+                Some(at) => known.swap_remove(at),
+                None => Node::new(id, now),
+            })
+            .collect();
+    }
+
+    /// A node answered or failed: what follows for the primary.
+    fn learned(&mut self, id: &NodeId) {
+        let Some(record) = self.record.clone() else {
+            return;
+        };
+        if *id == record.primary {
+            let node = self.nodes.iter().find(|n| n.id == *id);
+            if let Some(info) = node.and_then(Node::live)
+                && info.run_id == record.run_id
+                && info.repl_id == record.repl_id
+            {
+                self.last_offset = self.last_offset.max(info.offset);
+            }
+        } else if detector::vouch(&mut self.nodes, id, &record, self.now) {
+            self.note(format!("{id} still receives from the primary"));
+        }
+    }
+
+    fn loaded(&mut self, record: Option<Record>, version: Version) -> Input {
+        self.load_at = None;
+        if let Some(record) = &record
+            && (record.format > Record::FORMAT || record.backend != self.backend)
+        {
+            self.trust = Trust::Unavailable(format!(
+                "the stored record (format {}, backend {}) is not one this program may change",
+                record.format, record.backend
+            ));
+            return Input::Nothing;
+        }
+        let stale = version < self.version || (record.is_none() && self.record.is_some());
+        self.trust = Trust::Known;
+        if stale {
+            return Input::Nothing;
+        }
+        self.record_at = self.now;
+        self.set_record(record, version);
+        Input::Loaded
+    }
+
+    fn set_record(&mut self, record: Option<Record>, version: Version) {
+        let same_history = match (&self.record, &record) {
+            (Some(a), Some(b)) => a.primary == b.primary && a.repl_id == b.repl_id,
+            _ => false,
+        };
+        if !same_history {
+            self.last_offset = 0;
+        }
+        self.record = record;
+        self.version = version;
+    }
+
+    fn swapped(&mut self, op: OpId, outcome: SwapOutcome) -> Input {
+        let Some((proposed_op, record)) = self.proposed.clone() else {
+            return Input::Nothing;
+        };
+        if proposed_op != op {
+            return Input::Nothing;
+        }
+        self.proposed = None;
+        match outcome {
+            SwapOutcome::Done(version) => {
+                self.trust = Trust::Known;
+                self.record_at = self.now;
+                self.set_record(Some(record), version);
+                Input::Swapped(op, Swap::Done)
+            }
+            SwapOutcome::Lost { record, version } => {
+                self.trust = Trust::Known;
+                self.record_at = self.now;
+                self.set_record(record, version);
+                Input::Swapped(op, Swap::Lost)
+            }
+            SwapOutcome::Unknown(_) => {
+                self.load();
+                Input::Swapped(op, Swap::Unknown)
+            }
+        }
+    }
+
+    fn node_op_done(&mut self, op: OpId, outcome: NodeOpOutcome) -> Input {
+        // A second answer to the same op is not listened to.
+        let Some(id) = self.ops.remove(&op) else {
+            return Input::Nothing;
+        };
+        let now = self.now;
+        if let Some(node) = self.node_mut(&id) {
+            match &outcome {
+                NodeOpOutcome::Done(info) => node.answered((**info).clone(), now),
+                NodeOpOutcome::Unreachable(error) => node.failed(error.clone(), now),
+                NodeOpOutcome::Refused(_) | NodeOpOutcome::Unknown(_) => {}
+            }
+        }
+        self.learned(&id);
+        Input::Done(op, outcome)
+    }
+
+    // ---- knowledge ----
+
+    pub(super) fn node(&self, id: &NodeId) -> Option<&Node> {
+        self.nodes.iter().find(|n| n.id == *id)
+    }
+
+    pub(super) fn node_mut(&mut self, id: &NodeId) -> Option<&mut Node> {
+        self.nodes.iter_mut().find(|n| n.id == *id)
+    }
+
+    pub(super) fn members(&self) -> Vec<NodeId> {
+        self.nodes.iter().map(|n| n.id.clone()).collect()
+    }
+
+    /// The answers of the nodes that answer now.
+    pub(super) fn live_answers(&self) -> BTreeMap<NodeId, NodeInfo> {
+        self.nodes
+            .iter()
+            .filter_map(|n| Some((n.id.clone(), n.live()?.clone())))
+            .collect()
+    }
+
+    /// The last positions in the recorded history that the nodes showed while in sync.
+    pub(super) fn remembered(&self) -> BTreeMap<NodeId, u64> {
+        let Some(record) = &self.record else {
+            return BTreeMap::new();
+        };
+        self.nodes
+            .iter()
+            .filter_map(|n| {
+                let (repl_id, offset) = n.in_sync.as_ref()?;
+                (*repl_id == record.repl_id).then(|| (n.id.clone(), *offset))
+            })
+            .collect()
+    }
+
+    /// Why this monitor may not decide at present (I6).
+    pub(super) fn barred(&self) -> Option<String> {
+        if let Trust::Unavailable(reason) = &self.trust {
+            return Some(format!("the authority can not be used: {reason}"));
+        }
+        match &self.other_monitor {
+            Some(who) if self.authority == Authority::Decides => Some(format!(
+                "another monitor ({who}) acts on these nodes, and this authority is for one only"
+            )),
+            _ => None,
+        }
+    }
+
+    // ---- actions ----
+
+    pub(super) fn push(&mut self, action: Action) {
+        self.actions.push(action);
+    }
+
+    fn op(&mut self) -> OpId {
+        let op = OpId(self.next_op);
+        self.next_op += 1;
+        op
+    }
+
+    pub(super) fn node_op(&mut self, node: &NodeId, what: NodeOp, timeout: Duration) -> OpId {
+        let op = self.op();
+        self.ops.insert(op, node.clone());
+        self.push(Action::Node {
+            op,
+            node: node.clone(),
+            what,
+            timeout,
+        });
+        op
+    }
+
+    /// Whether an op on this node is unanswered.
+    pub(super) fn is_asked(&self, node: &NodeId) -> bool {
+        self.ops.values().any(|n| n == node)
+    }
+
+    pub(super) fn probe(&mut self, node: &NodeId) {
+        self.push(Action::ProbeNow { node: node.clone() });
+    }
+
+    pub(super) fn probe_all(&mut self) {
+        for node in self.members() {
+            self.probe(&node);
+        }
+    }
+
+    pub(super) fn load(&mut self) {
+        self.load_at = Some(self.now + RELOAD * 4);
+        self.push(Action::LoadRecord);
+    }
+
+    /// Reads the record anew, unless that is under way.
+    pub(super) fn load_unless_asked(&mut self) {
+        if self.load_at.is_none() {
+            self.load();
+        }
+    }
+
+    /// Reads the record anew when it was asked for long ago or the authority was out of reach.
+    pub(super) fn reload_when_due(&mut self) {
+        if self.authority == Authority::Follows {
+            return;
+        }
+        match (self.load_at, &self.trust) {
+            (Some(at), _) if self.now >= at => self.load(),
+            (None, Trust::Unread | Trust::Unavailable(_)) => self.load(),
+            _ => {}
+        }
+        if let Some(at) = self.load_at {
+            self.wake_at(at);
+        }
+    }
+
+    /// Proposes `record` in the place of the one that is known.
+    pub(super) fn swap(&mut self, record: Record) -> OpId {
+        let op = self.op();
+        self.proposed = Some((op, record.clone()));
+        self.push(Action::SwapRecord {
+            op,
+            expected: self.version,
+            record,
+        });
+        op
+    }
+
+    /// Gives up waiting for a swap's answer: its outcome is unknown.
+    pub(super) fn forget_swap(&mut self) {
+        self.proposed = None;
+        self.load();
+    }
+
+    /// A record of the next epoch on top of the known one.
+    pub(super) fn successor(&self, record: &Record, phase: RecordPhase) -> Record {
+        Record {
+            format: Record::FORMAT,
+            epoch: record.epoch.max(self.published.epoch).next(),
+            phase,
+            members: self.members(),
+            by: self.me.clone(),
+            ..record.clone()
+        }
+    }
+
+    /// Publishes; the epoch never goes back (I2), an unchanged view is not published again.
+    pub(super) fn publish(
+        &mut self,
+        epoch: Epoch,
+        gate: Gate,
+        primary: Option<Primary>,
+        await_obeyed: bool,
+    ) -> Option<OpId> {
+        let replicas = self
+            .nodes
+            .iter()
+            .map(|n| n.id.clone())
+            .filter(|id| primary.as_ref().is_none_or(|p| p.node != *id))
+            .collect();
+        let view = View {
+            epoch: epoch.max(self.published.epoch),
+            gate,
+            primary,
+            replicas,
+        };
+        if view == self.published && !await_obeyed {
+            return None;
+        }
+        if gate == Gate::Closed && self.published.gate == Gate::Open {
+            let now = self.now;
+            self.recorder().closed_at.get_or_insert(now);
+        }
+        let op = self.op();
+        self.published = view.clone();
+        self.push(Action::Publish {
+            op,
+            view,
+            await_obeyed,
+        });
+        Some(op)
+    }
+
+    /// Closes the gate without another change.
+    pub(super) fn close_gate(&mut self) {
+        if self.published.gate == Gate::Open {
+            let primary = self.published.primary.clone();
+            self.publish(self.published.epoch, Gate::Closed, primary, false);
+        }
+    }
+
+    pub(super) fn emit(
+        &mut self,
+        event: &'static str,
+        node: Option<&NodeId>,
+        detail: impl Into<String>,
+        attention: bool,
+    ) {
+        self.push(Action::Emit {
+            event,
+            node: node.cloned(),
+            detail: detail.into(),
+            attention,
+        });
+    }
+
+    /// Sets why nothing is decided, and tells a new reason once.
+    pub(super) fn set_undecided(&mut self, reason: Option<String>) {
+        if self.undecided == reason {
+            return;
+        }
+        self.undecided = reason.clone();
+        if let Some(reason) = reason {
+            self.note(reason.clone());
+            self.emit("undecided", None, reason, true);
+        }
+    }
+
+    /// The backend is healthy: what was noted as suspicious led to nothing.
+    pub(super) fn recovered(&mut self) {
+        self.outage_since = None;
+        self.patient_since = None;
+        self.recorder = None;
+        self.set_undecided(None);
+        for node in &mut self.nodes {
+            node.baseline = None;
+            if let Some(run_id) = node.live().map(|i| i.run_id.clone()) {
+                node.settled_run_id = Some(run_id);
+            }
+        }
+    }
+
+    /// Bytes that only the primary of `record` had, as far as its offsets were seen.
+    pub(super) fn bytes_lost(&self, record: &Record, new: &NodeInfo) -> Option<u64> {
+        let kept = position(new, &record.repl_id)?;
+        (self.last_offset > 0).then(|| self.last_offset.saturating_sub(kept))
+    }
+}

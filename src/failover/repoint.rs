@@ -1,0 +1,334 @@
+//! Makes every other node follow the primary: siblings after a change, the former primary when it
+//! returns, strays. Always straight to the primary, so that no loop can arise.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use super::core::{Core, Input};
+use super::node::Node;
+use super::{Action, Authority, NodeOp, NodeOpOutcome, OpId, Record};
+use crate::resp::info::{NodeInfo, Role};
+use crate::topology::{NodeId, Timestamp};
+
+/// How long a replica may have no link to anybody we know before it is pointed at the primary.
+const LOST_LINK: Duration = Duration::from_secs(1);
+/// Waits before a refused or unanswered repointing is tried again: doubled up to the second.
+const RETRY: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(5));
+/// A full resync that is not seen to begin or end in this time gives its place to the next node.
+const SYNC_LIMIT: Duration = Duration::from_secs(60);
+
+/// What is being done to one node.
+#[derive(Clone, Debug)]
+enum Task {
+    /// It says that it is primary: no write may reach it before it follows.
+    Fencing { op: OpId },
+    /// The repointing was sent.
+    Repointing { op: OpId, full: bool },
+    /// Repointed; until its link is up.
+    Syncing { since: Timestamp, full: bool },
+    /// Failed; try again at `at`.
+    Retry { at: Timestamp },
+}
+
+/// See the head of the file.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Repointer {
+    tasks: BTreeMap<NodeId, Task>,
+    /// Nodes that have to follow the primary directly after a change of primary.
+    flatten: BTreeSet<NodeId>,
+    /// Since when a replica has had no link.
+    unlinked: BTreeMap<NodeId, Timestamp>,
+    /// Since when a node has said that it is primary too.
+    strays: BTreeMap<NodeId, Timestamp>,
+    /// Failures in a row, for the waits between tries; the last reason is told once.
+    failures: BTreeMap<NodeId, (u32, String)>,
+}
+
+/// What a node needs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Need {
+    Nothing,
+    Demotion,
+    Repointing,
+}
+
+impl Repointer {
+    /// After a change of primary: chains are flattened, everybody follows `primary` directly.
+    /// `demotion` is a repointing that was sent already.
+    pub(super) fn flatten(
+        &mut self,
+        core: &Core,
+        primary: &NodeId,
+        demotion: Option<(NodeId, OpId)>,
+    ) {
+        if let Some((node, op)) = demotion {
+            let full = false;
+            self.tasks.insert(node, Task::Repointing { op, full });
+        }
+        self.flatten = core
+            .members()
+            .into_iter()
+            .filter(|n| n != primary)
+            .collect();
+    }
+
+    /// In words, for the status.
+    pub(super) fn describe(&self, node: &NodeId) -> Option<String> {
+        let why = self.failures.get(node).map(|(_, why)| why.as_str());
+        match self.tasks.get(node)? {
+            Task::Fencing { .. } => Some("being fenced".to_owned()),
+            Task::Repointing { .. } => Some("being repointed".to_owned()),
+            Task::Syncing { full: true, .. } => Some("in a full resync".to_owned()),
+            Task::Syncing { full: false, .. } => Some("catching up".to_owned()),
+            Task::Retry { .. } => Some(format!("will be tried again: {}", why.unwrap_or("failed"))),
+        }
+    }
+
+    /// Takes in the answers to its own ops.
+    pub(super) fn take_in(&mut self, core: &mut Core, input: &Input) {
+        let Input::Done(done, outcome) = input else {
+            return;
+        };
+        let found = self.tasks.iter().find_map(|(node, task)| match task {
+            Task::Fencing { op } | Task::Repointing { op, .. } if op == done => {
+                Some((node.clone(), task.clone()))
+            }
+            _ => None,
+        });
+        let Some((node, task)) = found else { return };
+        match (task, outcome) {
+            (Task::Fencing { .. }, NodeOpOutcome::Done(_)) => self.send(core, &node, true),
+            (Task::Repointing { full, .. }, NodeOpOutcome::Done(info))
+                if info.role == Role::Replica =>
+            {
+                core.emit("+slave-reconf-sent", Some(&node), "", false);
+                self.flatten.remove(&node);
+                self.failures.remove(&node);
+                let since = core.now;
+                self.tasks.insert(node, Task::Syncing { since, full });
+            }
+            (_, outcome) => {
+                let why = match outcome {
+                    NodeOpOutcome::Done(_) => "it is still a primary".to_owned(),
+                    NodeOpOutcome::Refused(why) => why.clone(),
+                    NodeOpOutcome::Unknown(_) => "no answer".to_owned(),
+                    NodeOpOutcome::Unreachable(_) => "out of reach".to_owned(),
+                };
+                self.failed(core, node, why);
+            }
+        }
+    }
+
+    fn failed(&mut self, core: &mut Core, node: NodeId, why: String) {
+        let (count, last) = self.failures.entry(node.clone()).or_default();
+        if *last != why {
+            *last = why.clone();
+            core.emit("-slave-reconf", Some(&node), why, true);
+        }
+        let wait = (RETRY.0 * 2u32.saturating_pow(*count)).min(RETRY.1);
+        *count = (*count + 1).min(8);
+        let at = core.now + wait;
+        self.tasks.insert(node, Task::Retry { at });
+    }
+
+    /// One look at every node; only while the published primary is verified and open.
+    pub(super) fn step(&mut self, core: &mut Core, record: &Record) {
+        if core.barred().is_some() {
+            return;
+        }
+        let primary = core.node(&record.primary).and_then(|n| n.live().cloned());
+        let Some(primary) = primary else { return };
+        for node in core.members() {
+            if node == record.primary {
+                self.forget(&node);
+                continue;
+            }
+            let Some(info) = core.node(&node).and_then(|n| n.live().cloned()) else {
+                self.gone(&node);
+                continue;
+            };
+            self.progress(core, &node, &info, &primary);
+            if !self.tasks.contains_key(&node) {
+                self.begin(core, record, &node, &info, &primary);
+            }
+        }
+    }
+
+    fn forget(&mut self, node: &NodeId) {
+        self.tasks.remove(node);
+        self.flatten.remove(node);
+        self.strays.remove(node);
+        self.unlinked.remove(node);
+    }
+
+    /// A node that does not answer holds no place in the queue of full resyncs.
+    fn gone(&mut self, node: &NodeId) {
+        self.strays.remove(node);
+        self.unlinked.remove(node);
+        if let Some(Task::Syncing { .. }) = self.tasks.get(node) {
+            self.tasks.remove(node);
+        }
+    }
+
+    /// Ends what is finished or due.
+    fn progress(&mut self, core: &mut Core, node: &NodeId, info: &NodeInfo, primary: &NodeInfo) {
+        match self.tasks.get(node) {
+            Some(Task::Syncing { since, .. }) => {
+                let linked = info.link_up && info.repl_id == primary.repl_id;
+                let over = core.now - *since > SYNC_LIMIT && !info.sync_in_progress;
+                if linked || info.role == Role::Primary || over {
+                    self.tasks.remove(node);
+                }
+                if linked {
+                    core.emit("+slave-reconf-done", Some(node), "", false);
+                }
+            }
+            Some(Task::Retry { at }) if core.now >= *at => {
+                self.tasks.remove(node);
+            }
+            Some(Task::Retry { at }) => core.wake_at(*at),
+            _ => {}
+        }
+    }
+
+    fn begin(
+        &mut self,
+        core: &mut Core,
+        record: &Record,
+        node: &NodeId,
+        info: &NodeInfo,
+        primary: &NodeInfo,
+    ) {
+        match self.need(core, record, node, info, primary) {
+            Need::Nothing => {}
+            Need::Demotion => {
+                if !self.is_confirmed(core, node) {
+                    return;
+                }
+                diverged(core, node, info, primary);
+                core.emit("+convert-to-slave", Some(node), "it says primary", true);
+                let op = core.node_op(node, NodeOp::Fence, core.policy.node_op_timeout);
+                self.tasks.insert(node.clone(), Task::Fencing { op });
+            }
+            Need::Repointing => {
+                let full = !partial_resync(info, primary);
+                if full && self.full_resyncs() >= core.policy.parallel_full_syncs as usize {
+                    return;
+                }
+                self.send(core, node, full);
+            }
+        }
+    }
+
+    fn send(&mut self, core: &mut Core, node: &NodeId, full: bool) {
+        let Some(to) = core.record.as_ref().map(|r| r.primary.clone()) else {
+            return;
+        };
+        let timeout = core.policy.node_op_timeout;
+        let op = core.node_op(node, NodeOp::Repoint { to }, timeout);
+        self.tasks
+            .insert(node.clone(), Task::Repointing { op, full });
+    }
+
+    fn full_resyncs(&self) -> usize {
+        self.tasks
+            .values()
+            .filter(|task| {
+                matches!(
+                    task,
+                    Task::Repointing { full: true, .. } | Task::Syncing { full: true, .. }
+                )
+            })
+            .count()
+    }
+
+    fn need(
+        &mut self,
+        core: &Core,
+        record: &Record,
+        node: &NodeId,
+        info: &NodeInfo,
+        primary: &NodeInfo,
+    ) -> Need {
+        if info.role == Role::Primary {
+            self.strays.entry(node.clone()).or_insert(core.now);
+            return Need::Demotion;
+        }
+        self.strays.remove(node);
+        let upstream = info.upstream.as_ref().map(|(host, port)| (&**host, *port));
+        if upstream.is_some() && upstream == record.primary.host_port() {
+            self.flatten.remove(node);
+            self.unlinked.remove(node);
+            return Need::Nothing;
+        }
+        let linked = info.link_up && info.repl_id == primary.repl_id;
+        if self.flatten.contains(node) {
+            // Known under another name, or already following: leave it, unless it hangs on a
+            // node of ours.
+            let chained = core
+                .nodes
+                .iter()
+                .any(|n: &Node| n.id != record.primary && n.id.host_port() == upstream);
+            if linked && !chained {
+                self.flatten.remove(node);
+                return Need::Nothing;
+            }
+            return Need::Repointing;
+        }
+        if linked || info.sync_in_progress {
+            self.unlinked.remove(node);
+            return Need::Nothing;
+        }
+        let since = *self.unlinked.entry(node.clone()).or_insert(core.now);
+        if core.now - since >= LOST_LINK {
+            Need::Repointing
+        } else {
+            Need::Nothing
+        }
+    }
+
+    /// Where several monitors decide, another one may have just promoted this node: the record must
+    /// have been read after it was first seen as primary.
+    fn is_confirmed(&self, core: &mut Core, node: &NodeId) -> bool {
+        if core.authority != Authority::Shares {
+            return true;
+        }
+        let seen = self.strays.get(node).copied().unwrap_or(core.now);
+        if core.record_at > seen {
+            return true;
+        }
+        core.load_unless_asked();
+        false
+    }
+}
+
+/// Whether `info`'s node can continue from the primary's stream without a full resync, as far as
+/// histories tell (the backlog may still be too short).
+fn partial_resync(info: &NodeInfo, primary: &NodeInfo) -> bool {
+    let next = i64::try_from(info.offset.saturating_add(1)).unwrap_or(i64::MAX);
+    if info.repl_id == primary.repl_id {
+        info.offset <= primary.offset
+    } else {
+        info.repl_id == primary.repl_id2 && next <= primary.second_repl_offset
+    }
+}
+
+/// The former primary is back: how many bytes only it has.
+fn diverged(core: &mut Core, node: &NodeId, info: &NodeInfo, primary: &NodeInfo) {
+    let Some(former) = core.former.take_if(|f| f.node == *node) else {
+        return;
+    };
+    if former.run_id != info.run_id || former.repl_id != info.repl_id {
+        return;
+    }
+    if primary.repl_id2 != former.repl_id {
+        return;
+    }
+    let bytes_lost = info.offset.saturating_sub(former.fork);
+    core.push(Action::AmendReport {
+        epoch: former.epoch,
+        bytes_lost,
+    });
+    let detail = format!("{bytes_lost} bytes were only here");
+    core.emit("diverged", Some(node), detail, bytes_lost > 0);
+}

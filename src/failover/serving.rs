@@ -1,0 +1,557 @@
+//! The record says who serves: verify it, keep the gate, and see when it is lost. Also how a
+//! monitor gets there: reading the record, writing the first one, waiting for another's decision.
+
+use std::time::Duration;
+
+use super::choice::Choice;
+use super::core::{Core, Input, Swap};
+use super::detector::{self, Finding};
+use super::machine::{Next, Phase};
+use super::repoint::Repointer;
+use super::report::Ending;
+use super::switchover::Switchover;
+use super::unplanned::{Failover, TENURE};
+use super::{Action, Authority, OpId, ProbeError, Record, RecordPhase, Version};
+use crate::resp::info::{NodeInfo, Role};
+use crate::topology::{Fault, Gate, NodeId, Outcome, Primary, Timestamp};
+
+/// Between two probes of everybody while the primary refuses and no verdict is possible yet.
+const POKE: Duration = Duration::from_millis(10);
+/// How often a first record is tried again after a swap without an answer.
+const SWAP_LIMIT: Duration = Duration::from_secs(5);
+
+impl Core {
+    /// The phase that the known record asks for.
+    pub(super) fn route(&mut self, why: &str) -> Phase {
+        let Some(record) = self.record.clone() else {
+            return match self.trust {
+                super::core::Trust::Known => Phase::Learning(Learning { swap: None }),
+                _ => Phase::Starting,
+            };
+        };
+        if record.phase == RecordPhase::Serving {
+            return Phase::Serving(Serving::believe(self));
+        }
+        if self.authority == Authority::Decides || record.by == self.me {
+            let fault = match record.phase {
+                RecordPhase::SwitchingOver { .. } => Fault::Switchover,
+                _ => Fault::Followed,
+            };
+            let why = format!("a decision begun by {} is resumed", record.by);
+            return Failover::claim(self, record, fault, &why);
+        }
+        self.note(why.to_owned());
+        if record.phase == RecordPhase::FailingOver {
+            self.publish(record.epoch, Gate::Closed, None, false);
+        } else {
+            self.close_gate();
+        }
+        Phase::Waiting(Waiting {
+            version: self.version,
+            since: self.now,
+        })
+    }
+}
+
+/// Reads the record until it is known.
+pub(super) fn starting(core: &mut Core) -> Next {
+    match &core.trust {
+        super::core::Trust::Known => Next::Go(core.route("the record was read")),
+        super::core::Trust::Unread => {
+            core.undecided = Some("the record is being read".to_owned());
+            Next::Stay(Phase::Starting)
+        }
+        super::core::Trust::Unavailable(reason) => {
+            let why = format!("the authority can not be read: {reason}");
+            core.set_undecided(Some(why));
+            Next::Stay(Phase::Starting)
+        }
+    }
+}
+
+/// Another monitor decides: wait for it, or take over when its tenure has ended.
+#[derive(Clone, Debug)]
+pub(super) struct Waiting {
+    version: Version,
+    since: Timestamp,
+}
+
+impl Waiting {
+    pub(super) fn step(self, core: &mut Core) -> Next {
+        if core.version != self.version {
+            return Next::Go(core.route("the record changed"));
+        }
+        let Some(record) = core.record.clone() else {
+            return Next::Go(core.route("the record vanished"));
+        };
+        let patience = TENURE + core.policy.node_op_timeout * 2;
+        let until = self.since + patience;
+        if core.now >= until {
+            if let Some(why) = core.barred() {
+                core.set_undecided(Some(why));
+                return Next::Stay(Phase::Waiting(self));
+            }
+            let fault = Fault::Followed;
+            let why = format!("{} did not finish its decision", record.by);
+            return Next::Go(Failover::claim(core, record, fault, &why));
+        }
+        core.undecided = Some(format!("{} is deciding", record.by));
+        core.wake_at(until);
+        Next::Stay(Phase::Waiting(self))
+    }
+}
+
+/// No record yet: learn from ROLE who is primary, and write the first one.
+#[derive(Clone, Debug)]
+pub(super) struct Learning {
+    swap: Option<(OpId, Timestamp)>,
+}
+
+impl Learning {
+    pub(super) fn step(mut self, core: &mut Core, input: &Input) -> Next {
+        if core.record.is_some() {
+            core.recorder = None;
+            return Next::Go(core.route("the record was read"));
+        }
+        if let Some((op, deadline)) = self.swap {
+            match input {
+                Input::Swapped(done, Swap::Done | Swap::Lost) if *done == op => self.swap = None,
+                Input::Swapped(done, Swap::Unknown) if *done == op => self.swap = None,
+                _ if core.now >= deadline => {
+                    core.forget_swap();
+                    self.swap = None;
+                }
+                _ => core.wake_at(deadline),
+            }
+            return Next::Stay(Phase::Learning(self));
+        }
+        if let Some(why) = core.barred() {
+            core.set_undecided(Some(why));
+            return Next::Stay(Phase::Learning(self));
+        }
+        match find_primary(core) {
+            Ok((node, info)) => {
+                core.set_undecided(None);
+                let record = Record {
+                    format: Record::FORMAT,
+                    backend: core.backend.clone(),
+                    epoch: core.published.epoch.next(),
+                    phase: RecordPhase::Serving,
+                    primary: node,
+                    run_id: info.run_id,
+                    repl_id: info.repl_id,
+                    members: core.members(),
+                    by: core.me.clone(),
+                };
+                let deadline = core.now + SWAP_LIMIT;
+                self.swap = Some((core.swap(record), deadline));
+                core.wake_at(deadline);
+            }
+            Err(why) => {
+                core.set_undecided(Some(why));
+                core.recorder = None;
+            }
+        }
+        Next::Stay(Phase::Learning(self))
+    }
+}
+
+/// Exactly one primary, or the one with attached replicas; everybody must have been asked.
+fn find_primary(core: &Core) -> Result<(NodeId, NodeInfo), String> {
+    let unheard: Vec<&str> = core
+        .nodes
+        .iter()
+        .filter(|n| n.info.is_none() && n.streak.is_none())
+        .map(|n| n.id.as_str())
+        .collect();
+    if !unheard.is_empty() {
+        return Err(format!("asking {} for their role", unheard.join(", ")));
+    }
+    let answers = core.live_answers();
+    let primaries: Vec<(&NodeId, &NodeInfo)> = answers
+        .iter()
+        .filter(|(_, info)| info.role == Role::Primary)
+        .collect();
+    let attached = |info: &NodeInfo| info.replicas.iter().filter(|r| r.online).count();
+    let best = primaries
+        .iter()
+        .max_by_key(|(_, info)| (attached(info), info.offset))
+        .copied();
+    let Some((node, info)) = best else {
+        return Err(if answers.is_empty() {
+            "no node answers".to_owned()
+        } else {
+            "every node that answers is a replica, and no record says who was primary".to_owned()
+        });
+    };
+    if info.loading {
+        return Err(format!("{node} is loading its data"));
+    }
+    let rivals = primaries
+        .iter()
+        .filter(|(_, i)| (attached(i), i.offset) == (attached(info), info.offset))
+        .count();
+    if rivals > 1 {
+        return Err("several primaries without replicas, and no record says which".to_owned());
+    }
+    // A primary that nobody follows, beside replicas of another history that hold data: it may have
+    // restarted empty.
+    let orphan = answers.iter().find(|(_, i)| {
+        i.role == Role::Replica && i.keys > 0 && i.repl_id != info.repl_id && !i.sync_in_progress
+    });
+    match orphan {
+        Some((other, _)) if attached(info) == 0 => Err(format!(
+            "{node} says it is primary, but {other} holds data of another history and does not \
+             follow it"
+        )),
+        _ => Ok((node.clone(), info.clone())),
+    }
+}
+
+/// See the head of the file.
+#[derive(Clone, Debug)]
+pub(super) struct Serving {
+    version: Version,
+    /// Answers of the primary from before this count no more.
+    doubted: Option<Timestamp>,
+    /// The swap that adopts a renamed history.
+    adopting: Option<(OpId, Timestamp)>,
+    poke_at: Option<Timestamp>,
+    /// What to report and announce once the gate of a new primary is open.
+    ending: Option<Box<Ending>>,
+    repointer: Repointer,
+}
+
+impl Serving {
+    fn new(core: &Core) -> Serving {
+        Serving {
+            version: core.version,
+            doubted: None,
+            adopting: None,
+            poke_at: None,
+            ending: None,
+            repointer: Repointer::default(),
+        }
+    }
+
+    /// Believes a record that says who serves; the gate opens once that was verified.
+    fn believe(core: &mut Core) -> Serving {
+        let serving = Serving::new(core);
+        let Some(record) = &core.record else {
+            return serving;
+        };
+        let believed = core.published.primary.as_ref().is_some_and(|p| {
+            p.node == record.primary && p.run_id == record.run_id && p.repl_id == record.repl_id
+        });
+        if !believed {
+            let epoch = record.epoch;
+            core.publish(epoch, Gate::Closed, None, false);
+        }
+        core.probe_all();
+        serving
+    }
+
+    /// Serves with the primary that was just promoted and verified.
+    /// `demotion` is already under way.
+    pub(super) fn elected(
+        core: &mut Core,
+        primary: Primary,
+        ending: Ending,
+        demotion: Option<(NodeId, OpId)>,
+    ) -> Phase {
+        let mut serving = Serving::new(core);
+        if ending.outcome == Outcome::Done {
+            serving.repointer.flatten(core, &primary.node, demotion);
+        }
+        serving.ending = Some(Box::new(ending));
+        Phase::Serving(serving)
+    }
+
+    /// What is being done to a node, for the status.
+    pub(super) fn repointing(&self, node: &NodeId) -> Option<String> {
+        self.repointer.describe(node)
+    }
+
+    pub(super) fn step(mut self, core: &mut Core, input: &Input) -> Next {
+        if core.version != self.version {
+            return Next::Go(self.replaced(core));
+        }
+        let Some(record) = core.record.clone() else {
+            return Next::Go(core.route("the record vanished"));
+        };
+        if let (Input::Swapped(done, _), Some((op, _))) = (input, self.adopting)
+            && *done == op
+        {
+            self.adopting = None;
+        }
+        self.repointer.take_in(core, input);
+        self.suspect(core, &record, input);
+        match self.finding(core, &record) {
+            Finding::Healthy => {
+                self.healthy(core, &record);
+                if let Input::Switchover { request, to } = input {
+                    return Switchover::request(core, record, *request, to.clone());
+                }
+            }
+            Finding::Renamed => self.adopt(core, &record),
+            Finding::Undecided { until, why, close } => {
+                self.undecided(core, &record, until, why, close);
+            }
+            Finding::Lost { fault, why } => {
+                if let Some(next) = self.lost(core, &record, fault, why) {
+                    if let Input::Switchover { request, .. } = input {
+                        core.refuse_switchover(*request, why);
+                    }
+                    return next;
+                }
+            }
+        }
+        if let Input::Switchover { request, .. } = input {
+            let why = core.undecided.clone();
+            let why = why.unwrap_or_else(|| "the primary is not healthy at present".to_owned());
+            core.refuse_switchover(*request, why);
+        }
+        Next::Stay(Phase::Serving(self))
+    }
+
+    /// The record changed: another monitor's decision, or our own adoption of a new history.
+    fn replaced(self, core: &mut Core) -> Phase {
+        let phase = core.route("the record changed");
+        match phase {
+            Phase::Serving(mut serving) => {
+                serving.repointer = self.repointer;
+                serving.ending = self.ending;
+                Phase::Serving(serving)
+            }
+            other => {
+                if let Some(ending) = self.ending {
+                    core.finish_report(*ending);
+                }
+                other
+            }
+        }
+    }
+
+    /// Reacts to the first sign of trouble: everybody is probed at once.
+    fn suspect(&mut self, core: &mut Core, record: &Record, input: &Input) {
+        match input {
+            Input::Hint { node, close } if *node == record.primary => {
+                core.recorder();
+                core.note(format!("clients' connections to {node} are in trouble"));
+                if *close {
+                    self.doubted = Some(core.now);
+                    core.outage_since.get_or_insert(core.now);
+                    core.close_gate();
+                }
+                core.probe_all();
+            }
+            Input::Observed(node) if *node == record.primary => {
+                let Some(streak) = core.node(node).and_then(|n| n.streak.clone()) else {
+                    return;
+                };
+                core.recorder();
+                core.note(format!("probe of {node}: {:?}", streak.last));
+                if streak.count == 1 {
+                    core.emit("+sdown", Some(node), format!("{:?}", streak.last), false);
+                    core.probe_all();
+                } else if streak.last == ProbeError::Refused && streak.refused <= 2 {
+                    core.probe(node);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn finding(&self, core: &Core, record: &Record) -> Finding {
+        let heard = core.node(&record.primary).map(|n| n.info_at);
+        let finding = detector::judge(
+            &core.nodes,
+            record,
+            &core.policy,
+            core.last_offset,
+            core.now,
+        );
+        match (finding, self.doubted) {
+            (Finding::Healthy, Some(since)) if heard.is_none_or(|at| at <= since) => {
+                Finding::Undecided {
+                    until: None,
+                    why: "the primary is being probed",
+                    close: true,
+                }
+            }
+            (finding, _) => finding,
+        }
+    }
+
+    fn healthy(&mut self, core: &mut Core, record: &Record) {
+        self.doubted = None;
+        self.poke_at = None;
+        let primary = Primary {
+            node: record.primary.clone(),
+            run_id: record.run_id.clone(),
+            repl_id: record.repl_id.clone(),
+        };
+        if core.published.gate == Gate::Closed || core.published.primary.as_ref() != Some(&primary)
+        {
+            self.open(core, record, primary);
+        }
+        core.recovered();
+        self.repointer.step(core, record);
+    }
+
+    /// Opens the gate: the primary was verified just now. A primary that stays keeps its published
+    /// epoch, so that no connection to it is dropped.
+    fn open(&mut self, core: &mut Core, record: &Record, primary: Primary) {
+        let stays = core.published.primary.as_ref() == Some(&primary);
+        let epoch = if stays {
+            core.published.epoch
+        } else {
+            record.epoch
+        };
+        let suspected = core.published.gate == Gate::Closed && stays;
+        core.phase("open");
+        core.publish(epoch, Gate::Open, Some(primary.clone()), false);
+        let Some(ending) = self.ending.take() else {
+            let event = if suspected { "-sdown" } else { "+monitor" };
+            core.emit(event, Some(&primary.node), "verified, serving", false);
+            return;
+        };
+        let from = core.recorder().from.clone();
+        if ending.outcome == Outcome::Done {
+            let detail = format!("epoch {epoch}");
+            core.emit("+switch-master", Some(&primary.node), detail, false);
+            core.push(Action::Announce {
+                epoch,
+                from,
+                to: primary.node,
+            });
+        }
+        core.finish_report(*ending);
+    }
+
+    /// Same process and data under a new replication id: the record follows.
+    fn adopt(&mut self, core: &mut Core, record: &Record) {
+        match self.adopting {
+            Some((_, deadline)) if core.now >= deadline => {
+                core.forget_swap();
+                self.adopting = None;
+            }
+            Some((_, deadline)) => core.wake_at(deadline),
+            None => {
+                let info = core.node(&record.primary).and_then(|n| n.live().cloned());
+                let Some(info) = info else { return };
+                if let Some(why) = core.barred() {
+                    core.set_undecided(Some(why));
+                    return;
+                }
+                let mut next = core.successor(record, RecordPhase::Serving);
+                next.repl_id = info.repl_id;
+                let deadline = core.now + SWAP_LIMIT;
+                self.adopting = Some((core.swap(next), deadline));
+                core.wake_at(deadline);
+            }
+        }
+    }
+
+    fn undecided(
+        &mut self,
+        core: &mut Core,
+        record: &Record,
+        until: Option<Timestamp>,
+        why: &'static str,
+        close: bool,
+    ) {
+        if close {
+            core.outage_since.get_or_insert(core.now);
+            core.close_gate();
+        }
+        if core.published.gate == Gate::Closed {
+            core.undecided = Some(why.to_owned());
+            core.note(why.to_owned());
+        }
+        if let Some(until) = until {
+            core.wake_at(until);
+        }
+        let last = core
+            .node(&record.primary)
+            .and_then(|n| n.streak.as_ref())
+            .map(|s| s.last.clone());
+        if close && matches!(last, Some(ProbeError::Refused | ProbeError::ConnectionLost)) {
+            if self.poke_at.is_none_or(|at| core.now >= at) {
+                if self.poke_at.is_some() {
+                    core.probe_all();
+                }
+                self.poke_at = Some(core.now + POKE);
+            }
+            if let Some(at) = self.poke_at {
+                core.wake_at(at);
+            }
+        }
+    }
+
+    /// The primary is lost. Nothing is claimed while nobody could take over.
+    fn lost(
+        &mut self,
+        core: &mut Core,
+        record: &Record,
+        fault: Fault,
+        why: &'static str,
+    ) -> Option<Next> {
+        core.outage_since.get_or_insert(core.now);
+        core.close_gate();
+        core.recorder();
+        core.note(why.to_owned());
+        if let Some(barred) = core.barred() {
+            core.set_undecided(Some(barred));
+            return None;
+        }
+        let fault = if core.policy.promote_on_reborn || fault != Fault::Reborn {
+            fault
+        } else {
+            return self.accept_restart(core, record);
+        };
+        let answers = core.live_answers();
+        let excluded = std::collections::BTreeMap::new();
+        match core.choose(&answers, &excluded, fault) {
+            (Choice::Take(_), _) => {
+                if let Some(ending) = self.ending.take() {
+                    // Lost before its gate ever opened: the report of its election ends here.
+                    core.finish_report(*ending);
+                }
+                let record = record.clone();
+                Some(Next::Go(Failover::claim(core, record, fault, why)))
+            }
+            (Choice::Wait { why, until }, _) => {
+                core.set_undecided(Some(why));
+                if let Some(until) = until {
+                    core.wake_at(until);
+                }
+                None
+            }
+        }
+    }
+
+    /// The operator wants a restarted primary to go on with what it loaded.
+    fn accept_restart(&mut self, core: &mut Core, record: &Record) -> Option<Next> {
+        let info = core.node(&record.primary).and_then(|n| n.live().cloned())?;
+        if info.loading || info.role != Role::Primary {
+            let why = "the restarted primary is not ready yet".to_owned();
+            core.set_undecided(Some(why));
+            return None;
+        }
+        if let Some((_, deadline)) = self.adopting {
+            if core.now < deadline {
+                core.wake_at(deadline);
+                return None;
+            }
+            core.forget_swap();
+        }
+        let mut next = core.successor(record, RecordPhase::Serving);
+        next.run_id = info.run_id;
+        next.repl_id = info.repl_id;
+        let deadline = core.now + SWAP_LIMIT;
+        self.adopting = Some((core.swap(next), deadline));
+        core.wake_at(deadline);
+        None
+    }
+}
