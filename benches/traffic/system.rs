@@ -1,0 +1,283 @@
+//! What is measured: Redis itself, and the proxies before it.
+
+use std::error::Error;
+use std::fmt;
+use std::fs;
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use clap::ValueEnum;
+use pointsman::lab::{Port, Scratch, until};
+
+use super::process::{Cpus, Process, command, is_installed};
+
+/// A way from the client to Redis.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Kind {
+    /// Nothing in between.
+    Direct,
+    /// This program, authority "follow".
+    Pointsman,
+    /// HAProxy in tcp mode, one thread.
+    Haproxy,
+    /// twemproxy (nutcracker).
+    Twemproxy,
+}
+
+impl Kind {
+    pub const ALL: [Kind; 4] = [
+        Kind::Direct,
+        Kind::Pointsman,
+        Kind::Haproxy,
+        Kind::Twemproxy,
+    ];
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Kind::Direct => "direct",
+            Kind::Pointsman => "pointsman",
+            Kind::Haproxy => "haproxy",
+            Kind::Twemproxy => "twemproxy",
+        })
+    }
+}
+
+/// Why there is nothing to measure.
+#[derive(Debug)]
+pub enum StartError {
+    NotInstalled(&'static str),
+    Failed(Box<dyn Error>),
+}
+
+impl<E: Into<Box<dyn Error>>> From<E> for StartError {
+    fn from(error: E) -> Self {
+        StartError::Failed(error.into())
+    }
+}
+
+impl fmt::Display for StartError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            StartError::NotInstalled(program) => write!(f, "{program} is not installed"),
+            StartError::Failed(error) => error.fmt(f),
+        }
+    }
+}
+
+/// The one redis-server behind everything.
+pub struct Redis {
+    process: Process,
+    port: Port,
+}
+
+impl Redis {
+    pub fn start(scratch: &Scratch, cpus: Option<Cpus>) -> Result<Redis, Box<dyn Error>> {
+        let port = Port::pick()?;
+        let mut program = command("redis-server", cpus.map(|cpus| cpus.rest));
+        program
+            .args(["--port", &port.number().to_string()])
+            .args(["--bind", "127.0.0.1", "--save", "", "--appendonly", "no"])
+            .arg("--dir")
+            .arg(scratch.path());
+        let log = scratch.path().join("redis.log");
+        let mut process = Process::start(program, &log)?;
+        wait_for("redis-server", port.number(), &mut process, &log)?;
+        Ok(Redis { process, port })
+    }
+
+    pub fn cpu_seconds(&self) -> Result<f64, Box<dyn Error>> {
+        self.process.cpu_seconds()
+    }
+
+    pub fn resident_bytes(&self) -> Result<u64, Box<dyn Error>> {
+        self.process.resident_bytes()
+    }
+}
+
+/// One way to Redis, running.
+pub struct System {
+    pub kind: Kind,
+    /// Where clients connect.
+    pub port: u16,
+    /// `None`: there is no proxy.
+    proxy: Option<(Process, Port)>,
+}
+
+impl System {
+    pub fn start(
+        kind: Kind,
+        redis: &Redis,
+        scratch: &Scratch,
+        cpus: Option<Cpus>,
+    ) -> Result<System, StartError> {
+        if kind == Kind::Direct {
+            return Ok(System {
+                kind,
+                port: redis.port.number(),
+                proxy: None,
+            });
+        }
+        let port = Port::pick()?;
+        let cpu = cpus.map(|cpus| cpus.proxy);
+        let directory = scratch.path();
+        let target = redis.port.number();
+        let program = match kind {
+            Kind::Pointsman => pointsman(directory, port.number(), target, cpu)?,
+            Kind::Haproxy => haproxy(directory, port.number(), target, cpu)?,
+            Kind::Direct | Kind::Twemproxy => twemproxy(directory, port.number(), target, cpu)?,
+        };
+        let log = directory.join(format!("{kind}.log"));
+        let mut process = Process::start(program, &log)?;
+        wait_for(&kind.to_string(), port.number(), &mut process, &log)?;
+        Ok(System {
+            kind,
+            port: port.number(),
+            proxy: Some((process, port)),
+        })
+    }
+
+    /// Of the proxy; 0 where there is none.
+    pub fn cpu_seconds(&self) -> Result<f64, Box<dyn Error>> {
+        self.proxy
+            .as_ref()
+            .map_or(Ok(0.0), |(process, _)| process.cpu_seconds())
+    }
+
+    /// Of the proxy; 0 where there is none.
+    pub fn resident_bytes(&self) -> Result<u64, Box<dyn Error>> {
+        self.proxy
+            .as_ref()
+            .map_or(Ok(0), |(process, _)| process.resident_bytes())
+    }
+}
+
+fn pointsman(
+    directory: &Path,
+    port: u16,
+    target: u16,
+    cpu: Option<u32>,
+) -> Result<Command, StartError> {
+    let admin = Port::pick()?.number();
+    let config = write(
+        directory.join("pointsman.toml"),
+        &format!(
+            "[admin]\nbind = \"127.0.0.1:{admin}\"\n\n\
+             [[listener]]\nbind = \"127.0.0.1:{port}\"\nbackend = \"main\"\n\n\
+             [backend.main]\n\
+             source = {{ kind = \"static\", nodes = [\"127.0.0.1:{target}\"] }}\n\
+             authority = {{ kind = \"follow\" }}\n"
+        ),
+    )?;
+    let mut program = command(env!("CARGO_BIN_EXE_pointsman"), cpu);
+    program.arg("run").arg("--config").arg(config);
+    Ok(program)
+}
+
+fn haproxy(
+    directory: &Path,
+    port: u16,
+    target: u16,
+    cpu: Option<u32>,
+) -> Result<Command, StartError> {
+    installed("haproxy")?;
+    let config = write(
+        directory.join("haproxy.cfg"),
+        &format!(
+            "global\n  nbthread 1\n  maxconn 8000\n\
+             defaults\n  mode tcp\n  timeout connect 5s\n  timeout client 1h\n  timeout server 1h\n\
+             listen redis\n  bind 127.0.0.1:{port}\n  server redis 127.0.0.1:{target}\n"
+        ),
+    )?;
+    let mut program = command("haproxy", cpu);
+    program.arg("-db").arg("-f").arg(config);
+    Ok(program)
+}
+
+fn twemproxy(
+    directory: &Path,
+    port: u16,
+    target: u16,
+    cpu: Option<u32>,
+) -> Result<Command, StartError> {
+    installed("nutcracker")?;
+    let config = write(
+        directory.join("nutcracker.yml"),
+        &format!(
+            "redis:\n  listen: 127.0.0.1:{port}\n  redis: true\n  hash: fnv1a_64\n  \
+             distribution: modula\n  servers:\n   - 127.0.0.1:{target}:1\n"
+        ),
+    )?;
+    let statistics = Port::pick()?.number().to_string();
+    let mut program = command("nutcracker", cpu);
+    program
+        .arg("--conf-file")
+        .arg(config)
+        .args(["--stats-addr", "127.0.0.1", "--stats-port", &statistics])
+        .arg("--output")
+        .arg(directory.join("nutcracker.log"))
+        .arg("--pid-file")
+        .arg(directory.join("nutcracker.pid"));
+    Ok(program)
+}
+
+fn installed(program: &'static str) -> Result<(), StartError> {
+    if is_installed(program) {
+        Ok(())
+    } else {
+        Err(StartError::NotInstalled(program))
+    }
+}
+
+fn write(path: PathBuf, text: &str) -> std::io::Result<PathBuf> {
+    fs::write(&path, text)?;
+    Ok(path)
+}
+
+/// Waits until a GET is answered, or the process ends, or 10 seconds have passed.
+fn wait_for(
+    name: &str,
+    port: u16,
+    process: &mut Process,
+    log: &Path,
+) -> Result<(), Box<dyn Error>> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    let waited = runtime.block_on(until(
+        &format!("an answer of {name}"),
+        Duration::from_secs(10),
+        async || match process.ended() {
+            Some(status) => Ok(Err(format!("{name} ended: {status}"))),
+            None => answers(port).map(Ok).map_err(|error| error.to_string()),
+        },
+    ));
+    let outcome = match waited {
+        Ok(outcome) => outcome,
+        Err(late) => Err(late.to_string()),
+    };
+    outcome.map_err(|error| {
+        let log = fs::read_to_string(log).unwrap_or_default();
+        format!("{error}\n{log}").into()
+    })
+}
+
+fn answers(port: u16) -> std::io::Result<()> {
+    let mut stream = TcpStream::connect(("127.0.0.1", port))?;
+    stream.set_read_timeout(Some(Duration::from_secs(1)))?;
+    stream.write_all(b"*2\r\n$3\r\nGET\r\n$5\r\nready\r\n")?;
+    let mut answer = [0; 5];
+    stream.read_exact(&mut answer)?;
+    if &answer == b"$-1\r\n" {
+        Ok(())
+    } else {
+        Err(std::io::Error::other(format!(
+            "answered {}",
+            answer.escape_ascii()
+        )))
+    }
+}
