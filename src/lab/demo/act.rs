@@ -226,13 +226,10 @@ impl Stage<'_> {
         let topology = self.shard.pointsman.topology().await?;
         if let Some(primary) = topology.open_primary()
             && self.primary.as_ref() != Some(&primary.node)
+            && self.primary.replace(primary.node.clone()).is_some()
         {
-            if self.primary.replace(primary.node.clone()).is_some() {
-                self.note(&format!(
-                    "{} is primary now, epoch {}",
-                    primary.node, topology.epoch
-                ));
-            }
+            let (node, epoch) = (&primary.node, topology.epoch);
+            self.note(&format!("{node} is primary now, epoch {epoch}"));
         }
         let mut errors = BTreeMap::new();
         for (kind, live) in self.traffic.live() {
