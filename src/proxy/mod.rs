@@ -1,5 +1,259 @@
-//! The data plane: listeners, sessions, lanes and upstreams.
+//! The data plane: everything between a client's socket and the primary's.
+//!
+//! ```text
+//!   client sockets                                              the primary
+//!      |  (a) listener: accept, give to the least loaded worker     ^ |
+//!      v                                                            | |
+//!   session ---(b) read once into the worker's scratch buffer       | |
+//!      |       (c) cut into requests, each scanned once             | |
+//!      |       (d) dispatch: which lane? ------------> lane (FIFO and log)
+//!      |              shared: (backend, user, db, protocol)    |    | |
+//!      |              pinned: the session's own                |(e) | |
+//!      |              local:  answered by us                   +----+ |
+//!      |                                      one write for all       |
+//!      +<--(g) one write a turn <-- (f) replies cut and given out <---+
+//! ```
+//! One worker is one thread; nothing on this path is locked or shared between workers. A lane
+//! outlives its connection: what is unanswered stays in its log, and is sent to the next primary when
+//! that is allowed (`lane.rs` has the rules). `dispatch.rs` decides the way of a request, `replies.rs`
+//! the way back, `lane_task.rs` the life of a connection.
 
+mod dial;
+mod dispatch;
+mod hook;
+mod lane;
+mod lane_task;
+mod listener;
+mod local;
+mod pin;
+mod queue;
+mod registry;
+mod replies;
+mod scripts;
+mod session;
+mod session_task;
 mod settings;
+mod worker;
 
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use tokio::sync::{mpsc, watch};
+
+pub use listener::Socket;
 pub use settings::{BackendSettings, Retry, Settings};
+
+use crate::metrics::WorkerMetrics;
+use crate::resp::Credentials;
+use crate::topology::{EvidenceSender, RequestCounts, TopologyReader};
+
+use listener::Acceptor;
+use registry::Registry;
+use scripts::Scripts;
+use worker::Message;
+
+/// Everything the data plane needs; made by `app`.
+#[derive(Debug)]
+pub struct Plan {
+    /// `[proxy]` of the configuration.
+    pub settings: Settings,
+    /// The backends, in the order the listeners refer to.
+    pub backends: Vec<BackendPlan>,
+    /// The bound sockets.
+    pub listeners: Vec<ListenerPlan>,
+}
+
+/// One backend.
+#[derive(Clone, Debug)]
+pub struct BackendPlan {
+    /// Its name in the configuration.
+    pub name: Arc<str>,
+    /// Who is primary.
+    pub topology: TopologyReader,
+    /// Where to tell what was seen.
+    pub evidence: EvidenceSender,
+    /// pointsman's own credentials, used only to verify a node for clients that may not run INFO.
+    pub credentials: Option<Credentials>,
+    /// `[backend.NAME.requests]`.
+    pub settings: BackendSettings,
+}
+
+/// One listener.
+#[derive(Debug)]
+pub struct ListenerPlan {
+    /// Index into [`Plan::backends`].
+    pub backend: usize,
+    /// Bound, listening and non-blocking.
+    pub socket: Socket,
+}
+
+/// What all workers share; touched when a client comes or goes, never by a request.
+struct Shared {
+    registry: Registry,
+    clients: Arc<Clients>,
+    backends: Vec<Arc<SharedBackend>>,
+}
+
+/// One backend, over all workers.
+#[derive(Default)]
+struct SharedBackend {
+    scripts: Scripts,
+    counts: Counts,
+}
+
+#[derive(Default)]
+struct Counts {
+    held: AtomicU64,
+    replayed: AtomicU64,
+    refused: AtomicU64,
+    unknown: AtomicU64,
+}
+
+/// How many clients each worker has.
+struct Clients(Vec<AtomicUsize>);
+
+impl Clients {
+    /// One client more on the worker with the fewest; `None` when there are `max` already.
+    fn enter(&self, max: usize) -> Option<usize> {
+        let counts: Vec<usize> = self.0.iter().map(|c| c.load(Ordering::Relaxed)).collect();
+        if counts.iter().sum::<usize>() >= max {
+            return None;
+        }
+        let (worker, _) = counts.iter().enumerate().min_by_key(|(_, count)| **count)?;
+        self.0[worker].fetch_add(1, Ordering::Relaxed);
+        Some(worker)
+    }
+
+    fn left(&self, worker: usize) {
+        self.0[worker].fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// The running data plane.
+pub struct Proxy {
+    shared: Arc<Shared>,
+    workers: Vec<mpsc::UnboundedSender<Message>>,
+    stop: watch::Sender<bool>,
+    threads: Vec<JoinHandle<()>>,
+    drain_timeout: Duration,
+}
+
+/// Starts the workers and the acceptors.
+///
+/// # Errors
+/// A thread or its runtime could not be made.
+pub fn start(plan: Plan) -> io::Result<Proxy> {
+    let count = plan.settings.worker_count();
+    let shared = Arc::new(Shared {
+        registry: Registry::default(),
+        clients: Arc::new(Clients((0..count).map(|_| AtomicUsize::new(0)).collect())),
+        backends: plan.backends.iter().map(|_| Arc::default()).collect(),
+    });
+    let mut workers = Vec::with_capacity(count);
+    let mut threads = Vec::with_capacity(count + 1);
+    for index in 0..count {
+        let (sender, receiver) = mpsc::unbounded_channel();
+        workers.push(sender.clone());
+        let (settings, shared, backends) =
+            (plan.settings.clone(), shared.clone(), plan.backends.clone());
+        threads.push(
+            thread::Builder::new()
+                .name(format!("worker-{index}"))
+                .spawn(move || {
+                    if let Err(error) =
+                        worker::run(index, settings, shared, backends, (sender, receiver))
+                    {
+                        tracing::error!(%error, worker = index, "a worker could not start");
+                    }
+                })?,
+        );
+    }
+    let acceptors: Vec<Acceptor> = plan
+        .listeners
+        .into_iter()
+        .map(|listener| Acceptor {
+            backend: listener.backend,
+            socket: listener.socket,
+            max_clients: plan.settings.max_clients,
+            shared: shared.clone(),
+            workers: workers.clone(),
+            metrics: WorkerMetrics::new(&plan.backends[listener.backend].name),
+        })
+        .collect();
+    let (stop, stopped) = watch::channel(false);
+    threads.push(
+        thread::Builder::new()
+            .name("accept".into())
+            .spawn(move || {
+                if let Err(error) = listener::run(acceptors, stopped) {
+                    tracing::error!(%error, "the acceptor could not start");
+                }
+            })?,
+    );
+    Ok(Proxy {
+        shared,
+        workers,
+        stop,
+        threads,
+        drain_timeout: plan.settings.drain_timeout,
+    })
+}
+
+impl Proxy {
+    /// What became of requests so far, over all workers; only grows.
+    pub fn counts(&self, backend: usize) -> RequestCounts {
+        self.counter(backend)()
+    }
+
+    /// [`Proxy::counts`] as a function that outlives the borrow.
+    pub fn counter(
+        &self,
+        backend: usize,
+    ) -> impl Fn() -> RequestCounts + Send + Sync + 'static + use<> {
+        let backend = self.shared.backends[backend].clone();
+        move || {
+            let get = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+            let Counts {
+                held,
+                replayed,
+                refused,
+                unknown,
+            } = &backend.counts;
+            RequestCounts {
+                held: get(held),
+                replayed: get(replayed),
+                refused: get(refused),
+                unknown: get(unknown),
+            }
+        }
+    }
+
+    /// Open client connections.
+    pub fn clients(&self) -> usize {
+        self.shared.registry.len()
+    }
+
+    /// Accepts no more clients, answers what is on its way, and ends; bounded by
+    /// [`Settings::drain_timeout`]. Returns how many clients were cut off by the bound.
+    pub async fn drain(self) -> usize {
+        self.stop.send_replace(true);
+        for worker in &self.workers {
+            // A worker that ended has nothing to drain.
+            let _ = worker.send(Message::Drain);
+        }
+        let threads = self.threads;
+        let joined = tokio::task::spawn_blocking(move || {
+            for thread in threads {
+                // A panic was reported where it happened.
+                let _ = thread.join();
+            }
+        });
+        match tokio::time::timeout(self.drain_timeout, joined).await {
+            Ok(_) => 0,
+            Err(_) => self.shared.registry.len(),
+        }
+    }
+}

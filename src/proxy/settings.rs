@@ -37,6 +37,18 @@ impl Default for Settings {
     }
 }
 
+impl Settings {
+    /// The number of worker threads that `workers` stands for.
+    pub fn worker_count(&self) -> usize {
+        match self.workers {
+            0 => std::thread::available_parallelism()
+                .map_or(1, |n| n.get() / 4)
+                .clamp(1, 4),
+            n => n,
+        }
+    }
+}
+
 /// `[backend.NAME.requests]` of the configuration.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]

@@ -1,0 +1,512 @@
+//! Which way a request goes: the shared lane, a lane of the session's own, or no lane at all.
+
+use bytes::{Bytes, BytesMut};
+
+use super::hook::{DISCARD, Hook};
+use super::lane::{Entry, Kind, SessionRef};
+use super::local;
+use super::pin::{Tx, Watch};
+use super::session::{Park, ReplyMode};
+use super::session_task::MAX_INFLIGHT;
+use super::worker::Worker;
+use crate::resp::command::{Channels, Patience, lookup, patience, refused, replay};
+use crate::resp::request::rewrite_inline;
+use crate::resp::{Command, OwnError, Replay, Request, Special};
+use crate::topology::Gate;
+
+/// What became of a request.
+pub(super) enum Step {
+    /// It is on its way, or answered.
+    Next,
+    /// The same, together with so many bytes behind it.
+    Took(usize),
+    /// Its turn has not come: look at it again later.
+    Park(Park),
+    /// Nothing behind it is looked at.
+    Stop,
+}
+
+/// A MULTI ... EXEC is sent as a unit when it arrived whole and is not larger.
+const MAX_UNIT_COMMANDS: u32 = 1024;
+
+impl Worker {
+    /// `frame` is the request, `rest` what was read behind it.
+    pub(super) fn dispatch(
+        &mut self,
+        index: usize,
+        request: &Request,
+        frame: &[u8],
+        rest: &[u8],
+    ) -> Step {
+        if request.argc == 0 {
+            return Step::Next;
+        }
+        if request.inline {
+            return self.dispatch_inline(index, frame);
+        }
+        let session = &self.sessions[index];
+        let backend = &self.backends[session.backend];
+        if session.moving {
+            return Step::Park(Park::Drained);
+        }
+        if session.inflight >= MAX_INFLIGHT {
+            return Step::Park(Park::Crowded);
+        }
+        if backend.bytes >= backend.plan.settings.hold_bytes {
+            return Step::Park(Park::Starved);
+        }
+        if session.out.len() > self.settings.client_reply_high_water {
+            return Step::Park(Park::Slow);
+        }
+        let command = request.arg(frame, 0).and_then(lookup);
+        let special = command.map_or(Special::None, |c| c.special);
+        if session.pin.is_none() && special == Special::None {
+            let (lane, replay) = (session.lane, replay(command, request, frame));
+            self.push(index, lane, Kind::Plain, replay, frame);
+            return Step::Next;
+        }
+        match self.dispatch_special(index, command, special, request, frame, rest) {
+            Ok(step) => step,
+            Err(park) => Step::Park(park),
+        }
+    }
+
+    fn dispatch_inline(&mut self, index: usize, line: &[u8]) -> Step {
+        let Ok(frame) = rewrite_inline(line) else {
+            return Step::Next;
+        };
+        let mut scanner = crate::resp::RequestScanner::default();
+        match scanner.scan(&frame, &self.limits) {
+            Ok(Some(request)) => match self.dispatch(index, &request, &frame, &[]) {
+                Step::Took(_) => Step::Next,
+                step => step,
+            },
+            _ => Step::Next,
+        }
+    }
+
+    fn dispatch_special(
+        &mut self,
+        index: usize,
+        command: Option<&'static Command>,
+        special: Special,
+        request: &Request,
+        frame: &[u8],
+        rest: &[u8],
+    ) -> Result<Step, Park> {
+        match special {
+            Special::CrossProtocol => {
+                self.sessions[index].kill();
+                return Ok(Step::Stop);
+            }
+            Special::Quit => {
+                self.reply_local(index, b"+OK\r\n");
+                self.sessions[index].finish();
+                return Ok(Step::Stop);
+            }
+            Special::Reset => return self.reset(index).map(|()| Step::Next),
+            _ => {}
+        }
+        if let Some(reason) = command.and_then(|c| refused(c, request, frame)) {
+            self.refuse(index, reason);
+            return Ok(Step::Next);
+        }
+        let class = replay(command, request, frame);
+        if let Some(pin) = &self.sessions[index].pin {
+            if pin.tx.is_some() {
+                return self.dispatch_queued(index, special, request, frame, class);
+            }
+            let resp2_subscriber = pin.subscribed() && !self.sessions[index].key.resp3;
+            let lane = pin.lane;
+            if resp2_subscriber
+                && !matches!(special, Special::Subscribe(_) | Special::Unsubscribe(_))
+            {
+                // Only PING is allowed there: the node has the words for everything else.
+                self.push(index, lane, Kind::Plain, class, frame);
+                return Ok(Step::Next);
+            }
+        }
+        match special {
+            Special::Multi => self.multi(index, frame, rest),
+            Special::Watch => {
+                let lane = self.pin(index)?;
+                self.push_hook(index, lane, Hook::Watch, Replay::Read, frame);
+                Ok(Step::Next)
+            }
+            Special::Unwatch if self.sessions[index].pin.is_some() => {
+                let lane = self.pin(index)?;
+                self.push_hook(index, lane, Hook::Unwatch, Replay::Read, frame);
+                Ok(Step::Next)
+            }
+            Special::Blocking(_) => self.blocking(index, special, request, frame, class),
+            Special::Subscribe(kind) => self.subscribe(index, kind, request, frame),
+            Special::Unsubscribe(kind) => self.unsubscribe(index, kind, request, frame),
+            Special::Monitor => {
+                let lane = self.pin(index)?;
+                self.push_hook(index, lane, Hook::Monitor, Replay::Read, frame);
+                Ok(Step::Next)
+            }
+            Special::Client => local::client(self, index, request, frame),
+            Special::Hello => local::hello(self, index, request, frame),
+            Special::Auth => local::auth(self, index, request, frame),
+            Special::Select => local::select(self, index, request, frame),
+            Special::Wait => self.wait(index, frame),
+            Special::Pin => {
+                let lane = self.pin(index)?;
+                if let Some(pin) = &mut self.sessions[index].pin {
+                    pin.tainted = true;
+                }
+                self.push(index, lane, Kind::Plain, class, frame);
+                Ok(Step::Next)
+            }
+            other => {
+                self.remember_script(index, other, request, frame);
+                let session = &self.sessions[index];
+                let lane = session.pin.as_ref().map_or(session.lane, |pin| pin.lane);
+                self.push(index, lane, Kind::Plain, class, frame);
+                Ok(Step::Next)
+            }
+        }
+    }
+
+    /// A command after MULTI on a lane of the session's own.
+    fn dispatch_queued(
+        &mut self,
+        index: usize,
+        special: Special,
+        request: &Request,
+        frame: &[u8],
+        class: Replay,
+    ) -> Result<Step, Park> {
+        let Some(pin) = &mut self.sessions[index].pin else {
+            return Ok(Step::Next);
+        };
+        let (lane, watch) = (pin.lane, pin.watch);
+        let Some(tx) = &mut pin.tx else {
+            return Ok(Step::Next);
+        };
+        if tx.ending {
+            return Err(Park::Drained);
+        }
+        match special {
+            Special::Exec => {
+                tx.ending = true;
+                let class = if tx.writes {
+                    Replay::Never
+                } else {
+                    Replay::Read
+                };
+                match watch {
+                    Watch::Lost => {
+                        self.push_hook(index, lane, Hook::ExecLost, Replay::Read, DISCARD)
+                    }
+                    _ => {
+                        let hook = Hook::Exec {
+                            watched: watch == Watch::Held,
+                        };
+                        self.push_hook(index, lane, hook, class, frame);
+                    }
+                }
+            }
+            Special::Discard => {
+                tx.ending = true;
+                self.push_hook(index, lane, Hook::Discard, Replay::Read, frame);
+            }
+            Special::Auth | Special::Hello | Special::Subscribe(_) | Special::Monitor => {
+                // The node must refuse EXEC then, as it does after any refused command.
+                let poison = b"*1\r\n$17\r\nPOINTSMAN.REFUSED\r\n";
+                tx.acknowledged.extend_from_slice(poison);
+                tx.count += 1;
+                self.refuse(index, "this command is not carried inside MULTI");
+                self.push_internal(lane, poison);
+            }
+            _ => {
+                tx.queued += 1;
+                tx.writes |= class != Replay::Read;
+                if special == Special::Select {
+                    tx.select = request
+                        .arg(frame, 1)
+                        .and_then(|db| std::str::from_utf8(db).ok()?.parse().ok())
+                        .or(tx.select);
+                }
+                pin.tainted = true;
+                self.remember_script(index, special, request, frame);
+                self.push_hook(index, lane, Hook::Queued, Replay::Read, frame);
+            }
+        }
+        Ok(Step::Next)
+    }
+
+    fn multi(&mut self, index: usize, frame: &[u8], rest: &[u8]) -> Result<Step, Park> {
+        if self.sessions[index].pin.is_none()
+            && let Some(unit) = self.unit(index, rest)
+        {
+            let lane = self.sessions[index].lane;
+            let mut bytes = BytesMut::with_capacity(frame.len() + unit.len);
+            bytes.extend_from_slice(frame);
+            bytes.extend_from_slice(&rest[..unit.len]);
+            self.push(index, lane, Kind::Unit(BytesMut::new()), unit.class, &bytes);
+            if let Some(entry) = self.lanes[lane].queue.back_mut() {
+                entry.replies = unit.commands + 1;
+            }
+            return Ok(Step::Took(unit.len));
+        }
+        let lane = self.pin(index)?;
+        if let Some(pin) = &mut self.sessions[index].pin {
+            pin.tx = Some(Tx::default());
+        }
+        self.push_hook(index, lane, Hook::Multi, Replay::Read, frame);
+        Ok(Step::Next)
+    }
+
+    /// Looks for EXEC or DISCARD behind a MULTI: a transaction that arrived whole needs no connection
+    /// of its own.
+    fn unit(&mut self, index: usize, rest: &[u8]) -> Option<Unit> {
+        if self.sessions[index].reply_mode != ReplyMode::On {
+            return None;
+        }
+        let mut scanner = crate::resp::RequestScanner::default();
+        let mut unit = Unit {
+            len: 0,
+            commands: 0,
+            class: Replay::Read,
+        };
+        let mut bodies = Vec::new();
+        while unit.commands < MAX_UNIT_COMMANDS {
+            let frame = &rest[unit.len..];
+            let request = scanner.scan(frame, &self.limits).ok()??;
+            if request.inline || request.argc == 0 {
+                return None;
+            }
+            let command = request.arg(frame, 0).and_then(lookup);
+            if command.is_some_and(|c| refused(c, &request, frame).is_some()) {
+                return None;
+            }
+            let special = command.map_or(Special::None, |c| c.special);
+            let start = unit.len;
+            unit.len += request.len;
+            unit.commands += 1;
+            match special {
+                Special::Exec | Special::Discard => {
+                    for (special, request, start) in bodies {
+                        self.remember_script(index, special, &request, &rest[start..]);
+                    }
+                    return Some(unit);
+                }
+                Special::None | Special::Blocking(_) | Special::EvalSha => {}
+                Special::Eval => bodies.push((special, request.clone(), start)),
+                _ => return None,
+            }
+            match replay(command, &request, frame) {
+                Replay::Never => unit.class = Replay::Never,
+                Replay::Idempotent if unit.class == Replay::Read => unit.class = Replay::Idempotent,
+                _ => {}
+            }
+        }
+        None
+    }
+
+    fn blocking(
+        &mut self,
+        index: usize,
+        special: Special,
+        request: &Request,
+        frame: &[u8],
+        class: Replay,
+    ) -> Result<Step, Park> {
+        let until = match patience(special, request, frame) {
+            Patience::None if self.sessions[index].pin.is_none() => {
+                let lane = self.sessions[index].lane;
+                self.push(index, lane, Kind::Plain, class, frame);
+                return Ok(Step::Next);
+            }
+            Patience::None | Patience::Forever => None,
+            Patience::For(time) => Some(self.now + time),
+        };
+        let lane = self.pin(index)?;
+        let client_id = self.lanes[lane]
+            .upstream
+            .as_ref()
+            .map_or(0, |u| u.client_id);
+        self.sessions[index]
+            .client
+            .blocked_on
+            .store(client_id, std::sync::atomic::Ordering::Relaxed);
+        self.push_hook(index, lane, Hook::Blocking { until }, class, frame);
+        Ok(Step::Next)
+    }
+
+    fn subscribe(
+        &mut self,
+        index: usize,
+        kind: Channels,
+        request: &Request,
+        frame: &[u8],
+    ) -> Result<Step, Park> {
+        let lane = self.pin(index)?;
+        let hook = Hook::Subscription {
+            kind,
+            acknowledged: 0,
+        };
+        self.push_hook(index, lane, hook, Replay::Read, frame);
+        self.expect_replies(lane, request.argc.saturating_sub(1).max(1));
+        Ok(Step::Next)
+    }
+
+    fn unsubscribe(
+        &mut self,
+        index: usize,
+        kind: Channels,
+        request: &Request,
+        frame: &[u8],
+    ) -> Result<Step, Park> {
+        let lane = self.pin(index)?;
+        let session = &mut self.sessions[index];
+        // Without arguments there is one acknowledgement a channel: all must be known by then.
+        if request.argc == 1 && session.inflight > 0 {
+            return Err(Park::Drained);
+        }
+        let known = session.pin.as_mut().map_or(0, |pin| pin.set(kind).len());
+        let replies = if request.argc == 1 {
+            known
+        } else {
+            request.argc - 1
+        };
+        let hook = Hook::Subscription {
+            kind,
+            acknowledged: 0,
+        };
+        self.push_hook(index, lane, hook, Replay::Read, frame);
+        self.expect_replies(lane, replies.max(1));
+        Ok(Step::Next)
+    }
+
+    fn expect_replies(&mut self, lane: usize, replies: usize) {
+        if let Some(entry) = self.lanes[lane].queue.back_mut() {
+            entry.replies = u32::try_from(replies).unwrap_or(u32::MAX);
+        }
+    }
+
+    /// WAIT and WAITAOF are about the writes of one connection. Ours carried other clients' writes as
+    /// well, so we wait on a connection of our own, which has taken note of the newest offset by
+    /// running a command: the client's own writes are before that.
+    fn wait(&mut self, index: usize, frame: &[u8]) -> Result<Step, Park> {
+        let lane = self.pin(index)?;
+        self.push_internal(lane, b"*1\r\n$4\r\nPING\r\n");
+        self.push_hook(index, lane, Hook::Wait, Replay::Never, frame);
+        Ok(Step::Next)
+    }
+
+    fn remember_script(&mut self, index: usize, special: Special, request: &Request, frame: &[u8]) {
+        let backend = self.sessions[index].backend;
+        let scripts = &self.backends[backend].shared.scripts;
+        let body = match special {
+            Special::Eval => request.arg(frame, 1),
+            Special::Script => match request.arg(frame, 1) {
+                Some(word) if word.eq_ignore_ascii_case(b"LOAD") => request.arg(frame, 2),
+                Some(word) if word.eq_ignore_ascii_case(b"FLUSH") => return scripts.forget(),
+                _ => None,
+            },
+            _ => None,
+        };
+        if let Some(body) = body {
+            scripts.remember(body);
+        }
+    }
+
+    /// Puts a request on a lane.
+    pub(super) fn push(
+        &mut self,
+        index: usize,
+        lane: usize,
+        kind: Kind,
+        replay: Replay,
+        frame: &[u8],
+    ) {
+        let session = &mut self.sessions[index];
+        session.inflight += 1;
+        let of = SessionRef {
+            index,
+            serial: session.serial,
+        };
+        let mut entry = Entry::new(of, frame.len(), replay, self.now, kind);
+        match session.reply_mode {
+            ReplyMode::On => {}
+            ReplyMode::Off => entry.mute = true,
+            ReplyMode::SkipNext => {
+                entry.mute = true;
+                session.reply_mode = ReplyMode::On;
+            }
+        }
+        let backend = &mut self.backends[session.backend];
+        let lane = &mut self.lanes[lane];
+        if lane.upstream.is_none() || backend.topology.gate == Gate::Closed {
+            backend.turn.held += 1;
+        }
+        backend.bytes += frame.len();
+        lane.push(entry, frame, &mut self.spares);
+        lane.ask_to_write();
+    }
+
+    pub(super) fn push_hook(
+        &mut self,
+        index: usize,
+        lane: usize,
+        hook: Hook,
+        replay: Replay,
+        frame: &[u8],
+    ) {
+        self.push(index, lane, Kind::Hook(Box::new(hook)), replay, frame);
+    }
+
+    /// A request of our own, whose reply nobody sees.
+    fn push_internal(&mut self, lane: usize, frame: &[u8]) {
+        let entry = Entry::internal(frame.len(), 1, self.now);
+        let lane = &mut self.lanes[lane];
+        self.backends[lane.backend].bytes += frame.len();
+        lane.push(entry, frame, &mut self.spares);
+        lane.ask_to_write();
+    }
+
+    /// Answers a request ourselves, in its turn.
+    pub(super) fn reply_local(&mut self, index: usize, reply: &[u8]) {
+        let session = &mut self.sessions[index];
+        self.backends[session.backend].turn.local += 1;
+        match session.reply_mode {
+            ReplyMode::On => {}
+            ReplyMode::Off => return,
+            ReplyMode::SkipNext => {
+                session.reply_mode = ReplyMode::On;
+                return;
+            }
+        }
+        let of = SessionRef {
+            index,
+            serial: session.serial,
+        };
+        if session.inflight == 0 {
+            self.deliver(of, reply, false);
+            return;
+        }
+        session.inflight += 1;
+        let lane = session.pin.as_ref().map_or(session.lane, |pin| pin.lane);
+        let entry = Entry::local(of, Bytes::copy_from_slice(reply), self.now);
+        self.lanes[lane].push(entry, &[], &mut self.spares);
+    }
+
+    /// Answers with an error that says that the request did not run.
+    pub(super) fn refuse(&mut self, index: usize, reason: &str) {
+        let mut reply = BytesMut::new();
+        OwnError::NotExecuted(reason).put(&mut reply);
+        self.reply_local(index, &reply);
+    }
+}
+
+/// A MULTI ... EXEC that arrived whole.
+struct Unit {
+    /// Bytes behind MULTI.
+    len: usize,
+    /// Commands behind MULTI, EXEC included.
+    commands: u32,
+    class: Replay,
+}

@@ -1,0 +1,130 @@
+//! Requests whose replies change the state of their session.
+
+use bytes::Bytes;
+
+use super::lane::{LOST, LaneKey, may_replay, own_error};
+use super::settings::Retry;
+use crate::resp::command::{Channels, lookup, with_timeout};
+use crate::resp::{Limits, OwnError, Replay, RequestScanner};
+use crate::topology::Timestamp;
+
+/// What the reply to a request means for its session.
+pub(super) enum Hook {
+    /// AUTH, SELECT or HELLO, sent on the lane it leads to: +OK moves the session there.
+    Transition(Transition),
+    /// HELLO without arguments: the reply carries our client id instead of the node's.
+    HelloId,
+    /// MULTI on a pinned lane.
+    Multi,
+    /// A command queued by MULTI.
+    Queued,
+    /// EXEC; `watched`: the session held a WATCH, whose loss makes it answer nil.
+    Exec {
+        /// See above.
+        watched: bool,
+    },
+    /// DISCARD sent in the place of an EXEC whose WATCH was lost: the client gets nil.
+    ExecLost,
+    /// DISCARD.
+    Discard,
+    /// WATCH.
+    Watch,
+    /// UNWATCH.
+    Unwatch,
+    /// A blocking command that may wait until then; `None`: for ever.
+    Blocking {
+        /// See above.
+        until: Option<Timestamp>,
+    },
+    /// (P|S)(UN)SUBSCRIBE with one acknowledgement a channel.
+    Subscription {
+        /// Which kind of channels.
+        kind: Channels,
+        /// Acknowledgements the client got already.
+        acknowledged: u32,
+    },
+    /// MONITOR.
+    Monitor,
+    /// WAIT, WAITAOF.
+    Wait,
+    /// State of the connection that is set again on the next one (CLIENT TRACKING, NO-TOUCH).
+    Sticky {
+        /// The request.
+        frame: Bytes,
+        /// Commands with the same word replace each other.
+        word: &'static str,
+        /// Turns the state off.
+        off: bool,
+    },
+}
+
+/// Where an AUTH, SELECT or HELLO leads to.
+pub(super) struct Transition {
+    pub(super) key: LaneKey,
+    /// The lane of that key, on which the request was sent.
+    pub(super) lane: usize,
+    /// HELLO: the reply carries our client id; with its SETNAME.
+    pub(super) hello: Option<Option<String>>,
+}
+
+impl Hook {
+    /// Waits at the node by its nature, so that nobody may wait for its reply.
+    pub(super) fn waits_at_node(&self) -> bool {
+        matches!(
+            self,
+            Hook::Blocking { .. } | Hook::Subscription { .. } | Hook::Monitor | Hook::Wait
+        )
+    }
+
+    /// Acknowledgements the client got already; they are eaten when the request is sent again.
+    pub(super) fn acknowledged(&self) -> u32 {
+        match self {
+            Hook::Subscription { acknowledged, .. } => *acknowledged,
+            _ => 0,
+        }
+    }
+
+    /// Whether it ends a MULTI.
+    pub(super) fn ends_transaction(&self) -> bool {
+        matches!(self, Hook::Exec { .. } | Hook::ExecLost | Hook::Discard)
+    }
+
+    /// The connection is gone: what is sent on the next one, or what the client is told.
+    pub(super) fn after_loss(
+        self,
+        was_sent: bool,
+        replay: Replay,
+        retry: Retry,
+        now: Timestamp,
+        bytes: &[Bytes],
+    ) -> Result<(Box<Hook>, Vec<Bytes>), Bytes> {
+        match self {
+            Hook::Exec { watched: true } if !was_sent || replay == Replay::Read => {
+                Ok((Box::new(Hook::ExecLost), vec![Bytes::from_static(DISCARD)]))
+            }
+            Hook::Exec { watched } if was_sent && (watched || !may_replay(replay, retry)) => {
+                Err(own_error(OwnError::Unknown(LOST)))
+            }
+            Hook::Wait if was_sent => Err(own_error(OwnError::Unknown(LOST))),
+            Hook::Blocking { until: Some(until) } => {
+                let frame = bytes.concat();
+                let again = less_time(&frame, until.since(now)).unwrap_or_else(|| frame.into());
+                Ok((Box::new(self), vec![again]))
+            }
+            // The connection took the transaction along: an acknowledgement is all that is left.
+            other => Ok((Box::new(other), bytes.to_vec())),
+        }
+    }
+}
+
+/// DISCARD as a request.
+pub(super) const DISCARD: &[u8] = b"*1\r\n$7\r\nDISCARD\r\n";
+
+/// The blocking request with the time that is left.
+fn less_time(frame: &[u8], left: std::time::Duration) -> Option<Bytes> {
+    let request = RequestScanner::default()
+        .scan(frame, &Limits::default())
+        .ok()??;
+    let command = lookup(request.arg(frame, 0)?)?;
+    Some(with_timeout(command.special, &request, frame, left).freeze())
+}

@@ -1,0 +1,490 @@
+//! A lane: the requests of one or many sessions on their way to the primary, in order.
+//!
+//! ```text
+//!   sessions --push--> [ answered | sent, unanswered | not sent ] --write--> upstream
+//!                        dropped    entries: who waits            held while there is none
+//! ```
+//! The log keeps the bytes of every unanswered request, so "in flight" and "held" are one queue: when
+//! the upstream is lost, [`Lane::lose`] decides for each entry whether it may be sent again, and the
+//! rest is written to the next primary in the same order.
+//!
+//! The FIFO law: an entry leaves only when its reply came, or when its connection is gone. A session
+//! that left leaves its entry behind, which eats the reply.
+
+use std::collections::VecDeque;
+use std::io::IoSlice;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::Waker;
+
+use bytes::{Bytes, BytesMut};
+use tokio::net::TcpStream;
+
+use super::hook::Hook;
+use super::queue::{ByteQueue, Spares};
+use super::settings::Retry;
+use crate::resp::{OwnError, Replay, ReplyScanner, Signal};
+use crate::topology::{Epoch, Timestamp};
+
+/// What connections may be shared by: nobody ever runs under another client's user, in another
+/// database or with another protocol version.
+#[derive(Clone, PartialEq, Eq, Hash)]
+pub(super) struct LaneKey {
+    pub(super) user: Option<Rc<Login>>,
+    pub(super) db: u32,
+    pub(super) resp3: bool,
+}
+
+/// What a client said in AUTH. Never logged.
+#[derive(PartialEq, Eq, Hash)]
+pub(super) struct Login {
+    /// `None`: AUTH with a password only.
+    pub(super) user: Option<Bytes>,
+    pub(super) password: Bytes,
+}
+
+impl LaneKey {
+    /// What a client is before it said anything.
+    pub(super) fn initial() -> Self {
+        LaneKey {
+            user: None,
+            db: 0,
+            resp3: false,
+        }
+    }
+}
+
+/// Names a session for as long as it lives; an index that was given to another session has another
+/// serial number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct SessionRef {
+    pub(super) index: usize,
+    pub(super) serial: u64,
+}
+
+/// One request (or one MULTI ... EXEC sent as a unit) that awaits its reply.
+pub(super) struct Entry {
+    /// `None`: our own, its replies are eaten.
+    pub(super) session: Option<SessionRef>,
+    /// Its bytes in the log.
+    pub(super) len: usize,
+    /// Replies still expected from the node; 0 for [`Kind::Local`].
+    pub(super) replies: u32,
+    /// Replies to eat first: a subscription sent again, partly acknowledged before.
+    pub(super) skip: u32,
+    pub(super) replay: Replay,
+    pub(super) since: Timestamp,
+    /// It was written to a node whose answer never came.
+    pub(super) resent: bool,
+    /// Nobody sees the reply (CLIENT REPLY OFF, or a request of our own).
+    pub(super) mute: bool,
+    pub(super) kind: Kind,
+}
+
+/// What happens with the reply.
+pub(super) enum Kind {
+    /// Goes to the session as it is.
+    Plain,
+    /// MULTI ... EXEC: the replies are kept together until the last one came.
+    Unit(BytesMut),
+    /// Made by us; waits for its turn.
+    Local(Bytes),
+    /// The session's state depends on it.
+    Hook(Box<Hook>),
+}
+
+/// A connection that was verified as the primary of its epoch.
+pub(super) struct Upstream {
+    pub(super) stream: TcpStream,
+    pub(super) epoch: Epoch,
+    pub(super) run_id: Arc<str>,
+    pub(super) input: BytesMut,
+    pub(super) scanner: ReplyScanner,
+    /// Its id on the node (pinned lanes).
+    pub(super) client_id: u64,
+    /// A "look again" error came: nothing more is written, the replies to what was sent are
+    /// gathered as proof, then the connection is dropped.
+    pub(super) draining: Option<Draining>,
+}
+
+/// See [`Upstream::draining`].
+pub(super) struct Draining {
+    pub(super) signal: Signal,
+    /// Entries that are sent again, in order, with their bytes.
+    pub(super) kept: Vec<(Entry, Vec<Bytes>)>,
+}
+
+/// See the module.
+pub(super) struct Lane {
+    pub(super) backend: usize,
+    pub(super) key: LaneKey,
+    /// The session a pinned lane belongs to.
+    pub(super) owner: Option<SessionRef>,
+    /// Whether it is (or was) pinned; such a lane is never shared.
+    pub(super) pinned: bool,
+    /// Sessions that use it as their shared lane.
+    pub(super) users: usize,
+    pub(super) queue: VecDeque<Entry>,
+    pub(super) log: ByteQueue,
+    /// Bytes of the log that were handed to the kernel.
+    pub(super) written: usize,
+    /// Entries at the head of the queue whose last byte was handed to the kernel.
+    pub(super) sent: usize,
+    /// Bytes of the log that belong to the first `sent` entries.
+    sent_bytes: usize,
+    pub(super) upstream: Option<Upstream>,
+    /// The lane's task; woken to write, to connect or to end.
+    pub(super) waker: Option<Waker>,
+    /// The upstream must be dropped at the next turn: another epoch began.
+    pub(super) retire: bool,
+    /// Its task was asked to write and has not done so yet.
+    write_asked: bool,
+    /// The lane must end at the next turn.
+    pub(super) close: bool,
+    /// When a "look again" error was seen first without a successful write since.
+    pub(super) signal_since: Option<Timestamp>,
+    /// The node refused its user: it connects again only for a request.
+    pub(super) denied: bool,
+    /// When it was last used (idle lanes end).
+    pub(super) idle_since: Timestamp,
+    /// Connects that failed in a row.
+    pub(super) failures: u32,
+}
+
+/// What became of the entries of a lost upstream.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Losses {
+    pub(super) replayed: u64,
+    pub(super) unknown: u64,
+}
+
+impl Lane {
+    pub(super) fn new(
+        backend: usize,
+        key: LaneKey,
+        owner: Option<SessionRef>,
+        now: Timestamp,
+    ) -> Self {
+        Lane {
+            backend,
+            key,
+            owner,
+            pinned: owner.is_some(),
+            users: 0,
+            queue: VecDeque::new(),
+            log: ByteQueue::default(),
+            written: 0,
+            sent: 0,
+            sent_bytes: 0,
+            upstream: None,
+            waker: None,
+            retire: false,
+            write_asked: false,
+            close: false,
+            signal_since: None,
+            denied: false,
+            idle_since: now,
+            failures: 0,
+        }
+    }
+
+    /// Wakes the task, once for all requests of a turn.
+    pub(super) fn ask_to_write(&mut self) {
+        if !self.write_asked
+            && let Some(waker) = &self.waker
+        {
+            self.write_asked = true;
+            waker.wake_by_ref();
+        }
+    }
+
+    /// The task runs.
+    pub(super) fn task_runs(&mut self, waker: &Waker) {
+        self.write_asked = false;
+        if !self.waker.as_ref().is_some_and(|w| w.will_wake(waker)) {
+            self.waker = Some(waker.clone());
+        }
+    }
+
+    /// Appends a request.
+    pub(super) fn push(&mut self, entry: Entry, bytes: &[u8], spares: &mut Spares) {
+        debug_assert_eq!(entry.len, bytes.len());
+        self.log.push(bytes, spares);
+        self.queue.push_back(entry);
+    }
+
+    /// What may be written next.
+    pub(super) fn unwritten<'a>(&'a self, out: &mut [IoSlice<'a>]) -> usize {
+        self.log.slices(self.written, out)
+    }
+
+    /// `n` bytes were handed to the kernel.
+    pub(super) fn wrote(&mut self, n: usize) {
+        self.written += n;
+        while let Some(next) = self.queue.get(self.sent) {
+            if self.sent_bytes + next.len > self.written {
+                break;
+            }
+            self.sent_bytes += next.len;
+            self.sent += 1;
+        }
+    }
+
+    /// Whether there is something to write.
+    pub(super) fn has_unwritten(&self) -> bool {
+        self.written < self.log.len()
+    }
+
+    /// Takes the first entry off; its reply is complete.
+    pub(super) fn pop(&mut self, spares: &mut Spares) -> Option<Entry> {
+        let entry = self.queue.pop_front()?;
+        self.log.consume(entry.len, spares);
+        self.forget_head(entry.len);
+        Some(entry)
+    }
+
+    /// Takes the first entry off together with its bytes.
+    pub(super) fn pop_with_bytes(&mut self, spares: &mut Spares) -> Option<(Entry, Vec<Bytes>)> {
+        let entry = self.queue.pop_front()?;
+        let bytes = self.log.split(entry.len, spares);
+        self.forget_head(entry.len);
+        Some((entry, bytes))
+    }
+
+    fn forget_head(&mut self, len: usize) {
+        self.written = self.written.saturating_sub(len);
+        if self.sent > 0 {
+            self.sent -= 1;
+            self.sent_bytes -= len;
+        }
+    }
+
+    /// Whether a reply that answers a request (not a local one) is awaited from the node.
+    pub(super) fn awaits_reply(&self) -> bool {
+        self.queue.iter().take(self.sent).any(|e| e.replies > 0)
+    }
+
+    /// Requests on their way that do not wait at the node by their nature.
+    pub(super) fn busy(&self) -> bool {
+        self.upstream.is_some()
+            && self.queue.iter().take(self.sent).any(|e| {
+                e.replies > 0 && !matches!(&e.kind, Kind::Hook(hook) if hook.waits_at_node())
+            })
+    }
+
+    /// Puts `entries` before everything that is queued. Only while there is no upstream.
+    pub(super) fn prepend(&mut self, entries: Vec<(Entry, Vec<Bytes>)>, spares: &mut Spares) {
+        debug_assert_eq!(self.written, 0);
+        let mut log = ByteQueue::default();
+        let mut queue = VecDeque::with_capacity(entries.len() + self.queue.len());
+        for (entry, bytes) in entries {
+            for piece in bytes {
+                log.push_owned(piece, spares);
+            }
+            queue.push_back(entry);
+        }
+        let rest = self.log.len();
+        for piece in self.log.split(rest, spares) {
+            log.push_owned(piece, spares);
+        }
+        queue.append(&mut self.queue);
+        self.queue = queue;
+        self.log = log;
+    }
+
+    /// The upstream is gone: decides for every entry whether it is sent again. `alive` tells whether
+    /// a session still exists.
+    pub(super) fn lose(
+        &mut self,
+        retry: Retry,
+        now: Timestamp,
+        alive: impl Fn(SessionRef) -> bool,
+        spares: &mut Spares,
+    ) -> Losses {
+        let mut losses = Losses::default();
+        let draining = self.upstream.take().and_then(|u| u.draining);
+        let refused = draining.map(|d| d.kept).unwrap_or_default();
+        let mut all: Vec<_> = refused
+            .into_iter()
+            .map(|(entry, bytes)| (false, entry, bytes))
+            .collect();
+        let (sent, mut popped) = (self.sent, 0);
+        while let Some((entry, bytes)) = self.pop_with_bytes(spares) {
+            let was_sent = popped < sent;
+            popped += 1;
+            all.push((was_sent, entry, bytes));
+        }
+        let mut kept = Vec::with_capacity(all.len());
+        for (was_sent, entry, bytes) in all {
+            let owner_lives = entry.session.is_some_and(&alive);
+            if !owner_lives {
+                continue;
+            }
+            match entry.after_loss(was_sent, retry, now, &bytes) {
+                AfterLoss::Keep(mut entry, bytes) => {
+                    if was_sent && entry.replies > 0 {
+                        losses.replayed += 1;
+                        entry.resent = true;
+                    }
+                    kept.push((entry, bytes));
+                }
+                AfterLoss::Unknown(reply, session, since) => {
+                    losses.unknown += 1;
+                    kept.push((Entry::local(session, reply, since), Vec::new()));
+                }
+            }
+        }
+        self.written = 0;
+        self.sent = 0;
+        self.sent_bytes = 0;
+        self.prepend(kept, spares);
+        losses
+    }
+}
+
+enum AfterLoss {
+    Keep(Entry, Vec<Bytes>),
+    Unknown(Bytes, SessionRef, Timestamp),
+}
+
+/// Why a request's outcome is unknown, for the client.
+pub(super) const LOST: &str = "the connection to the primary was lost before the reply came";
+
+impl Entry {
+    pub(super) fn new(
+        session: SessionRef,
+        len: usize,
+        replay: Replay,
+        since: Timestamp,
+        kind: Kind,
+    ) -> Self {
+        Entry {
+            session: Some(session),
+            len,
+            replies: 1,
+            skip: 0,
+            replay,
+            since,
+            resent: false,
+            mute: false,
+            kind,
+        }
+    }
+
+    /// A reply of our own that waits for its turn.
+    pub(super) fn local(session: SessionRef, reply: Bytes, since: Timestamp) -> Self {
+        let kind = Kind::Local(reply);
+        Entry {
+            replies: 0,
+            ..Entry::new(session, 0, Replay::Read, since, kind)
+        }
+    }
+
+    /// A request of our own, whose `replies` nobody sees.
+    pub(super) fn internal(len: usize, replies: u32, since: Timestamp) -> Self {
+        Entry {
+            session: None,
+            len,
+            replies,
+            skip: 0,
+            replay: Replay::Read,
+            since,
+            resent: false,
+            mute: true,
+            kind: Kind::Plain,
+        }
+    }
+
+    /// Waits at the node for other clients, however long that takes.
+    pub(super) fn waits_by_nature(&self) -> bool {
+        matches!(&self.kind, Kind::Hook(hook) if hook.waits_at_node())
+    }
+
+    /// (P|S)(UN)SUBSCRIBE.
+    pub(super) fn expects_acknowledgement(&self) -> bool {
+        match &self.kind {
+            Kind::Hook(hook) => matches!(**hook, Hook::Subscription { .. }),
+            // Subscriptions made again by us.
+            _ => self.session.is_none(),
+        }
+    }
+
+    fn after_loss(
+        mut self,
+        was_sent: bool,
+        retry: Retry,
+        now: Timestamp,
+        bytes: &[Bytes],
+    ) -> AfterLoss {
+        let Some(session) = self.session else {
+            return AfterLoss::Keep(self, bytes.to_vec());
+        };
+        if let Kind::Hook(hook) = self.kind {
+            return match hook.after_loss(was_sent, self.replay, retry, now, bytes) {
+                Ok((hook, bytes)) => {
+                    self.len = bytes.iter().map(Bytes::len).sum();
+                    self.skip = hook.acknowledged();
+                    self.kind = Kind::Hook(hook);
+                    AfterLoss::Keep(self, bytes)
+                }
+                Err(reply) => AfterLoss::Unknown(reply, session, self.since),
+            };
+        }
+        if !was_sent || self.replies == 0 || may_replay(self.replay, retry) {
+            if let Kind::Unit(replies) = &mut self.kind {
+                let total = count_replies(replies) + self.replies;
+                replies.clear();
+                self.replies = total;
+            }
+            return AfterLoss::Keep(self, bytes.to_vec());
+        }
+        match self.kind {
+            Kind::Unit(replies) => {
+                AfterLoss::Unknown(unknown_unit(replies, self.replies), session, self.since)
+            }
+            _ if self.mute => AfterLoss::Unknown(Bytes::new(), session, self.since),
+            _ => AfterLoss::Unknown(own_error(OwnError::Unknown(LOST)), session, self.since),
+        }
+    }
+}
+
+/// Whether a request that was sent and not answered may be sent again (I8).
+pub(super) fn may_replay(replay: Replay, retry: Retry) -> bool {
+    match replay {
+        Replay::Read => true,
+        Replay::Idempotent => retry == Retry::Idempotent,
+        Replay::Never => false,
+    }
+}
+
+/// Complete replies that stand in `received`.
+pub(super) fn count_replies(received: &[u8]) -> u32 {
+    let mut scanner = ReplyScanner::default();
+    let (mut at, mut count) = (0, 0);
+    while let Ok(Some(n)) = scanner.scan(&received[at..]) {
+        at += n;
+        count += 1;
+    }
+    count
+}
+
+/// The replies of a unit whose EXEC got none: what came, +QUEUED for the rest, and the error.
+fn unknown_unit(mut received: BytesMut, expected: u32) -> Bytes {
+    let first = received.is_empty();
+    for missing in 0..expected.saturating_sub(1) {
+        received.extend_from_slice(if first && missing == 0 {
+            b"+OK\r\n"
+        } else {
+            b"+QUEUED\r\n"
+        });
+    }
+    OwnError::Unknown(LOST).put(&mut received);
+    received.freeze()
+}
+
+/// An error of our own as a reply.
+pub(super) fn own_error(error: OwnError<'_>) -> Bytes {
+    let mut reply = BytesMut::new();
+    error.put(&mut reply);
+    reply.freeze()
+}

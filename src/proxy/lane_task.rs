@@ -1,0 +1,413 @@
+//! The life of a lane: wait for a primary, connect, write and read until the connection ends, decide
+//! what is sent again, and begin anew.
+
+use std::cell::RefCell;
+use std::future::poll_fn;
+use std::io::{self, IoSlice};
+use std::rc::Rc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+
+use super::dial::{Dial, DialError, Dialed, dial};
+use super::hook::Hook;
+use super::lane::{Entry, Kind, Upstream, own_error};
+use super::replies::LaneEnd;
+use super::worker::Worker;
+use crate::clock;
+use crate::metrics::UpstreamKind;
+use crate::resp::{OwnError, Replay, ReplyScanner, Signal};
+use crate::topology::{Epoch, Evidence, EvidenceKind, Gate};
+
+/// Pause after a failed connect; doubles up to the longest.
+const FIRST_PAUSE: Duration = Duration::from_millis(5);
+const LONGEST_PAUSE: Duration = Duration::from_millis(200);
+
+/// See the module.
+pub(super) async fn run(worker: Rc<RefCell<Worker>>, lane: usize) {
+    loop {
+        let next = poll_fn(|cx| worker.borrow_mut().next_dial(lane, cx)).await;
+        let Some((what, epoch)) = next else { break };
+        let dialed = tokio::select! {
+            biased;
+            dialed = dial(&what) => dialed,
+            () = poll_fn(|cx| worker.borrow_mut().dial_is_stale(lane, epoch, cx)) => continue,
+        };
+        match dialed {
+            Ok(dialed) => {
+                if !worker.borrow_mut().lane_up(lane, &what, epoch, dialed) {
+                    continue;
+                }
+                let end = poll_fn(|cx| worker.borrow_mut().poll_lane(lane, cx)).await;
+                let pause = worker.borrow_mut().lane_down(lane, end);
+                wait(&worker, lane, epoch, pause).await;
+            }
+            Err(error) => {
+                let pause = worker.borrow_mut().dial_failed(lane, &what, &error);
+                wait(&worker, lane, epoch, pause).await;
+            }
+        }
+    }
+    worker.borrow_mut().remove_lane(lane);
+}
+
+/// A pause that ends early when there is something new.
+async fn wait(worker: &Rc<RefCell<Worker>>, lane: usize, epoch: Epoch, pause: Duration) {
+    if !pause.is_zero() {
+        let stale = poll_fn(|cx| worker.borrow_mut().dial_is_stale(lane, epoch, cx));
+        // Either way it is time to look again.
+        let _ = tokio::time::timeout(pause, stale).await;
+    }
+}
+
+impl Worker {
+    /// Ready when there is a primary to connect to and a reason to; `None`: the lane ends.
+    fn next_dial(&mut self, lane: usize, cx: &mut Context<'_>) -> Poll<Option<(Dial, Epoch)>> {
+        self.now = clock::now();
+        let state = &mut self.lanes[lane];
+        state.task_runs(cx.waker());
+        if state.close {
+            return Poll::Ready(None);
+        }
+        let wanted = !state.queue.is_empty()
+            || (!state.denied && (state.users > 0 || state.owner.is_some()));
+        let backend = &self.backends[state.backend];
+        let Some(primary) = backend.topology.open_primary() else {
+            return Poll::Pending;
+        };
+        if !wanted {
+            return Poll::Pending;
+        }
+        let what = Dial {
+            primary: primary.clone(),
+            key: state.key.clone(),
+            pinned: state.pinned,
+            own: backend.plan.credentials.clone(),
+            scripts: backend.shared.scripts.missing_on(&primary.run_id),
+            timeout: backend.plan.settings.connect_timeout,
+        };
+        Poll::Ready(Some((what, backend.topology.epoch)))
+    }
+
+    /// Ready when another epoch began, the gate closed, or the lane ends.
+    fn dial_is_stale(&mut self, lane: usize, epoch: Epoch, cx: &mut Context<'_>) -> Poll<()> {
+        let state = &mut self.lanes[lane];
+        state.task_runs(cx.waker());
+        let topology = &self.backends[state.backend].topology;
+        if state.close || topology.epoch != epoch || topology.gate == Gate::Closed {
+            return Poll::Ready(());
+        }
+        Poll::Pending
+    }
+
+    /// The connection is there and verified; false when another epoch began meanwhile.
+    fn lane_up(&mut self, lane: usize, what: &Dial, epoch: Epoch, dialed: Dialed) -> bool {
+        self.now = clock::now();
+        let state = &mut self.lanes[lane];
+        let backend = &self.backends[state.backend];
+        if backend.topology.epoch != epoch || state.close {
+            return false;
+        }
+        let kind = if state.pinned {
+            UpstreamKind::Pinned
+        } else {
+            UpstreamKind::Shared
+        };
+        backend.metrics.upstreams(kind).increment(1);
+        backend.shared.scripts.loaded(&what.primary.run_id);
+        state.failures = 0;
+        state.retire = false;
+        state.denied = false;
+        state.upstream = Some(Upstream {
+            stream: dialed.stream,
+            epoch,
+            run_id: what.primary.run_id.clone(),
+            input: BytesMut::new(),
+            scanner: ReplyScanner::default(),
+            client_id: dialed.client_id,
+            draining: None,
+        });
+        if let Some(of) = state.owner {
+            let blocked = state
+                .queue
+                .iter()
+                .any(|e| matches!(&e.kind, Kind::Hook(h) if matches!(**h, Hook::Blocking { .. })));
+            let resp3 = state.key.resp3;
+            let mut flush = false;
+            if let Some(session) = self.session(of) {
+                if blocked {
+                    let id = &session.client.blocked_on;
+                    id.store(dialed.client_id, std::sync::atomic::Ordering::Relaxed);
+                }
+                let tracks = |(word, _): &(&str, Bytes)| *word == "TRACKING";
+                flush = resp3
+                    && session
+                        .pin
+                        .as_ref()
+                        .is_some_and(|p| p.sticky.iter().any(tracks));
+            }
+            if flush {
+                // Invalidations of the meantime are lost: the client must forget what it cached.
+                self.deliver(of, b">2\r\n$10\r\ninvalidate\r\n_\r\n", false);
+                self.flush_dirty();
+            }
+        }
+        true
+    }
+
+    fn poll_lane(&mut self, lane: usize, cx: &mut Context<'_>) -> Poll<LaneEnd> {
+        self.now = clock::now();
+        self.lanes[lane].task_runs(cx.waker());
+        let turn = self.lane_turn(lane, cx);
+        self.flush_dirty();
+        turn
+    }
+
+    fn lane_turn(&mut self, lane: usize, cx: &mut Context<'_>) -> Poll<LaneEnd> {
+        loop {
+            let state = &self.lanes[lane];
+            if state.close {
+                return Poll::Ready(LaneEnd::Closed);
+            }
+            if state.retire {
+                return Poll::Ready(LaneEnd::Retired);
+            }
+            let wrote = match self.write_lane(lane, cx) {
+                Ok(wrote) => wrote,
+                Err(_) => return Poll::Ready(LaneEnd::Lost),
+            };
+            match self.read_lane(lane, cx) {
+                Ok(true) => {}
+                Ok(false) if wrote => {}
+                Ok(false) => return Poll::Pending,
+                Err(end) => return Poll::Ready(end),
+            }
+        }
+    }
+
+    /// Writes what the gate lets through and the kernel takes; whether there may be more.
+    fn write_lane(&mut self, lane: usize, cx: &mut Context<'_>) -> io::Result<bool> {
+        let state = &mut self.lanes[lane];
+        let topology = &self.backends[state.backend].topology;
+        let Some(upstream) = &state.upstream else {
+            return Ok(false);
+        };
+        let open = topology.gate == Gate::Open && upstream.epoch == topology.epoch;
+        if !open || upstream.draining.is_some() || !state.has_unwritten() {
+            return Ok(false);
+        }
+        loop {
+            let mut slices = [IoSlice::new(&[]); 16];
+            let filled = state.unwritten(&mut slices);
+            if filled == 0 {
+                // Local replies behind the last request count as sent.
+                state.wrote(0);
+                return Ok(false);
+            }
+            let Some(upstream) = &state.upstream else {
+                return Ok(false);
+            };
+            let result = match &slices[..filled] {
+                [one] => upstream.stream.try_write(one),
+                many => upstream.stream.try_write_vectored(many),
+            };
+            match result {
+                Ok(n) => state.wrote(n),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    return match upstream.stream.poll_write_ready(cx) {
+                        Poll::Ready(Ok(())) => Ok(true),
+                        Poll::Ready(Err(error)) => Err(error),
+                        Poll::Pending => Ok(false),
+                    };
+                }
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// The connection is gone: what may be sent again stays, the rest gets its error in its turn.
+    /// Returns how long to wait before the next connect.
+    fn lane_down(&mut self, lane: usize, end: LaneEnd) -> Duration {
+        self.now = clock::now();
+        let state = &mut self.lanes[lane];
+        let index = state.backend;
+        let backend = &mut self.backends[index];
+        let kind = if state.pinned {
+            UpstreamKind::Pinned
+        } else {
+            UpstreamKind::Shared
+        };
+        backend.metrics.upstreams(kind).decrement(1);
+        if end == LaneEnd::Lost
+            && let Some(upstream) = &state.upstream
+            && let Some(primary) = &backend.topology.primary
+            && primary.run_id == upstream.run_id
+        {
+            let kind = EvidenceKind::ConnectionLost;
+            backend.plan.evidence.send(Evidence {
+                node: primary.node.clone(),
+                kind,
+            });
+        }
+        if end == LaneEnd::Garbage {
+            tracing::error!(
+                backend = %backend.plan.name,
+                "the node sent what nobody asked for; the connection was dropped"
+            );
+        }
+        let signal = state
+            .upstream
+            .as_ref()
+            .and_then(|u| u.draining.as_ref())
+            .map(|d| d.signal);
+        let before = state.log.len();
+        let sessions = &self.sessions;
+        let alive = |of: super::lane::SessionRef| {
+            sessions
+                .get(of.index)
+                .is_some_and(|s| s.serial == of.serial)
+        };
+        let retry = backend.plan.settings.retry;
+        let losses = state.lose(retry, self.now, alive, &mut self.spares);
+        backend.bytes = backend.bytes + state.log.len() - before;
+        backend.turn.replayed += losses.replayed;
+        backend.turn.unknown += losses.unknown;
+        backend.turn.held += losses.replayed;
+        state.retire = false;
+        if state.pinned {
+            self.restore_pin(lane);
+        }
+        self.settle_head(lane);
+        self.flush_dirty();
+        self.obey(index);
+        match (end, signal) {
+            (LaneEnd::Signal, Some(Signal::NoReplicas)) => Duration::from_millis(20),
+            (LaneEnd::Signal | LaneEnd::Garbage, _) => FIRST_PAUSE,
+            _ => Duration::ZERO,
+        }
+    }
+
+    /// Returns how long to wait before the next try.
+    fn dial_failed(&mut self, lane: usize, what: &Dial, error: &DialError) -> Duration {
+        self.now = clock::now();
+        let state = &mut self.lanes[lane];
+        let backend = &mut self.backends[state.backend];
+        backend.metrics.connect_failed(error.reason());
+        tracing::debug!(
+            backend = %backend.plan.name,
+            node = %what.primary.node,
+            error = %error,
+            "connect to the primary failed"
+        );
+        if let Some(kind) = error.evidence() {
+            let node = what.primary.node.clone();
+            backend.plan.evidence.send(Evidence { node, kind });
+        }
+        if let DialError::Denied(reply) = error {
+            state.denied = true;
+            let reply = reply.clone();
+            self.fail_entries(lane, |_| true, |_| reply.clone());
+            return Duration::ZERO;
+        }
+        let pause = FIRST_PAUSE * 2u32.saturating_pow(state.failures.min(10));
+        state.failures += 1;
+        pause.min(LONGEST_PAUSE)
+    }
+
+    /// Requests that waited too long get an error that says whether they ran.
+    pub(super) fn expire(&mut self, lane: usize) {
+        if self.lanes[lane].upstream.is_some() {
+            self.lanes[lane].retire = true;
+            self.wake_lane(lane);
+            return;
+        }
+        let timeout = self.backends[self.lanes[lane].backend]
+            .plan
+            .settings
+            .hold_timeout;
+        let now = self.now;
+        let error = |entry: &Entry| {
+            let reason = format!("there was no primary to send it to for {timeout:?}");
+            if entry.resent && entry.replay != Replay::Read {
+                own_error(OwnError::Unknown(&reason))
+            } else {
+                own_error(OwnError::NotExecuted(&reason))
+            }
+        };
+        self.fail_entries(lane, |entry| now.since(entry.since) >= timeout, error);
+    }
+
+    /// Answers the first entries, as long as `which` holds, with an error.
+    fn fail_entries(
+        &mut self,
+        lane: usize,
+        which: impl Fn(&Entry) -> bool,
+        reply: impl Fn(&Entry) -> Bytes,
+    ) {
+        while self.lanes[lane].queue.front().is_some_and(&which) {
+            let Some(entry) = self.pop_entry(lane) else {
+                break;
+            };
+            let error = reply(&entry);
+            let Some(of) = entry.session else { continue };
+            let turn = &mut self.backends[self.lanes[lane].backend].turn;
+            if error.starts_with(b"-POINTSMAN outcome unknown") {
+                turn.unknown += 1;
+            } else {
+                turn.refused += 1;
+            }
+            let mut error = error;
+            match entry.kind {
+                Kind::Local(own) => error = own,
+                Kind::Hook(hook) => self.abandon(of, *hook),
+                Kind::Plain | Kind::Unit(_) => {}
+            }
+            self.finish_request(of, &error, Some(&error), entry.mute);
+        }
+        self.settle_head(lane);
+        self.flush_dirty();
+    }
+
+    /// A request that would have changed the session's state got an error instead.
+    fn abandon(&mut self, of: super::lane::SessionRef, hook: Hook) {
+        let ends = hook.ends_transaction();
+        if let Hook::Transition(transition) = hook {
+            self.leave_lane(transition.lane);
+            if let Some(session) = self.session(of) {
+                session.moving = false;
+            }
+        } else if ends
+            && let Some(session) = self.session(of)
+            && let Some(pin) = &mut session.pin
+        {
+            pin.tx = None;
+            pin.watch = super::pin::Watch::None;
+        }
+    }
+
+    fn remove_lane(&mut self, lane: usize) {
+        self.forget_lane(lane);
+        let state = &self.lanes[lane];
+        let backend = state.backend;
+        let unread = state.log.len();
+        self.backends[backend].bytes -= unread;
+        self.lanes.remove(lane);
+        self.obey(backend);
+    }
+
+    /// A client is gone: what it still waits for is eaten when it comes.
+    pub(super) fn remove_session(&mut self, of: super::lane::SessionRef) {
+        self.now = clock::now();
+        if self.session(of).is_none() {
+            return;
+        }
+        self.unpin(of.index);
+        let session = self.sessions.remove(of.index);
+        let backend = &mut self.backends[session.backend];
+        backend.turn.abandoned += u64::from(session.inflight);
+        backend.metrics.clients.decrement(1);
+        self.shared.registry.remove(session.client.id);
+        self.leave_lane(session.lane);
+    }
+}

@@ -1,0 +1,223 @@
+//! A session's own upstream, and the state of that connection as values, so that it can be set up
+//! again on another node without the client noticing.
+
+use std::collections::BTreeSet;
+
+use bytes::{Bytes, BytesMut};
+
+use super::lane::{Entry, Kind, SessionRef};
+use super::session::Park;
+use super::worker::Worker;
+use crate::resp::command::Channels;
+use crate::resp::encode_request;
+use crate::topology::Timestamp;
+
+/// Clean connections kept for the next session that needs one, of each kind.
+const MAX_IDLE: usize = 32;
+
+/// See the module.
+pub(super) struct Pin {
+    pub(super) lane: usize,
+    pub(super) tx: Option<Tx>,
+    pub(super) watch: Watch,
+    pub(super) channels: [BTreeSet<Bytes>; 3],
+    pub(super) monitor: bool,
+    /// CLIENT TRACKING and NO-TOUCH as they were said, to say them again.
+    pub(super) sticky: Vec<(&'static str, Bytes)>,
+    /// The connection can not be given to another session afterwards.
+    pub(super) tainted: bool,
+}
+
+/// An open MULTI.
+#[derive(Default)]
+pub(super) struct Tx {
+    /// MULTI and the commands that were acknowledged with +QUEUED (or refused), as sent.
+    pub(super) acknowledged: BytesMut,
+    pub(super) count: u32,
+    /// Commands sent after MULTI.
+    pub(super) queued: usize,
+    /// The database that EXEC leads to, when SELECT is among them.
+    pub(super) select: Option<u32>,
+    /// Whether every queued command only reads.
+    pub(super) writes: bool,
+    /// EXEC or DISCARD is on its way.
+    pub(super) ending: bool,
+}
+
+/// WATCH over a change of connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Watch {
+    None,
+    Held,
+    /// The connection that watched is gone: EXEC answers nil, a legal lost race.
+    Lost,
+}
+
+impl Pin {
+    pub(super) fn new(lane: usize) -> Self {
+        Pin {
+            lane,
+            tx: None,
+            watch: Watch::None,
+            channels: Default::default(),
+            monitor: false,
+            sticky: Vec::new(),
+            tainted: false,
+        }
+    }
+
+    pub(super) fn subscribed(&self) -> bool {
+        self.channels.iter().any(|set| !set.is_empty())
+    }
+
+    /// Whether the connection has no state that the session still needs.
+    pub(super) fn clean(&self) -> bool {
+        self.tx.is_none()
+            && self.watch == Watch::None
+            && !self.subscribed()
+            && !self.monitor
+            && self.sticky.is_empty()
+    }
+
+    pub(super) fn set(&mut self, kind: Channels) -> &mut BTreeSet<Bytes> {
+        &mut self.channels[kind as usize]
+    }
+
+    /// What is sent on a new connection before everything else.
+    fn restore(&self, now: Timestamp) -> Vec<(Entry, Vec<Bytes>)> {
+        let mut entries = Vec::new();
+        let mut add = |bytes: Bytes, replies: u32| {
+            entries.push((Entry::internal(bytes.len(), replies, now), vec![bytes]));
+        };
+        for (_, frame) in &self.sticky {
+            add(frame.clone(), 1);
+        }
+        let words: [&[u8]; 3] = [b"SUBSCRIBE", b"PSUBSCRIBE", b"SSUBSCRIBE"];
+        for (word, set) in words.into_iter().zip(&self.channels) {
+            for channel in set {
+                let mut frame = BytesMut::new();
+                encode_request(&mut frame, &[word, channel]);
+                add(frame.freeze(), 1);
+            }
+        }
+        if self.monitor {
+            add(Bytes::from_static(b"*1\r\n$7\r\nMONITOR\r\n"), 1);
+        }
+        if let Some(tx) = &self.tx
+            && tx.count > 0
+        {
+            add(Bytes::copy_from_slice(&tx.acknowledged), tx.count);
+        }
+        entries
+    }
+}
+
+impl Worker {
+    /// Gives the session a lane of its own; `Err` when it must wait until what it sent on the shared
+    /// lane is answered.
+    pub(super) fn pin(&mut self, index: usize) -> Result<usize, Park> {
+        let session = &self.sessions[index];
+        if let Some(pin) = &session.pin {
+            return Ok(pin.lane);
+        }
+        if session.inflight > 0 {
+            return Err(Park::Drained);
+        }
+        let of = SessionRef {
+            index,
+            serial: session.serial,
+        };
+        let (backend, key) = (session.backend, session.key.clone());
+        let idle = self.backends[backend]
+            .idle_pinned
+            .get_mut(&key)
+            .and_then(Vec::pop);
+        let lane = match idle {
+            Some(lane) => {
+                self.lanes[lane].owner = Some(of);
+                lane
+            }
+            None => self.new_lane(backend, key, Some(of)),
+        };
+        self.sessions[index].pin = Some(Box::new(Pin::new(lane)));
+        self.backends[backend].metrics.sessions_pinned.increment(1);
+        Ok(lane)
+    }
+
+    /// Gives the pinned lane back when its state has ended.
+    pub(super) fn settle_pin(&mut self, of: SessionRef) {
+        let Some(session) = self.session(of) else {
+            return;
+        };
+        let Some(pin) = &session.pin else { return };
+        if session.inflight == 0 && pin.clean() {
+            self.unpin(of.index);
+        }
+    }
+
+    /// Takes the pinned lane from the session: to the idle ones when it is clean, else it ends.
+    pub(super) fn unpin(&mut self, index: usize) {
+        let session = &mut self.sessions[index];
+        let Some(pin) = session.pin.take() else {
+            return;
+        };
+        session
+            .client
+            .blocked_on
+            .store(0, std::sync::atomic::Ordering::Relaxed);
+        let now = self.now;
+        let lane = &mut self.lanes[pin.lane];
+        let state = &mut self.backends[lane.backend];
+        state.metrics.sessions_pinned.decrement(1);
+        lane.owner = None;
+        lane.idle_since = now;
+        let idle = state.idle_pinned.entry(lane.key.clone()).or_default();
+        let reusable = pin.clean()
+            && !pin.tainted
+            && lane.queue.is_empty()
+            && lane.upstream.is_some()
+            && !lane.retire
+            && idle.len() < MAX_IDLE;
+        if reusable {
+            idle.push(pin.lane);
+        } else {
+            lane.close = true;
+            self.wake_lane(pin.lane);
+        }
+    }
+
+    /// The upstream of a pinned lane is gone: puts what rebuilds the connection's state before what
+    /// its session still waits for.
+    pub(super) fn restore_pin(&mut self, lane: usize) {
+        let Some(of) = self.lanes[lane].owner else {
+            return;
+        };
+        let now = self.now;
+        let ends_queued = self.lanes[lane]
+            .queue
+            .iter()
+            .any(|e| matches!(&e.kind, Kind::Hook(hook) if hook.ends_transaction()));
+        let Some(session) = self.session(of) else {
+            return;
+        };
+        let Some(pin) = &mut session.pin else { return };
+        if pin.tx.as_ref().is_some_and(|tx| tx.ending) && !ends_queued {
+            // Its outcome is unknown, and the client is told so: nothing is left of it.
+            pin.tx = None;
+            pin.watch = Watch::None;
+        }
+        if pin.watch == Watch::Held {
+            pin.watch = Watch::Lost;
+        }
+        pin.tainted = true;
+        let gap = pin.subscribed() || pin.monitor;
+        let entries = pin.restore(now);
+        let lane = &mut self.lanes[lane];
+        let state = &mut self.backends[lane.backend];
+        if gap {
+            state.metrics.subscription_gaps.increment(1);
+        }
+        state.bytes += entries.iter().map(|(e, _)| e.len).sum::<usize>();
+        lane.prepend(entries, &mut self.spares);
+    }
+}

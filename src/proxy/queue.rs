@@ -1,0 +1,213 @@
+//! Bytes on their way to a socket: appended at the tail, written from anywhere, dropped at the head.
+//! Small pieces are gathered into chunks; a large one is kept as it is.
+
+use std::collections::VecDeque;
+use std::io::IoSlice;
+
+use bytes::Bytes;
+
+/// A piece of at least this many bytes is kept as a chunk of its own when it is owned already.
+pub(super) const LARGE: usize = 16 * 1024;
+
+const CHUNK: usize = 16 * 1024;
+const MAX_SPARES: usize = 64;
+
+/// Empty buffers of one worker, so that an idle session or lane holds none.
+#[derive(Default)]
+pub(super) struct Spares(Vec<Vec<u8>>);
+
+impl Spares {
+    fn take(&mut self) -> Vec<u8> {
+        self.0.pop().unwrap_or_else(|| Vec::with_capacity(CHUNK))
+    }
+
+    fn give(&mut self, mut buffer: Vec<u8>) {
+        if self.0.len() < MAX_SPARES && buffer.capacity() <= 2 * CHUNK {
+            buffer.clear();
+            self.0.push(buffer);
+        }
+    }
+}
+
+enum Chunk {
+    Gathered(Vec<u8>),
+    Large(Bytes),
+}
+
+impl Chunk {
+    fn as_slice(&self) -> &[u8] {
+        match self {
+            Chunk::Gathered(bytes) => bytes,
+            Chunk::Large(bytes) => bytes,
+        }
+    }
+}
+
+/// See the module.
+#[derive(Default)]
+pub(super) struct ByteQueue {
+    chunks: VecDeque<Chunk>,
+    /// Bytes of the first chunk that were dropped already.
+    head: usize,
+    len: usize,
+}
+
+impl ByteQueue {
+    pub(super) fn len(&self) -> usize {
+        self.len
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// Appends a copy of `bytes`.
+    pub(super) fn push(&mut self, bytes: &[u8], spares: &mut Spares) {
+        self.len += bytes.len();
+        if let Some(Chunk::Gathered(tail)) = self.chunks.back_mut()
+            && tail.capacity() - tail.len() >= bytes.len()
+        {
+            tail.extend_from_slice(bytes);
+            return;
+        }
+        if bytes.len() > CHUNK {
+            self.chunks
+                .push_back(Chunk::Large(Bytes::copy_from_slice(bytes)));
+        } else if !bytes.is_empty() {
+            let mut buffer = spares.take();
+            buffer.extend_from_slice(bytes);
+            self.chunks.push_back(Chunk::Gathered(buffer));
+        }
+    }
+
+    /// Appends `bytes` without copying them when they are large.
+    pub(super) fn push_owned(&mut self, bytes: Bytes, spares: &mut Spares) {
+        if bytes.len() < LARGE {
+            self.push(&bytes, spares);
+        } else {
+            self.len += bytes.len();
+            self.chunks.push_back(Chunk::Large(bytes));
+        }
+    }
+
+    /// Fills `out` with what follows the first `from` bytes; returns how many slices it filled.
+    pub(super) fn slices<'a>(&'a self, from: usize, out: &mut [IoSlice<'a>]) -> usize {
+        let mut skip = self.head + from;
+        let mut filled = 0;
+        for chunk in &self.chunks {
+            let bytes = chunk.as_slice();
+            if skip >= bytes.len() {
+                skip -= bytes.len();
+                continue;
+            }
+            if filled == out.len() {
+                break;
+            }
+            out[filled] = IoSlice::new(&bytes[skip..]);
+            skip = 0;
+            filled += 1;
+        }
+        filled
+    }
+
+    /// Drops the first `n` bytes.
+    pub(super) fn consume(&mut self, n: usize, spares: &mut Spares) {
+        debug_assert!(n <= self.len);
+        self.len -= n;
+        self.head += n;
+        while let Some(first) = self.chunks.front() {
+            let size = first.as_slice().len();
+            if self.head < size {
+                return;
+            }
+            self.head -= size;
+            if let Some(Chunk::Gathered(buffer)) = self.chunks.pop_front() {
+                spares.give(buffer);
+            }
+        }
+    }
+
+    /// Takes the first `n` bytes out; large pieces are not copied.
+    pub(super) fn split(&mut self, n: usize, spares: &mut Spares) -> Vec<Bytes> {
+        let mut pieces = Vec::new();
+        let mut left = n;
+        while left > 0 {
+            let Some(first) = self.chunks.front() else {
+                break;
+            };
+            let available = first.as_slice().len() - self.head;
+            let take = available.min(left);
+            pieces.push(match first {
+                Chunk::Gathered(bytes) => {
+                    Bytes::copy_from_slice(&bytes[self.head..self.head + take])
+                }
+                Chunk::Large(bytes) => bytes.slice(self.head..self.head + take),
+            });
+            left -= take;
+            self.consume(take, spares);
+        }
+        pieces
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn contents(queue: &ByteQueue, from: usize) -> Vec<u8> {
+        let mut slices = [IoSlice::new(&[]); 16];
+        let filled = queue.slices(from, &mut slices);
+        slices[..filled]
+            .iter()
+            .flat_map(|s| s.iter().copied())
+            .collect()
+    }
+
+    #[test]
+    fn keeps_order_over_gathered_and_large_pieces() {
+        let (mut queue, mut spares) = (ByteQueue::default(), Spares::default());
+        queue.push(b"abc", &mut spares);
+        queue.push_owned(Bytes::from(vec![b'x'; LARGE]), &mut spares);
+        queue.push(b"def", &mut spares);
+        assert_eq!(queue.len(), LARGE + 6);
+        assert_eq!(&contents(&queue, LARGE + 3), b"def");
+        queue.consume(2, &mut spares);
+        assert_eq!(contents(&queue, 0)[..2], *b"cx");
+        queue.consume(LARGE + 1, &mut spares);
+        assert_eq!(contents(&queue, 0), b"def");
+        queue.consume(3, &mut spares);
+        assert!(queue.is_empty() && queue.chunks.is_empty());
+    }
+
+    #[test]
+    fn split_takes_from_the_head() {
+        let (mut queue, mut spares) = (ByteQueue::default(), Spares::default());
+        queue.push(b"abcdef", &mut spares);
+        assert_eq!(queue.split(4, &mut spares).concat(), b"abcd");
+        assert_eq!(contents(&queue, 0), b"ef");
+    }
+
+    #[test]
+    fn any_mix_of_pushes_and_consumes_gives_the_same_bytes() {
+        let (mut queue, mut spares) = (ByteQueue::default(), Spares::default());
+        let (mut expected, mut seed) = (Vec::new(), 7u64);
+        for step in 0..2_000 {
+            seed = seed
+                .wrapping_mul(6364136223846793005)
+                .wrapping_add(1442695040888963407);
+            let size = (seed >> 33) as usize % 5_000;
+            if seed >> 63 == 0 {
+                let bytes = vec![step as u8; size];
+                expected.extend_from_slice(&bytes);
+                queue.push(&bytes, &mut spares);
+            } else {
+                let n = size.min(queue.len());
+                queue.consume(n, &mut spares);
+                expected.drain(..n);
+            }
+            assert_eq!(queue.len(), expected.len());
+        }
+        let pieces = queue.split(expected.len(), &mut spares);
+        assert_eq!(pieces.concat(), expected);
+    }
+}

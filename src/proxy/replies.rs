@@ -1,0 +1,592 @@
+//! The way back: replies are cut at their ends and given to whom they belong to, in order.
+
+use std::sync::atomic::Ordering;
+use std::task::{Context, Poll};
+
+use bytes::{Buf, Bytes};
+
+use super::hook::{Hook, Transition};
+use super::lane::{Draining, Entry, Kind, SessionRef, may_replay};
+use super::local;
+use super::pin::Watch;
+use super::queue::LARGE;
+use super::session::{Life, Park};
+use super::worker::Worker;
+use crate::resp::reply::{elements, error_code, first_element, payload, signal};
+use crate::resp::{Replay, Signal};
+use crate::topology::{Evidence, EvidenceKind};
+
+/// Why a lane's connection ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum LaneEnd {
+    /// EOF, RST or another error of the connection.
+    Lost,
+    /// The node sent something that is no reply, or a reply nobody awaits.
+    Garbage,
+    /// The node said "look again", and every reply that was on its way has come.
+    Signal,
+    /// Another epoch began.
+    Retired,
+    /// The lane itself ends.
+    Closed,
+}
+
+impl Worker {
+    /// Reads once; `Ok(false)`: nothing came.
+    pub(super) fn read_lane(&mut self, lane: usize, cx: &mut Context<'_>) -> Result<bool, LaneEnd> {
+        let Some(upstream) = &mut self.lanes[lane].upstream else {
+            return Ok(false);
+        };
+        if upstream.input.capacity() - upstream.input.len() < 4 * 1024 {
+            upstream.input.reserve(16 * 1024);
+        }
+        let stream = std::pin::Pin::new(&mut upstream.stream);
+        match tokio_util::io::poll_read_buf(stream, cx, &mut upstream.input) {
+            Poll::Pending => Ok(false),
+            Poll::Ready(Ok(0) | Err(_)) => Err(LaneEnd::Lost),
+            Poll::Ready(Ok(_)) => {
+                let backend = self.lanes[lane].backend;
+                self.backends[backend].plan.evidence.replied(self.now);
+                self.cut_replies(lane)?;
+                self.obey(backend);
+                self.feed_starved(backend);
+                Ok(true)
+            }
+        }
+    }
+
+    fn cut_replies(&mut self, lane: usize) -> Result<(), LaneEnd> {
+        let Some(upstream) = &mut self.lanes[lane].upstream else {
+            return Ok(());
+        };
+        let mut input = std::mem::take(&mut upstream.input);
+        let mut scanner = std::mem::take(&mut upstream.scanner);
+        let mut at = 0;
+        let result = loop {
+            match scanner.scan(&input[at..]) {
+                Ok(Some(n)) if n >= LARGE => {
+                    input.advance(at);
+                    at = 0;
+                    let frame = input.split_to(n).freeze();
+                    if let Err(end) = self.on_reply(lane, &frame, Some(&frame)) {
+                        break Err(end);
+                    }
+                }
+                Ok(Some(n)) => {
+                    if let Err(end) = self.on_reply(lane, &input[at..at + n], None) {
+                        break Err(end);
+                    }
+                    at += n;
+                }
+                Ok(None) => break Ok(()),
+                Err(_) => break Err(LaneEnd::Garbage),
+            }
+        };
+        input.advance(at);
+        if let Some(upstream) = &mut self.lanes[lane].upstream {
+            upstream.input = input;
+            upstream.scanner = scanner;
+        }
+        result
+    }
+
+    /// One reply came; `owned` is the same bytes where they can be kept without a copy.
+    fn on_reply(
+        &mut self,
+        lane: usize,
+        frame: &[u8],
+        owned: Option<&Bytes>,
+    ) -> Result<(), LaneEnd> {
+        let state = &self.lanes[lane];
+        if (state.pinned || frame[0] == b'>') && self.out_of_band(lane, frame) {
+            return Ok(());
+        }
+        let state = &mut self.lanes[lane];
+        if state.sent == 0 {
+            return Err(LaneEnd::Garbage);
+        }
+        let draining = state
+            .upstream
+            .as_ref()
+            .is_some_and(|u| u.draining.is_some());
+        if draining || (frame[0] == b'-' && self.means_look_again(lane, frame)) {
+            return self.gather_proof(lane, frame);
+        }
+        let state = &mut self.lanes[lane];
+        let Some(head) = state.queue.front() else {
+            return Err(LaneEnd::Garbage);
+        };
+        let plain = matches!(head.kind, Kind::Plain) && head.replies == 1;
+        if plain {
+            if frame[0] != b'-' && head.replay != Replay::Read {
+                state.signal_since = None;
+            }
+            let Some(entry) = self.pop_entry(lane) else {
+                return Ok(());
+            };
+            if let Some(session) = entry.session {
+                self.backends[self.lanes[lane].backend].turn.replied += 1;
+                self.finish_request(session, frame, owned, entry.mute);
+            }
+        } else {
+            self.on_special_reply(lane, frame);
+        }
+        self.settle_head(lane);
+        Ok(())
+    }
+
+    fn on_special_reply(&mut self, lane: usize, frame: &[u8]) {
+        let Some(head) = self.lanes[lane].queue.front_mut() else {
+            return;
+        };
+        match &mut head.kind {
+            Kind::Unit(replies) => {
+                replies.extend_from_slice(frame);
+                head.replies -= 1;
+                if head.replies == 0
+                    && let Some(Entry {
+                        session: Some(of),
+                        kind: Kind::Unit(replies),
+                        mute,
+                        ..
+                    }) = self.pop_entry(lane)
+                {
+                    let replies = replies.freeze();
+                    self.backends[self.lanes[lane].backend].turn.replied += 1;
+                    self.finish_request(of, &replies, Some(&replies), mute);
+                }
+            }
+            Kind::Hook(hook) => {
+                if let Hook::Subscription { .. } = **hook {
+                    self.on_acknowledgement(lane, frame);
+                } else {
+                    self.on_hook_reply(lane, frame);
+                }
+            }
+            Kind::Plain | Kind::Local(_) => {
+                head.replies -= 1;
+                if head.replies == 0 {
+                    self.pop_entry(lane);
+                }
+            }
+        }
+    }
+
+    /// (P|S)(UN)SUBSCRIBE: one acknowledgement a channel.
+    fn on_acknowledgement(&mut self, lane: usize, frame: &[u8]) {
+        let failed = frame[0] == b'-';
+        let Some(head) = self.lanes[lane].queue.front_mut() else {
+            return;
+        };
+        let Some(of) = head.session else { return };
+        let Kind::Hook(hook) = &mut head.kind else {
+            return;
+        };
+        let Hook::Subscription { kind, acknowledged } = &mut **hook else {
+            return;
+        };
+        let kind = *kind;
+        head.replies = if failed { 0 } else { head.replies - 1 };
+        let eaten = !failed && head.skip > 0;
+        if eaten {
+            head.skip -= 1;
+        } else {
+            *acknowledged += 1;
+        }
+        let (done, mute) = (head.replies == 0, head.mute);
+        let mut parts = elements(frame);
+        let word = parts.next().and_then(payload);
+        let channel = parts.next().and_then(payload);
+        if let (Some(word), Some(channel), Some(session)) = (word, channel, self.session(of))
+            && let Some(pin) = &mut session.pin
+        {
+            if word.starts_with(b"un") || word[1..].starts_with(b"un") {
+                pin.set(kind).remove(channel);
+            } else {
+                pin.set(kind).insert(Bytes::copy_from_slice(channel));
+            }
+            let counts = pin.channels.each_ref().map(|set| set.len());
+            session
+                .client
+                .update(|s| [s.channels, s.patterns, s.shard_channels] = counts);
+        }
+        if !eaten && !mute {
+            self.deliver(of, frame, false);
+        }
+        if done {
+            self.pop_entry(lane);
+            self.finish_request(of, &[], None, true);
+        }
+    }
+
+    /// A reply on which the session's state depends.
+    fn on_hook_reply(&mut self, lane: usize, frame: &[u8]) {
+        let state = &mut self.lanes[lane];
+        let Some((entry, bytes)) = state.pop_with_bytes(&mut self.spares) else {
+            return;
+        };
+        self.backends[state.backend].bytes -= entry.len;
+        let (Some(of), Kind::Hook(hook)) = (entry.session, entry.kind) else {
+            return;
+        };
+        let ok = frame[0] != b'-';
+        let mut reply = Bytes::copy_from_slice(frame);
+        if let Hook::Transition(transition) = *hook {
+            self.on_transition(of, transition, frame, entry.mute);
+            return;
+        }
+        if let Some(session) = self.session(of) {
+            let (id, resp3) = (session.client.id, session.key.resp3);
+            if matches!(*hook, Hook::HelloId) && ok {
+                reply = local::with_client_id(frame, id);
+            }
+            session.client.blocked_on.store(0, Ordering::Relaxed);
+            let mut select = None;
+            if let Some(pin) = &mut session.pin {
+                match *hook {
+                    Hook::Multi if !ok => pin.tx = None,
+                    Hook::Multi | Hook::Queued => {
+                        if let Some(tx) = &mut pin.tx {
+                            bytes
+                                .iter()
+                                .for_each(|b| tx.acknowledged.extend_from_slice(b));
+                            tx.count += 1;
+                        }
+                    }
+                    Hook::Exec { .. } | Hook::ExecLost | Hook::Discard => {
+                        let tx = pin.tx.take();
+                        pin.watch = Watch::None;
+                        if frame[0] == b'*' && matches!(*hook, Hook::Exec { .. }) {
+                            select = tx.and_then(|tx| tx.select);
+                        }
+                        if matches!(*hook, Hook::ExecLost) {
+                            reply = Bytes::from_static(if resp3 { b"_\r\n" } else { b"*-1\r\n" });
+                        }
+                    }
+                    Hook::Watch if ok && pin.watch == Watch::None => pin.watch = Watch::Held,
+                    Hook::Unwatch if ok => pin.watch = Watch::None,
+                    Hook::Monitor if ok => pin.monitor = true,
+                    Hook::Sticky {
+                        ref frame,
+                        word,
+                        off,
+                    } if ok => {
+                        pin.tainted = true;
+                        pin.sticky.retain(|(w, _)| *w != word);
+                        if !off {
+                            pin.sticky.push((word, frame.clone()));
+                        }
+                    }
+                    _ => {}
+                }
+                let (queued, monitor) = (pin.tx.as_ref().map(|tx| tx.queued), pin.monitor);
+                session
+                    .client
+                    .update(|s| (s.queued, s.monitor) = (queued, monitor));
+            }
+            if let Some(db) = select {
+                self.move_to_db(of, db);
+            }
+        }
+        let backend = self.lanes[lane].backend;
+        self.backends[backend].turn.replied += 1;
+        self.finish_request(of, &reply, Some(&reply), entry.mute);
+    }
+
+    /// AUTH, SELECT or HELLO was answered on the lane it leads to.
+    fn on_transition(&mut self, of: SessionRef, to: Transition, frame: &[u8], mute: bool) {
+        let Some(session) = self.session(of) else {
+            self.leave_lane(to.lane);
+            return;
+        };
+        session.moving = false;
+        let mut reply = Bytes::copy_from_slice(frame);
+        if frame[0] == b'-' {
+            self.leave_lane(to.lane);
+        } else {
+            if let Some(name) = to.hello {
+                reply = local::with_client_id(frame, session.client.id);
+                if let Some(name) = name {
+                    session.client.update(|s| s.name = name);
+                }
+            }
+            let left = session.lane;
+            session.lane = to.lane;
+            session.key = to.key;
+            let (db, resp3) = (session.key.db, session.key.resp3);
+            let user = session.key.user.as_ref().map_or_else(
+                || "default".to_owned(),
+                |login| {
+                    let user = login.user.as_deref().unwrap_or(b"default");
+                    String::from_utf8_lossy(user).into_owned()
+                },
+            );
+            session
+                .client
+                .update(|s| (s.db, s.resp3, s.user) = (db, resp3, user));
+            let pinned = session.pin.as_ref().map(|pin| pin.lane);
+            let key = session.key.clone();
+            if let Some(pinned) = pinned {
+                self.lanes[pinned].key = key;
+            }
+            self.leave_lane(left);
+        }
+        let backend = self.sessions[of.index].backend;
+        self.backends[backend].turn.replied += 1;
+        self.finish_request(of, &reply, Some(&reply), mute);
+    }
+
+    /// A SELECT inside of MULTI took effect.
+    fn move_to_db(&mut self, of: SessionRef, db: u32) {
+        let Some(session) = self.session(of) else {
+            return;
+        };
+        let mut key = session.key.clone();
+        key.db = db;
+        let (backend, left) = (session.backend, session.lane);
+        let lane = self.shared_lane(backend, &key);
+        let session = &mut self.sessions[of.index];
+        session.lane = lane;
+        session.key = key;
+        session.client.update(|s| s.db = db);
+        self.leave_lane(left);
+    }
+
+    /// Messages, invalidations and MONITOR lines: they answer no request.
+    fn out_of_band(&mut self, lane: usize, frame: &[u8]) -> bool {
+        let state = &self.lanes[lane];
+        let Some(of) = state.owner else {
+            return frame[0] == b'>';
+        };
+        let subscription_next = state.sent > 0
+            && matches!(state.queue.front(), Some(e) if e.replies > 0 && e.expects_acknowledgement());
+        let Some(session) = self.session(of) else {
+            return frame[0] == b'>';
+        };
+        let Some(pin) = &session.pin else {
+            return frame[0] == b'>';
+        };
+        let word = || first_element(frame).unwrap_or_default();
+        let acknowledgement = |word: &[u8]| word.ends_with(b"subscribe");
+        let message = match frame[0] {
+            b'>' => !(subscription_next && acknowledgement(word())),
+            b'*' => pin.subscribed() && matches!(word(), b"message" | b"pmessage" | b"smessage"),
+            b'+' => pin.monitor && frame.get(1).is_some_and(u8::is_ascii_digit),
+            _ => false,
+        };
+        if message {
+            let limit = self.settings.subscriber_reply_limit;
+            self.deliver(of, frame, false);
+            if let Some(session) = self.session(of)
+                && session.out.len() > limit
+            {
+                tracing::warn!(
+                    client = session.client.id,
+                    address = session.client.addr,
+                    limit_bytes = limit,
+                    "subscriber dropped: it does not read its messages"
+                );
+                session.kill();
+            }
+        }
+        message
+    }
+
+    /// Whether an error means that the node is not the primary (any more), instead of being the
+    /// request's own fault. A node that was verified again and repeats it is believed in the end.
+    fn means_look_again(&mut self, lane: usize, frame: &[u8]) -> bool {
+        let Some(signal) = look_again(frame) else {
+            return false;
+        };
+        let state = &mut self.lanes[lane];
+        let backend = &self.backends[state.backend];
+        let patience = backend.plan.settings.noreplicas_timeout;
+        let since = *state.signal_since.get_or_insert(self.now);
+        let same_primary = state
+            .upstream
+            .as_ref()
+            .is_some_and(|u| u.epoch == backend.topology.epoch)
+            && backend.topology.open_primary().is_some();
+        if same_primary && self.now.since(since) > patience {
+            return false;
+        }
+        let Some(upstream) = &mut state.upstream else {
+            return false;
+        };
+        let kind = match signal {
+            Signal::Loading => EvidenceKind::Loading,
+            _ => EvidenceKind::NotPrimary,
+        };
+        if let Some(primary) = &backend.topology.primary
+            && signal != Signal::NoReplicas
+        {
+            backend.plan.evidence.send(Evidence {
+                node: primary.node.clone(),
+                kind,
+            });
+        }
+        upstream.draining = Some(Draining {
+            signal,
+            kept: Vec::new(),
+        });
+        true
+    }
+
+    /// The connection is being given up: what was refused, or may run again, is kept for the next
+    /// primary; what ran keeps its reply.
+    fn gather_proof(&mut self, lane: usize, frame: &[u8]) -> Result<(), LaneEnd> {
+        let state = &mut self.lanes[lane];
+        let retry = self.backends[state.backend].plan.settings.retry;
+        let Some(head) = state.queue.front_mut() else {
+            return Err(LaneEnd::Garbage);
+        };
+        let mut executed = None;
+        match &mut head.kind {
+            Kind::Unit(replies) => {
+                replies.extend_from_slice(frame);
+                head.replies -= 1;
+                if head.replies > 0 {
+                    return Ok(());
+                }
+                let aborted =
+                    look_again(frame).is_some() || error_code(frame) == Some(b"EXECABORT");
+                if !aborted && !may_replay(head.replay, retry) {
+                    executed = Some(replies.split().freeze());
+                }
+                head.replies = super::lane::count_replies(replies);
+                replies.clear();
+            }
+            Kind::Plain if look_again(frame).is_none() && !may_replay(head.replay, retry) => {
+                executed = Some(Bytes::copy_from_slice(frame));
+            }
+            _ => {}
+        }
+        let Some((mut entry, bytes)) = state.pop_with_bytes(&mut self.spares) else {
+            return Err(LaneEnd::Garbage);
+        };
+        self.backends[state.backend].bytes -= entry.len;
+        let pinned = state.pinned;
+        entry.resent = true;
+        let mut kept = match (executed, entry.session) {
+            (Some(reply), Some(of)) => {
+                let mut local = Entry::local(of, reply, entry.since);
+                local.mute = entry.mute;
+                vec![(local, Vec::new())]
+            }
+            _ => vec![(entry, bytes)],
+        };
+        while state.sent > 0 && state.queue.front().is_some_and(|e| e.replies == 0) {
+            kept.extend(state.pop_with_bytes(&mut self.spares));
+        }
+        if let Some(draining) = state.upstream.as_mut().and_then(|u| u.draining.as_mut()) {
+            draining.kept.append(&mut kept);
+        }
+        if pinned || !state.awaits_reply() {
+            Err(LaneEnd::Signal)
+        } else {
+            Ok(())
+        }
+    }
+
+    /// Local replies whose turn has come.
+    pub(super) fn settle_head(&mut self, lane: usize) {
+        while let Some(Kind::Local(_)) = self.lanes[lane].queue.front().map(|e| &e.kind) {
+            let Some(entry) = self.pop_entry(lane) else {
+                return;
+            };
+            if let (Some(of), Kind::Local(reply)) = (entry.session, entry.kind) {
+                self.finish_request(of, &reply, Some(&reply), entry.mute);
+            }
+        }
+    }
+
+    pub(super) fn pop_entry(&mut self, lane: usize) -> Option<Entry> {
+        let state = &mut self.lanes[lane];
+        let entry = state.pop(&mut self.spares)?;
+        self.backends[state.backend].bytes -= entry.len;
+        Some(entry)
+    }
+
+    /// The last reply of a request: `frame` goes to the client unless `mute`.
+    pub(super) fn finish_request(
+        &mut self,
+        of: SessionRef,
+        frame: &[u8],
+        owned: Option<&Bytes>,
+        mute: bool,
+    ) {
+        let Some(session) = self
+            .sessions
+            .get_mut(of.index)
+            .filter(|s| s.serial == of.serial)
+        else {
+            return;
+        };
+        session.inflight -= 1;
+        if !mute {
+            match owned {
+                Some(bytes) => session.out.push_owned(bytes.clone(), &mut self.spares),
+                None => session.out.push(frame, &mut self.spares),
+            }
+        }
+        if !session.dirty {
+            session.dirty = true;
+            self.dirty.push(of.index);
+        }
+        if session.park != Park::No || session.life != Life::Open {
+            session.wake();
+        }
+        if session.pin.is_some() {
+            self.settle_pin(of);
+        }
+    }
+
+    /// Bytes for a client that answer no request of the log.
+    pub(super) fn deliver(&mut self, of: SessionRef, frame: &[u8], owned: bool) {
+        debug_assert!(!owned);
+        let Some(session) = self
+            .sessions
+            .get_mut(of.index)
+            .filter(|s| s.serial == of.serial)
+        else {
+            return;
+        };
+        session.out.push(frame, &mut self.spares);
+        if !session.dirty {
+            session.dirty = true;
+            self.dirty.push(of.index);
+        }
+    }
+
+    /// There is room for requests again.
+    fn feed_starved(&mut self, backend: usize) {
+        let state = &mut self.backends[backend];
+        if state.starved.is_empty() || state.bytes > state.plan.settings.hold_bytes / 2 {
+            return;
+        }
+        for of in std::mem::take(&mut state.starved) {
+            if let Some(session) = self.session(of) {
+                session.wake();
+            }
+        }
+    }
+}
+
+/// Errors that prove that the request did not run here and may run elsewhere. An -UNBLOCKED by
+/// CLIENT UNBLOCK is the client's own.
+fn look_again(frame: &[u8]) -> Option<Signal> {
+    const ABORTED: &[u8] = b"-EXECABORT Transaction discarded because of: ";
+    if let Some(reason) = frame.strip_prefix(ABORTED) {
+        return look_again(&[b"-", reason].concat());
+    }
+    match signal(frame)? {
+        Signal::Unblocked if !contains(frame, b"instance state changed") => None,
+        // There is no cluster behind a replicated primary: an answer for the client.
+        Signal::ClusterDown | Signal::TryAgain => None,
+        signal => Some(signal),
+    }
+}
+
+fn contains(frame: &[u8], text: &[u8]) -> bool {
+    memchr::memmem::find(frame, text).is_some()
+}

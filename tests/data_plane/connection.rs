@@ -1,0 +1,229 @@
+//! What a client sees while nothing happens to the primary.
+
+use pointsman::lab::Protocol;
+
+use crate::plane::{Plane, ask, hear, send};
+
+#[tokio::test]
+async fn requests_are_answered_in_order_with_our_own_replies_between() {
+    let plane = Plane::start(0).await;
+    let mut client = plane.client().await;
+    client.queue(&["SET", "k", "1"]);
+    client.queue(&["CLIENT", "SETNAME", "me"]);
+    client.queue(&["INCR", "k"]);
+    client.queue(&["CLIENT", "GETNAME"]);
+    client.queue_raw(b"GET k\r\n");
+    client.queue(&["NONSENSE"]);
+    client.queue(&["PING"]);
+    client.flush().await.expect("sent");
+    for expected in ["+OK", "+OK", ":2", "\"me\"", "\"2\""] {
+        assert_eq!(hear(&mut client).await, expected);
+    }
+    assert!(hear(&mut client).await.starts_with("-ERR unknown command"));
+    assert_eq!(hear(&mut client).await, "+PONG");
+}
+
+#[tokio::test]
+async fn many_clients_share_one_connection_and_keep_their_own_order() {
+    let plane = Plane::start(0).await;
+    let mut tasks = Vec::new();
+    for number in 0..50 {
+        let mut client = plane.client().await;
+        tasks.push(tokio::spawn(async move {
+            let key = format!("k{number}");
+            for round in 0..40 {
+                for _ in 0..5 {
+                    client.queue(&["INCR", &key]);
+                }
+                client.flush().await.expect("sent");
+                for step in 1..=5 {
+                    assert_eq!(hear(&mut client).await, format!(":{}", round * 5 + step));
+                }
+            }
+        }));
+    }
+    for task in tasks {
+        task.await.expect("a client was answered in its own order");
+    }
+    let clients = plane
+        .node(0)
+        .cli(&["CLIENT", "LIST"])
+        .await
+        .expect("CLIENT LIST")
+        .to_string();
+    assert_eq!(clients.matches("name=pointsman").count(), 1, "{clients}");
+}
+
+#[tokio::test]
+async fn a_large_value_passes_both_ways() {
+    let plane = Plane::start(0).await;
+    let mut client = plane.client().await;
+    let value = "x".repeat(20 * 1024 * 1024);
+    client.send(&["SET", "big", &value]).await.expect("sent");
+    assert_eq!(hear(&mut client).await, "+OK");
+    let reply = client.call(&["GET", "big"]).await.expect("answered");
+    assert_eq!(reply.text().map(str::len), Some(value.len()));
+}
+
+#[tokio::test]
+async fn ten_thousand_requests_in_one_write_are_answered() {
+    let plane = Plane::start(0).await;
+    let mut client = plane.client().await;
+    for _ in 0..10_000 {
+        client.queue(&["INCR", "n"]);
+    }
+    client.flush().await.expect("sent");
+    for expected in 1..=10_000 {
+        assert_eq!(hear(&mut client).await, format!(":{expected}"));
+    }
+}
+
+#[tokio::test]
+async fn malformed_requests_get_the_words_of_redis_and_end_only_their_connection() {
+    let plane = Plane::start(0).await;
+    let mut other = plane.client().await;
+    for (bytes, expected) in [
+        (
+            &b"*1\r\nx\r\n"[..],
+            "-ERR Protocol error: expected '$', got 'x'",
+        ),
+        (b"*1\r\n$-5\r\n", "-ERR Protocol error: invalid bulk length"),
+        (
+            b"*9999999\r\n",
+            "-ERR Protocol error: invalid multibulk length",
+        ),
+        (
+            b"GET \"open\r\n",
+            "-ERR Protocol error: unbalanced quotes in request",
+        ),
+    ] {
+        let mut client = plane.client().await;
+        client.queue_raw(bytes);
+        client.flush().await.expect("sent");
+        assert_eq!(hear(&mut client).await, expected);
+        client.closed().await.expect("closed");
+    }
+    assert_eq!(ask(&mut other, "PING").await, "+PONG");
+}
+
+#[tokio::test]
+async fn quit_answers_everything_before_it_and_closes() {
+    let plane = Plane::start(0).await;
+    let mut client = plane.client().await;
+    client.queue(&["INCR", "n"]);
+    client.queue(&["QUIT"]);
+    client.queue(&["INCR", "n"]);
+    client.flush().await.expect("sent");
+    assert_eq!(hear(&mut client).await, ":1");
+    assert_eq!(hear(&mut client).await, "+OK");
+    client.closed().await.expect("closed");
+    assert_eq!(ask(&mut plane.client().await, "GET n").await, "\"1\"");
+}
+
+#[tokio::test]
+async fn databases_protocols_and_users_do_not_mix() {
+    let plane = Plane::start(0).await;
+    let node = plane.node(0);
+    node.cli(&[
+        "ACL",
+        "SETUSER",
+        "bob",
+        "on",
+        ">secret",
+        "~*",
+        "&*",
+        "+@all",
+        "-flushall",
+    ])
+    .await
+    .expect("user made");
+    let (mut a, mut b, mut c) = (
+        plane.client().await,
+        plane.client().await,
+        plane.client().await,
+    );
+    assert_eq!(ask(&mut a, "SELECT 3").await, "+OK");
+    assert_eq!(ask(&mut a, "SET where three").await, "+OK");
+    assert_eq!(ask(&mut b, "GET where").await, "nil");
+    assert!(
+        ask(&mut b, "SELECT 99")
+            .await
+            .starts_with("-ERR DB index is out of range")
+    );
+    assert!(ask(&mut b, "SELECT x").await.starts_with("-ERR"));
+    assert_eq!(ask(&mut b, "SET where zero").await, "+OK");
+    assert_eq!(ask(&mut a, "GET where").await, "\"three\"");
+    assert!(
+        ask(&mut c, "AUTH bob wrong")
+            .await
+            .starts_with("-WRONGPASS")
+    );
+    assert_eq!(ask(&mut c, "ACL WHOAMI").await, "\"default\"");
+    assert_eq!(ask(&mut c, "AUTH bob secret").await, "+OK");
+    assert_eq!(ask(&mut c, "ACL WHOAMI").await, "\"bob\"");
+    assert!(ask(&mut c, "FLUSHALL").await.starts_with("-NOPERM"));
+    assert_eq!(ask(&mut a, "ACL WHOAMI").await, "\"default\"");
+    c.hello(Protocol::Resp3).await.expect("HELLO 3");
+    assert_eq!(ask(&mut c, "ACL WHOAMI").await, "\"bob\"");
+    assert_eq!(ask(&mut c, "RESET").await, "+RESET");
+}
+
+#[tokio::test]
+async fn a_node_with_a_password_demands_it_from_each_client() {
+    let options = pointsman::lab::ClusterOptions {
+        replicas: 0,
+        password: Some("pw".into()),
+        ..Default::default()
+    };
+    let plane = Plane::with(options, Default::default()).await;
+    let (mut a, mut b) = (plane.client().await, plane.client().await);
+    assert!(ask(&mut a, "GET k").await.starts_with("-NOAUTH"));
+    assert!(ask(&mut a, "HELLO 3").await.starts_with("-NOAUTH"));
+    assert_eq!(ask(&mut a, "AUTH pw").await, "+OK");
+    assert_eq!(ask(&mut a, "SET k v").await, "+OK");
+    assert!(ask(&mut b, "GET k").await.starts_with("-NOAUTH"));
+    assert!(ask(&mut b, "AUTH nope").await.starts_with("-WRONGPASS"));
+    assert!(ask(&mut b, "GET k").await.starts_with("-NOAUTH"));
+}
+
+#[tokio::test]
+async fn client_commands_are_about_the_clients_of_pointsman() {
+    let plane = Plane::start(0).await;
+    let (mut a, mut b) = (plane.client().await, plane.client().await);
+    let id: i64 = ask(&mut b, "CLIENT ID").await[1..]
+        .parse()
+        .expect("a number");
+    assert_eq!(ask(&mut a, "CLIENT SETNAME alice").await, "+OK");
+    let list = ask(&mut b, "CLIENT LIST").await;
+    assert!(
+        list.contains("name=alice") && list.contains("cmd=client|list"),
+        "{list}"
+    );
+    assert_eq!(ask(&mut a, &format!("CLIENT KILL ID {id}")).await, ":1");
+    b.closed().await.expect("killed");
+    for request in [
+        "CLIENT REPLY SKIP",
+        "PING",
+        "CLIENT REPLY OFF",
+        "PING",
+        "CLIENT REPLY ON",
+    ] {
+        send(&mut a, request).await;
+    }
+    assert_eq!(hear(&mut a).await, "+OK");
+    assert_eq!(ask(&mut a, "ECHO x").await, "\"x\"");
+}
+
+#[tokio::test]
+async fn what_can_not_be_carried_is_refused_with_the_reason() {
+    let plane = Plane::start(0).await;
+    let mut client = plane.client().await;
+    for request in ["REPLICAOF NO ONE", "PSYNC ? -1", "SYNC", "FAILOVER"] {
+        let reply = ask(&mut client, request).await;
+        assert!(
+            reply.starts_with("-POINTSMAN not executed: "),
+            "{request}: {reply}"
+        );
+    }
+    assert_eq!(ask(&mut client, "PING").await, "+PONG");
+}

@@ -1,0 +1,6 @@
+//! The data plane in front of real servers.
+
+mod connection;
+mod failover;
+mod plane;
+mod state;

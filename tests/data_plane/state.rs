@@ -1,0 +1,197 @@
+//! State that Redis keeps for a connection.
+
+use pointsman::lab::Protocol;
+
+use crate::plane::{Plane, ask, hear, message, send};
+
+#[tokio::test]
+async fn a_transaction_works_whole_and_command_by_command() {
+    let plane = Plane::start(0).await;
+    let mut client = plane.client().await;
+    for request in [
+        &["MULTI"][..],
+        &["INCR", "a"],
+        &["INCR", "b"],
+        &["EXEC"],
+        &["GET", "a"],
+    ] {
+        client.queue(request);
+    }
+    client.flush().await.expect("sent");
+    for expected in ["+OK", "+QUEUED", "+QUEUED", "[:1, :1]", "\"1\""] {
+        assert_eq!(hear(&mut client).await, expected);
+    }
+    for (request, expected) in [
+        ("MULTI", "+OK"),
+        ("INCR a", "+QUEUED"),
+        ("SELECT 2", "+QUEUED"),
+        ("SET here yes", "+QUEUED"),
+        ("EXEC", "[:2, +OK, +OK]"),
+        ("GET here", "\"yes\""),
+        ("SELECT 0", "+OK"),
+        ("MULTI", "+OK"),
+        ("INCR a", "+QUEUED"),
+        ("DISCARD", "+OK"),
+        ("GET a", "\"2\""),
+    ] {
+        assert_eq!(ask(&mut client, request).await, expected, "{request}");
+    }
+    assert_eq!(ask(&mut client, "MULTI").await, "+OK");
+    assert!(
+        ask(&mut client, "NONSENSE")
+            .await
+            .starts_with("-ERR unknown command")
+    );
+    assert!(ask(&mut client, "EXEC").await.starts_with("-EXECABORT"));
+    assert!(
+        ask(&mut client, "EXEC")
+            .await
+            .starts_with("-ERR EXEC without MULTI")
+    );
+}
+
+#[tokio::test]
+async fn watch_sees_the_writes_of_others() {
+    let plane = Plane::start(0).await;
+    let (mut a, mut b) = (plane.client().await, plane.client().await);
+    assert_eq!(ask(&mut a, "WATCH k").await, "+OK");
+    assert_eq!(ask(&mut b, "SET k other").await, "+OK");
+    assert_eq!(ask(&mut a, "MULTI").await, "+OK");
+    assert_eq!(ask(&mut a, "SET k mine").await, "+QUEUED");
+    assert_eq!(ask(&mut a, "EXEC").await, "nil");
+    assert_eq!(ask(&mut a, "WATCH k").await, "+OK");
+    for request in [&["MULTI"][..], &["SET", "k", "mine"], &["EXEC"]] {
+        a.queue(request);
+    }
+    a.flush().await.expect("sent");
+    for expected in ["+OK", "+QUEUED", "[+OK]"] {
+        assert_eq!(hear(&mut a).await, expected);
+    }
+}
+
+#[tokio::test]
+async fn a_blocked_client_is_served_and_an_abandoned_one_eats_nothing() {
+    let plane = Plane::start(0).await;
+    let (mut a, mut b) = (plane.client().await, plane.client().await);
+    send(&mut a, "BLPOP list 5").await;
+    assert_eq!(ask(&mut b, "RPUSH list one").await, ":1");
+    assert_eq!(hear(&mut a).await, "[\"list\", \"one\"]");
+    assert_eq!(ask(&mut a, "BLPOP list 0.05").await, "nil");
+    send(&mut a, "BLPOP list 0").await;
+    let blocked = || async { plane.node(0).info_field("blocked_clients").await };
+    pointsman::lab::until(
+        "the client is blocked",
+        crate::plane::PATIENCE,
+        async || match blocked().await {
+            Ok(count) if count == "1" => Ok(()),
+            other => Err(format!("{other:?}")),
+        },
+    )
+    .await
+    .expect("blocked");
+    drop(a);
+    pointsman::lab::until(
+        "the blocked connection is gone",
+        crate::plane::PATIENCE,
+        async || match blocked().await {
+            Ok(count) if count == "0" => Ok(()),
+            other => Err(format!("{other:?}")),
+        },
+    )
+    .await
+    .expect("no longer blocked");
+    assert_eq!(ask(&mut b, "RPUSH list two").await, ":1");
+    assert_eq!(ask(&mut b, "LRANGE list 0 -1").await, "[\"two\"]");
+}
+
+#[tokio::test]
+async fn a_blocked_client_is_unblocked_by_its_own_id() {
+    let plane = Plane::start(0).await;
+    let (mut a, mut b) = (plane.client().await, plane.client().await);
+    let id = ask(&mut a, "CLIENT ID").await[1..].to_owned();
+    send(&mut a, "BLPOP nothing 0").await;
+    pointsman::lab::until("unblocked", crate::plane::PATIENCE, async || {
+        match ask(&mut b, &format!("CLIENT UNBLOCK {id} ERROR"))
+            .await
+            .as_str()
+        {
+            ":1" => Ok(()),
+            other => Err(other.to_owned()),
+        }
+    })
+    .await
+    .expect("unblocked");
+    assert!(
+        hear(&mut a)
+            .await
+            .starts_with("-UNBLOCKED client unblocked via CLIENT UNBLOCK")
+    );
+    assert_eq!(ask(&mut a, "PING").await, "+PONG");
+}
+
+#[tokio::test]
+async fn subscriptions_of_every_kind_in_both_protocols() {
+    let plane = Plane::start(0).await;
+    let mut publisher = plane.client().await;
+    for protocol in [Protocol::Resp2, Protocol::Resp3] {
+        let mut client = plane.client().await;
+        client.hello(protocol).await.expect("HELLO");
+        let mut steps = Vec::new();
+        for request in ["SUBSCRIBE a b", "PSUBSCRIBE p*", "SSUBSCRIBE s"] {
+            send(&mut client, request).await;
+        }
+        for _ in 0..4 {
+            steps.push(message(&mut client).await);
+        }
+        assert!(steps[1].contains("\"b\", :2"), "{steps:?}");
+        assert_eq!(ask(&mut publisher, "PUBLISH a hello").await, ":1");
+        assert!(
+            message(&mut client)
+                .await
+                .contains("\"message\", \"a\", \"hello\"")
+        );
+        assert_eq!(ask(&mut publisher, "PUBLISH pat hello").await, ":1");
+        assert!(
+            message(&mut client)
+                .await
+                .contains("\"pmessage\", \"p*\", \"pat\", \"hello\"")
+        );
+        assert_eq!(ask(&mut publisher, "SPUBLISH s hello").await, ":1");
+        assert!(
+            message(&mut client)
+                .await
+                .contains("\"smessage\", \"s\", \"hello\"")
+        );
+        for request in ["UNSUBSCRIBE", "PUNSUBSCRIBE p*", "SUNSUBSCRIBE"] {
+            send(&mut client, request).await;
+        }
+        for _ in 0..4 {
+            message(&mut client).await;
+        }
+        assert_eq!(ask(&mut client, "ECHO back").await, "\"back\"");
+        assert_eq!(ask(&mut publisher, "PUBLISH a gone").await, ":0");
+    }
+}
+
+#[tokio::test]
+async fn tracking_invalidates_what_was_read() {
+    let plane = Plane::start(0).await;
+    let (mut a, mut b) = (plane.client().await, plane.client().await);
+    a.hello(Protocol::Resp3).await.expect("HELLO 3");
+    assert_eq!(ask(&mut a, "CLIENT TRACKING ON").await, "+OK");
+    assert_eq!(ask(&mut a, "GET k").await, "nil");
+    assert_eq!(ask(&mut b, "SET k 1").await, "+OK");
+    assert!(message(&mut a).await.contains("\"invalidate\""));
+}
+
+#[tokio::test]
+async fn wait_counts_the_replicas_that_have_the_clients_writes() {
+    let plane = Plane::start(1).await;
+    let mut client = plane.client().await;
+    assert_eq!(ask(&mut client, "SET k 1").await, "+OK");
+    assert_eq!(ask(&mut client, "WAIT 1 2000").await, ":1");
+    plane.node(1).stop();
+    assert_eq!(ask(&mut client, "SET k 2").await, "+OK");
+    assert_eq!(ask(&mut client, "WAIT 1 50").await, ":0");
+    plane.node(1).cont();
+}
