@@ -11,6 +11,7 @@ pub mod reply;
 pub mod request;
 
 mod credentials;
+mod inline;
 mod number;
 mod own_error;
 mod write;
