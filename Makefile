@@ -6,7 +6,7 @@ DEMO_FLAGS ?=
 TEST_FLAGS ?=
 BENCH_FLAGS ?=
 
-.PHONY: help demo build test bench lint docs ci clean
+.PHONY: help demo build test bench lint docs ci image-check deploy-check fresh-check clean
 
 help: ## print this list
 	@echo "pointsman: a failover-aware proxy for Redis and Valkey"
@@ -41,6 +41,15 @@ docs: ## the library's documentation, target/doc/pointsman/index.html
 
 ci: ## what must pass before a change lands (.ci/run)
 	@.ci/run
+
+image-check: ## build the container image without a registry, run it, ask it PING
+	@scripts/check-image.sh
+
+deploy-check: ## parse everything in deploy/, check metric names in the alert rules
+	@FETCH_PROMTOOL=1 scripts/check-deploy.sh
+
+fresh-check: ## make test and make demo in a new, bare Debian 12
+	@scripts/check-fresh.sh
 
 clean: ## remove what was built
 	rm -rf target fuzz/target

@@ -49,3 +49,71 @@ find_cargo() {
     unset RUSTUP_TOOLCHAIN
     return 1
 }
+
+apt_updated=no
+
+as_root() {
+    if [ "$(id -u)" = 0 ]; then
+        "$@"
+    elif have sudo; then
+        sudo "$@"
+    else
+        die "must be root (or have sudo) to run: $*"
+    fi
+}
+
+# What apt says is shown only when it fails.
+apt() {
+    apt_log=$(mktemp)
+    if as_root env DEBIAN_FRONTEND=noninteractive apt-get -q -y -o DPkg::Lock::Timeout=300 "$@" >"$apt_log" 2>&1; then
+        rm -f "$apt_log"
+    else
+        tail -n 30 "$apt_log" >&2
+        rm -f "$apt_log"
+        return 1
+    fi
+}
+
+apt_update() {
+    have apt-get || return 1
+    [ "$apt_updated" = yes ] || apt update
+    apt_updated=yes
+}
+
+# packages REASON PACKAGE...: installs, or says what somebody else has to install.
+packages() {
+    reason=$1
+    shift
+    say "$reason: installing $*"
+    apt_update || die "$reason is missing and there is no apt here; install it and run this again"
+    apt install --no-install-recommends --no-remove "$@" || die "could not install $* ($reason)"
+}
+
+# debian_root DIRECTORY: a bare Debian 12 below DIRECTORY, from the mirror this machine's apt uses, with
+# updates and security as an installed Debian has them, and with this machine's extra certificates.
+debian_root() {
+    have debootstrap || packages "debootstrap" debootstrap
+    # shellcheck disable=SC2016  # apt fills in its own variables
+    mirror=$(apt-get indextargets 'Created-By: Packages' --format '$(REPO_URI) $(CODENAME)' 2>/dev/null |
+        awk '$2 == "bookworm" {print $1; exit}')
+    mirror=${mirror:-http://deb.debian.org/debian}
+    mirror=${mirror%/}
+    say "debootstrap bookworm from $mirror"
+    debootstrap --variant=minbase bookworm "$1" "$mirror" >"$1.log" 2>&1 || {
+        tail -n 20 "$1.log" >&2
+        die "debootstrap failed"
+    }
+    cat >"$1/etc/apt/sources.list" <<-SOURCES
+		deb $mirror bookworm main
+		deb $mirror bookworm-updates main
+		deb $mirror-security bookworm-security main
+	SOURCES
+    cp /etc/resolv.conf "$1/etc/resolv.conf"
+    for file in /etc/apt/apt.conf.d/*proxy*; do
+        if [ -e "$file" ]; then cp "$file" "$1/etc/apt/apt.conf.d/"; fi
+    done
+    if [ -d /usr/local/share/ca-certificates ]; then
+        mkdir -p "$1/usr/local/share/ca-certificates"
+        cp -R /usr/local/share/ca-certificates/. "$1/usr/local/share/ca-certificates/"
+    fi
+}

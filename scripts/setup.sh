@@ -10,35 +10,6 @@ set -eu
 # shellcheck source=scripts/common.sh
 . "$(dirname -- "$0")/common.sh"
 
-updated=no
-
-as_root() {
-    if [ "$(id -u)" = 0 ]; then
-        "$@"
-    elif have sudo; then
-        sudo "$@"
-    else
-        die "must be root (or have sudo) to run: $*"
-    fi
-}
-
-apt() { as_root env DEBIAN_FRONTEND=noninteractive apt-get -q -y -o DPkg::Lock::Timeout=300 "$@"; }
-
-apt_update() {
-    have apt-get || return 1
-    [ "$updated" = yes ] || apt update
-    updated=yes
-}
-
-# packages REASON PACKAGE...: installs, or says what somebody else has to install.
-packages() {
-    reason=$1
-    shift
-    say "$reason: installing $*"
-    apt_update || die "$reason is missing and there is no apt here; install it and run this again"
-    apt install --no-install-recommends --no-remove "$@" || die "could not install $* ($reason)"
-}
-
 # The version apt would install, without epoch and Debian's suffix.
 apt_version() {
     LC_ALL=C apt-cache policy "$1" | awk '/Candidate:/ {print $2}' | sed 's/^[0-9]*://; s/[+~-].*//'

@@ -29,7 +29,7 @@ const LAYERS: &[Layer] = &[
     Layer { name: "proxy",     uses: &["topology", "resp", "metrics", "clock"],             crates: Any, never: &[] },
     Layer { name: "control",   uses: &["topology", "resp", "failover", "metrics", "clock"], crates: Any, never: &[] },
     // Shows what is published and what the core knows; asks through a trait of its own.
-    Layer { name: "admin",     uses: &["topology", "metrics", "clock", "failover"],         crates: Any, never: &[] },
+    Layer { name: "admin",     uses: &["topology", "metrics", "clock", "failover::Status", "failover::Health"], crates: Any, never: &[] },
     // Values that the operator sets, and where they go.
     Layer { name: "config",    uses: &["topology", "resp", "proxy", "control", "failover", "admin", "telemetry"], crates: Any, never: &[] },
     // Wiring.
