@@ -69,12 +69,14 @@ impl DialError {
             DialError::Connect(e) if e.kind() == io::ErrorKind::ConnectionRefused => {
                 Some(EvidenceKind::ConnectRefused)
             }
-            DialError::Connect(_) | DialError::Timeout(_) => Some(EvidenceKind::ConnectTimeout),
+            DialError::Connect(_) => Some(EvidenceKind::ConnectTimeout),
             DialError::Lost(_) => Some(EvidenceKind::ConnectionLost),
             DialError::NotPrimary => Some(EvidenceKind::NotPrimary),
             DialError::Reborn(_) => Some(EvidenceKind::Reborn),
             DialError::Loading => Some(EvidenceKind::Loading),
             DialError::Unresolved(..)
+            // The kernel answered and Redis did not: probes tell how long that has been so.
+            | DialError::Timeout(_)
             | DialError::MaxClients
             | DialError::NotRedis
             | DialError::Denied(_) => None,
@@ -218,7 +220,7 @@ async fn connect(address: &str, timeout: Duration) -> Result<TcpStream, DialErro
         Ok(found) => found.collect(),
         Err(error) => return Err(DialError::Unresolved(address.to_owned(), error)),
     };
-    let share = timeout / addresses.len().clamp(1, 8) as u32;
+    let share = timeout * 3 / 4 / addresses.len().clamp(1, 8) as u32;
     let mut last = io::Error::other("the name has no address");
     for address in addresses {
         match tokio::time::timeout(share, TcpStream::connect(address)).await {

@@ -5,7 +5,7 @@ use bytes::{Bytes, BytesMut};
 use super::hook::{DISCARD, Hook};
 use super::lane::{Entry, Kind, SessionRef};
 use super::local;
-use super::pin::{Tx, Watch};
+use super::pin::{POISON, Tx, Watch};
 use super::session::{Park, ReplyMode};
 use super::session_task::MAX_INFLIGHT;
 use super::worker::Worker;
@@ -213,12 +213,9 @@ impl Worker {
                 self.push_hook(index, lane, Hook::Discard, Replay::Read, frame);
             }
             Special::Auth | Special::Hello | Special::Subscribe(_) | Special::Monitor => {
-                // The node must refuse EXEC then, as it does after any refused command.
-                let poison = b"*1\r\n$17\r\nPOINTSMAN.REFUSED\r\n";
-                tx.acknowledged.extend_from_slice(poison);
-                tx.count += 1;
+                tx.poison();
                 self.refuse(index, "this command is not carried inside MULTI");
-                self.push_internal(lane, poison);
+                self.push_internal(lane, POISON);
             }
             _ => {
                 tx.queued += 1;

@@ -9,6 +9,7 @@ use crate::resp::{Limits, OwnError, Replay, RequestScanner};
 use crate::topology::Timestamp;
 
 /// What the reply to a request means for its session.
+#[derive(Debug)]
 pub(super) enum Hook {
     /// AUTH, SELECT or HELLO, sent on the lane it leads to: +OK moves the session there.
     Transition(Transition),
@@ -59,6 +60,7 @@ pub(super) enum Hook {
 }
 
 /// Where an AUTH, SELECT or HELLO leads to.
+#[derive(Debug)]
 pub(super) struct Transition {
     pub(super) key: LaneKey,
     /// The lane of that key, on which the request was sent.

@@ -28,7 +28,7 @@ use crate::topology::{Epoch, Timestamp};
 
 /// What connections may be shared by: nobody ever runs under another client's user, in another
 /// database or with another protocol version.
-#[derive(Clone, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct LaneKey {
     pub(super) user: Option<Rc<Login>>,
     pub(super) db: u32,
@@ -41,6 +41,14 @@ pub(super) struct Login {
     /// `None`: AUTH with a password only.
     pub(super) user: Option<Bytes>,
     pub(super) password: Bytes,
+}
+
+impl std::fmt::Debug for Login {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Login")
+            .field("user", &self.user)
+            .finish_non_exhaustive()
+    }
 }
 
 impl LaneKey {
@@ -152,10 +160,12 @@ pub(super) struct Lane {
 }
 
 /// What became of the entries of a lost upstream.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Debug, Default)]
 pub(super) struct Losses {
     pub(super) replayed: u64,
     pub(super) unknown: u64,
+    /// Entries whose session had left; nobody awaits them any more.
+    pub(super) orphans: Vec<Hook>,
 }
 
 impl Lane {
@@ -318,6 +328,9 @@ impl Lane {
         for (was_sent, entry, bytes) in all {
             let owner_lives = entry.session.is_some_and(&alive);
             if !owner_lives {
+                if let Kind::Hook(hook) = entry.kind {
+                    losses.orphans.push(*hook);
+                }
                 continue;
             }
             match entry.after_loss(was_sent, retry, now, &bytes) {

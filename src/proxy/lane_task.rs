@@ -153,6 +153,7 @@ impl Worker {
                 self.flush_dirty();
             }
         }
+        self.hold_ends(lane);
         true
     }
 
@@ -275,7 +276,11 @@ impl Worker {
         backend.turn.unknown += losses.unknown;
         backend.turn.held += losses.replayed;
         state.retire = false;
-        if state.pinned {
+        let pinned = state.pinned;
+        for hook in losses.orphans {
+            self.orphaned(hook);
+        }
+        if pinned {
             self.restore_pin(lane);
         }
         self.settle_head(lane);
@@ -372,17 +377,35 @@ impl Worker {
     /// A request that would have changed the session's state got an error instead.
     fn abandon(&mut self, of: super::lane::SessionRef, hook: Hook) {
         let ends = hook.ends_transaction();
-        if let Hook::Transition(transition) = hook {
-            self.leave_lane(transition.lane);
+        if let Hook::Transition(_) = hook {
+            self.orphaned(hook);
             if let Some(session) = self.session(of) {
                 session.moving = false;
             }
-        } else if ends
-            && let Some(session) = self.session(of)
-            && let Some(pin) = &mut session.pin
-        {
-            pin.tx = None;
-            pin.watch = super::pin::Watch::None;
+            return;
+        }
+        let Some(pin) = self.session(of).and_then(|s| s.pin.as_mut()) else {
+            return;
+        };
+        match hook {
+            Hook::Multi => pin.tx = None,
+            Hook::Queued => {
+                if let Some(tx) = &mut pin.tx {
+                    tx.poison();
+                }
+            }
+            _ if ends => {
+                pin.tx = None;
+                pin.watch = super::pin::Watch::None;
+            }
+            _ => {}
+        }
+    }
+
+    /// A request is given up: the lane an AUTH, SELECT or HELLO led to has a user less.
+    fn orphaned(&mut self, hook: Hook) {
+        if let Hook::Transition(transition) = hook {
+            self.leave_lane(transition.lane);
         }
     }
 
@@ -392,7 +415,11 @@ impl Worker {
         let backend = state.backend;
         let unread = state.log.len();
         self.backends[backend].bytes -= unread;
-        self.lanes.remove(lane);
+        for entry in self.lanes.remove(lane).queue {
+            if let Kind::Hook(hook) = entry.kind {
+                self.orphaned(*hook);
+            }
+        }
         self.obey(backend);
     }
 

@@ -520,13 +520,7 @@ fn transition(
 impl Worker {
     /// RESET: everything as at the beginning.
     pub(super) fn reset(&mut self, index: usize) -> Result<(), Park> {
-        if self.sessions[index].inflight > 0
-            && self.sessions[index]
-                .client
-                .blocked_on
-                .load(Ordering::Relaxed)
-                == 0
-        {
+        if self.sessions[index].inflight > 0 {
             return Err(Park::Drained);
         }
         if let Some(pin) = &mut self.sessions[index].pin {

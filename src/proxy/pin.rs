@@ -44,6 +44,18 @@ pub(super) struct Tx {
     pub(super) ending: bool,
 }
 
+/// A request that no node knows: EXEC must answer -EXECABORT behind it, as behind any command that
+/// was refused.
+pub(super) const POISON: &[u8] = b"*1\r\n$17\r\nPOINTSMAN.REFUSED\r\n";
+
+impl Tx {
+    /// Makes EXEC fail on this connection's successors as well.
+    pub(super) fn poison(&mut self) {
+        self.acknowledged.extend_from_slice(POISON);
+        self.count += 1;
+    }
+}
+
 /// WATCH over a change of connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Watch {

@@ -3,7 +3,7 @@
 use std::sync::atomic::Ordering;
 use std::task::{Context, Poll};
 
-use bytes::{Buf, Bytes};
+use bytes::{Buf, Bytes, BytesMut};
 
 use super::hook::{Hook, Transition};
 use super::lane::{Draining, Entry, Kind, SessionRef, may_replay};
@@ -61,10 +61,11 @@ impl Worker {
         };
         let mut input = std::mem::take(&mut upstream.input);
         let mut scanner = std::mem::take(&mut upstream.scanner);
-        let mut at = 0;
+        let (mut at, mut large) = (0, false);
         let result = loop {
             match scanner.scan(&input[at..]) {
                 Ok(Some(n)) if n >= LARGE => {
+                    large = true;
                     input.advance(at);
                     at = 0;
                     let frame = input.split_to(n).freeze();
@@ -83,6 +84,10 @@ impl Worker {
             }
         };
         input.advance(at);
+        if large {
+            // The large buffer lives on in the reply and goes when that is written.
+            input = BytesMut::from(&input[..]);
+        }
         if let Some(upstream) = &mut self.lanes[lane].upstream {
             upstream.input = input;
             upstream.scanner = scanner;
@@ -559,7 +564,7 @@ impl Worker {
     }
 
     /// There is room for requests again.
-    fn feed_starved(&mut self, backend: usize) {
+    pub(super) fn feed_starved(&mut self, backend: usize) {
         let state = &mut self.backends[backend];
         if state.starved.is_empty() || state.bytes > state.plan.settings.hold_bytes / 2 {
             return;

@@ -73,8 +73,6 @@ pub(super) struct Backend {
     pub(super) topology: Arc<Topology>,
     /// The newest generation it obeys completely.
     obeyed: u64,
-    /// Wakes lanes that wait for a primary.
-    pub(super) changed: Rc<Notify>,
     /// The shared lane of each kind.
     pub(super) shared_lanes: HashMap<LaneKey, usize>,
     /// Pinned lanes with a clean connection that belong to nobody at present.
@@ -195,7 +193,6 @@ impl Worker {
                 shared: shared.clone(),
                 plan,
                 obeyed: 0,
-                changed: Rc::default(),
                 shared_lanes: HashMap::new(),
                 idle_pinned: HashMap::new(),
                 bytes: 0,
@@ -307,6 +304,7 @@ impl Worker {
         if topology.generation < state.topology.generation {
             return;
         }
+        let opens = state.topology.gate == Gate::Closed && topology.gate == Gate::Open;
         state.topology = topology.clone();
         let mut wake = Vec::new();
         for (index, lane) in self.lanes.iter_mut().filter(|(_, l)| l.backend == backend) {
@@ -320,10 +318,26 @@ impl Worker {
             wake.push(index);
         }
         for lane in wake {
+            if opens && self.lanes[lane].upstream.is_some() && !self.lanes[lane].retire {
+                self.hold_ends(lane);
+            }
             self.wake_lane(lane);
         }
-        self.backends[backend].changed.notify_waiters();
         self.obey(backend);
+    }
+
+    /// What waited in this lane goes on now.
+    pub(super) fn hold_ends(&self, lane: usize) {
+        let lane = &self.lanes[lane];
+        let metrics = &self.backends[lane.backend].metrics;
+        for entry in lane
+            .queue
+            .iter()
+            .skip(lane.sent)
+            .filter(|e| e.session.is_some())
+        {
+            metrics.hold_ended(self.now.since(entry.since));
+        }
     }
 
     /// Says so when the newest topology is obeyed completely.
@@ -395,6 +409,9 @@ impl Worker {
             self.expire(lane);
         }
         self.end_idle_lanes();
+        for backend in 0..self.backends.len() {
+            self.feed_starved(backend);
+        }
         self.count();
         self.flush_dirty();
     }
