@@ -215,26 +215,6 @@ pub struct History {
     pub clients: Vec<ClientHistory>,
 }
 
-impl History {
-    /// The same run without what was over before `from`: for a run with several faults, one after
-    /// the other. Only the times are cut: judge loss and doubling on the whole history.
-    pub fn since(&self, from: Timestamp) -> History {
-        let clients = self.clients.iter().map(|client| ClientHistory {
-            operations: client
-                .operations
-                .iter()
-                .filter(|operation| operation.ended >= from)
-                .cloned()
-                .collect(),
-            last: Last::None,
-            ..client.clone()
-        });
-        History {
-            clients: clients.collect(),
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -417,3 +417,32 @@ fn parse<T: serde::de::DeserializeOwned>(path: &str, text: &str) -> Result<T, La
     serde_json::from_str(text)
         .map_err(|error| LabError::Unexpected(format!("{path} answered {text}: {error}")))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Config;
+
+    #[test]
+    fn what_is_written_is_a_valid_configuration_without_a_warning() {
+        let pointsman = Pointsman {
+            program: "true".into(),
+            port: Port::pick().unwrap(),
+            admin: Port::pick().unwrap(),
+            process: Mutex::new(None),
+            scratch: Scratch::new().unwrap(),
+        };
+        fs::write(pointsman.password_file(), "secret").unwrap();
+        let options = PointsmanOptions {
+            password: Some("secret".into()),
+            failover: "silent_after = \"2s\"".into(),
+            ..PointsmanOptions::in_front_of(vec!["127.0.0.1:1".into(), "127.0.0.1:2".into()])
+        };
+        let text = pointsman.config_text(&options);
+        fs::write(pointsman.config_file(), &text).unwrap();
+        let config =
+            Config::load(&pointsman.config_file()).unwrap_or_else(|e| panic!("{e}\n{text}"));
+        assert!(config.warnings.is_empty(), "{:?}", config.warnings);
+        assert_eq!(config.listeners.len(), 2);
+    }
+}
