@@ -1,92 +1,15 @@
 //! The command table against what a real server says about its commands, and the replay classes
 //! against what a real server does.
 
+mod redis;
+
 use std::collections::BTreeSet;
-use std::io::{BufRead, BufReader, Read, Write};
-use std::os::unix::net::UnixStream;
-use std::path::Path;
-use std::process::{Child, Command, Stdio};
-use std::time::Duration;
 
 use bytes::BytesMut;
 use pointsman::resp::command::{self, Special};
-use pointsman::resp::{Limits, Replay, ReplyScanner, RequestScanner, encode_request, reply};
+use pointsman::resp::{Limits, Replay, RequestScanner, encode_request, reply};
 
-/// A redis-server of this test's own, reached over a unix socket; ends with the value.
-struct Server {
-    process: Child,
-    directory: tempfile::TempDir,
-}
-
-impl Server {
-    fn start() -> Server {
-        let directory = tempfile::tempdir().expect("a temporary directory");
-        let mut process = Command::new("redis-server")
-            .args(["--port", "0", "--save", "", "--enable-debug-command", "yes"])
-            .args(["--dir", path(directory.path())])
-            .args(["--unixsocket", path(&directory.path().join("socket"))])
-            .stdout(Stdio::piped())
-            .spawn()
-            .expect("redis-server is installed");
-        let log = BufReader::new(process.stdout.take().expect("piped"));
-        let ready = log.lines().map_while(Result::ok).any(|line| {
-            line.to_ascii_lowercase()
-                .contains("ready to accept connections")
-        });
-        assert!(ready, "redis-server ended before it was ready");
-        Server { process, directory }
-    }
-
-    fn connect(&self) -> Client {
-        let stream = UnixStream::connect(self.directory.path().join("socket")).expect("it listens");
-        let timeout = Some(Duration::from_secs(10));
-        stream.set_read_timeout(timeout).expect("a socket option");
-        Client {
-            stream,
-            received: Vec::new(),
-        }
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        let _ = self.process.kill();
-        let _ = self.process.wait();
-    }
-}
-
-fn path(path: &Path) -> &str {
-    path.to_str().expect("temporary paths are text")
-}
-
-struct Client {
-    stream: UnixStream,
-    received: Vec<u8>,
-}
-
-impl Client {
-    /// Sends one request, words separated by blanks, and reads its reply.
-    fn ask(&mut self, line: &str) -> Vec<u8> {
-        let args: Vec<&[u8]> = line.split(' ').map(str::as_bytes).collect();
-        let mut frame = BytesMut::new();
-        encode_request(&mut frame, &args);
-        self.stream.write_all(&frame).expect("it reads");
-        self.reply()
-    }
-
-    fn reply(&mut self) -> Vec<u8> {
-        let mut scanner = ReplyScanner::default();
-        let mut buffer = vec![0; 64 * 1024];
-        loop {
-            if let Some(len) = scanner.scan(&self.received).expect("a server sends RESP") {
-                return self.received.drain(..len).collect();
-            }
-            let read = self.stream.read(&mut buffer).expect("it answers in time");
-            assert_ne!(read, 0, "it closed the connection");
-            self.received.extend_from_slice(&buffer[..read]);
-        }
-    }
-}
+use redis::Server;
 
 /// What COMMAND says about one command.
 struct Described {
