@@ -5,6 +5,8 @@ CARGO := scripts/cargo.sh
 DEMO_FLAGS ?=
 TEST_FLAGS ?=
 BENCH_FLAGS ?=
+# Tests call ip and iptables, also for a user whose PATH has no sbin.
+export PATH := $(PATH):/usr/sbin:/sbin
 
 .PHONY: help demo build test bench lint docs ci image-check deploy-check fresh-check clean
 

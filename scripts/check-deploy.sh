@@ -26,6 +26,9 @@ python=/usr/bin/python3
 "$python" scripts/read-deploy.py "$place" deploy/*/*.yaml
 say "ok: YAML"
 
+# The configuration that the README shows.
+awk '/^```toml/ {on = 1; next} /^```/ {on = 0} on' README.md >"$place/README.toml"
+grep -q authority "$place/README.toml" || die "README.md shows no configuration any more"
 set -- deploy/compose/pointsman.toml "$place"/*.toml config/*.toml
 mkdir "$place/state"
 for config in "$@"; do

@@ -2,7 +2,7 @@
 # Installs what is missing to build, test or lint pointsman, and nothing that is there already.
 # Usage: scripts/setup.sh build|test|lint
 #   build  a C compiler and a Rust toolchain
-#   test   that, and redis-server with redis-cli
+#   test   that, redis-server with redis-cli, and ip and iptables
 #   lint   that, and rustfmt, clippy, git, make
 # Needs root or sudo only when something is missing. Uses apt, and rustup where apt has no Rust that
 # is new enough.
@@ -37,6 +37,13 @@ redis() {
     as_root rm -f $policy
     trap - EXIT INT TERM
     say "redis-server is installed; its service was not started"
+}
+
+# Tests that drop packets want these; without them they say NOT RUN.
+network() {
+    PATH=$PATH:/usr/sbin:/sbin
+    if have ip && have iptables; then return; fi
+    (packages "a network to break" iproute2 iptables) || say "tests that cut the network will not run"
 }
 
 rust_by_rustup() {
@@ -115,5 +122,8 @@ case ${1:-} in
 esac
 compiler
 rust
-[ "$1" = build ] || redis
+if [ "$1" != build ]; then
+    redis
+    network
+fi
 [ "$1" != lint ] || lint_tools

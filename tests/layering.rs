@@ -162,6 +162,11 @@ fn forbidden_imports_are_found() {
         ),
         (
             "admin/mod.rs",
+            "use crate::failover::Machine;",
+            "failover::Machine",
+        ),
+        (
+            "admin/mod.rs",
             "#[cfg(test)] mod tests { use crate::app::App; }",
             "app::App",
         ),
