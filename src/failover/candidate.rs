@@ -52,16 +52,20 @@ impl fmt::Display for Unfit {
 }
 
 /// Position of a node in the recorded history, bytes; `None` when its data is not of that history.
-pub(super) fn position(info: &NodeInfo, repl_id: &str) -> Option<u64> {
-    if *info.repl_id == *repl_id {
-        Some(info.offset)
-    } else if *info.repl_id2 == *repl_id {
-        // It left the recorded history there: what it has beyond is its own.
-        let fork = u64::try_from(info.second_repl_offset).ok()?;
-        Some(fork.saturating_sub(1))
-    } else {
-        None
+pub(super) fn position(info: &NodeInfo, record: &Record) -> Option<u64> {
+    // Where it left its former history: what it has beyond is its own.
+    let fork = u64::try_from(info.second_repl_offset).ok();
+    let fork = fork.map(|f| f.saturating_sub(1));
+    lineage(&info.repl_id, info.offset, record).or_else(|| lineage(&info.repl_id2, fork?, record))
+}
+
+/// How much of the recorded history is known to somebody at `offset` of `repl_id`.
+pub(super) fn lineage(repl_id: &str, offset: u64, record: &Record) -> Option<u64> {
+    if *record.repl_id == *repl_id {
+        return Some(offset);
     }
+    let ancestor = record.ancestor.as_ref()?;
+    (*ancestor.repl_id == *repl_id).then(|| offset.min(ancestor.offset))
 }
 
 /// Whether a replica may be promoted; `Ok` with its position in the recorded history.
@@ -69,16 +73,16 @@ pub(super) fn fitness(info: &NodeInfo, record: &Record) -> Result<u64, Unfit> {
     if info.loading {
         return Err(Unfit::Loading);
     }
-    let position = position(info, &record.repl_id).ok_or(Unfit::OtherHistory)?;
+    if info.role == Role::Replica && info.sync_in_progress {
+        return Err(Unfit::Syncing);
+    }
+    let position = position(info, record).ok_or(Unfit::OtherHistory)?;
     if info.role == Role::Replica {
         if info.priority == 0 {
             return Err(Unfit::PriorityZero);
         }
         if !info.announced {
             return Err(Unfit::Hidden);
-        }
-        if info.sync_in_progress {
-            return Err(Unfit::Syncing);
         }
         if !info.read_only {
             return Err(Unfit::Writable);
@@ -208,7 +212,12 @@ impl Ballot<'_> {
     }
 
     /// Nobody descends from the recorded history: whoever holds data, else the recorded primary.
+    /// Where somebody does and is merely unfit at present, a person has to choose.
     fn last_resort(&self, ranking: &mut Ranking) {
+        let heir = |info: &NodeInfo| position(info, self.record).is_some_and(|p| p > 0);
+        if self.answers.values().any(heir) {
+            return;
+        }
         self.take(ranking, |_, unfit, info| {
             let admitted = match unfit {
                 Unfit::OtherHistory => {
@@ -263,7 +272,7 @@ type Order = (
 fn order(c: &Candidate, record: &Record) -> Order {
     let last_resort = c.claim == Claim::LastResort;
     let position = match c.claim {
-        Claim::Heir => position(&c.info, &record.repl_id).unwrap_or(0),
+        Claim::Heir => position(&c.info, record).unwrap_or(0),
         Claim::Interrupted(position) => position,
         Claim::LastResort => c.info.offset,
     };

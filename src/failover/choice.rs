@@ -85,8 +85,13 @@ impl Core {
         let since = *self.patient_since.get_or_insert(self.now);
         let until = since + self.policy.restart_grace;
         if self.now < until {
+            let what = if last_resort {
+                "is not of the recorded history"
+            } else {
+                "restarted"
+            };
             let why = format!(
-                "{} restarted; waiting for {first}, which may hold newer data",
+                "{} {what}; waiting for {first}, which may hold newer data",
                 best.node
             );
             return Choice::Wait {

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::candidate::position;
+use super::candidate::{lineage, position};
 use super::detector;
 use super::node::Node;
 use super::report::Recorder;
@@ -180,8 +180,11 @@ impl Core {
         Some(self.wake.map_or(heartbeat, |w| w.min(heartbeat)))
     }
 
-    /// Asks for a tick at `at`.
+    /// Asks for a tick at `at`; what is due already was looked at just now.
     pub(super) fn wake_at(&mut self, at: Timestamp) {
+        if at <= self.now {
+            return;
+        }
         self.wake = Some(self.wake.map_or(at, |w| w.min(at)));
     }
 
@@ -372,7 +375,7 @@ impl Core {
             .iter()
             .filter_map(|n| {
                 let (repl_id, offset) = n.in_sync.as_ref()?;
-                (*repl_id == record.repl_id).then(|| (n.id.clone(), *offset))
+                Some((n.id.clone(), lineage(repl_id, *offset, record)?))
             })
             .collect()
     }
@@ -574,7 +577,7 @@ impl Core {
 
     /// Bytes that only the primary of `record` had, as far as its offsets were seen.
     pub(super) fn bytes_lost(&self, record: &Record, new: &NodeInfo) -> Option<u64> {
-        let kept = position(new, &record.repl_id)?;
+        let kept = position(new, record)?;
         (self.last_offset > 0).then(|| self.last_offset.saturating_sub(kept))
     }
 }

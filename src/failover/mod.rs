@@ -24,5 +24,5 @@ pub use action::{Action, NodeOp, OpId, View};
 pub use event::{Event, NodeOpOutcome, Observation, ProbeError, SwapOutcome};
 pub use machine::{Authority, Machine};
 pub use policy::Policy;
-pub use record::{Record, RecordPhase, Version};
+pub use record::{Ancestor, Record, RecordPhase, Version};
 pub use status::{Health, NodeRole, NodeStatus, Status};

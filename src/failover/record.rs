@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use crate::resp::info::NodeInfo;
 use crate::topology::{Epoch, NodeId};
 
 /// Version of the stored record that a swap is conditional on. 0: there is no record yet.
@@ -32,6 +33,9 @@ pub struct Record {
     pub run_id: Arc<str>,
     /// `master_replid` of `primary` when it was verified.
     pub repl_id: Arc<str>,
+    /// The history that `repl_id` continues: nodes that were not repointed yet are still there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ancestor: Option<Ancestor>,
     /// Every node that belongs to the backend.
     pub members: Vec<NodeId>,
     /// Which monitor wrote it (host, process id and a random part), for people.
@@ -41,6 +45,27 @@ pub struct Record {
 impl Record {
     /// The format this program writes.
     pub const FORMAT: u32 = 1;
+}
+
+/// A history and where it was left.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Ancestor {
+    /// `master_replid2` of the primary when it was verified.
+    pub repl_id: Arc<str>,
+    /// The last offset, bytes, that both histories have in common.
+    pub offset: u64,
+}
+
+impl Ancestor {
+    /// The history that a primary's INFO says it left.
+    pub(super) fn of(info: &NodeInfo) -> Option<Ancestor> {
+        let fork = u64::try_from(info.second_repl_offset).ok()?;
+        Some(Ancestor {
+            repl_id: info.repl_id2.clone(),
+            offset: fork.saturating_sub(1),
+        })
+    }
 }
 
 /// Where a decision stands.

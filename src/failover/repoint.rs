@@ -10,7 +10,8 @@ use super::{Action, Authority, NodeOp, NodeOpOutcome, OpId, Record};
 use crate::resp::info::{NodeInfo, Role};
 use crate::topology::{NodeId, Timestamp};
 
-/// How long a replica may have no link to anybody we know before it is pointed at the primary.
+/// How long a replica may have no link to the primary, or one through another replica, before it is
+/// pointed at the primary.
 const LOST_LINK: Duration = Duration::from_secs(1);
 /// Waits before a refused or unanswered repointing is tried again: doubled up to the second.
 const RETRY: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(5));
@@ -261,23 +262,19 @@ impl Repointer {
             self.unlinked.remove(node);
             return Need::Nothing;
         }
-        let linked = info.link_up && info.repl_id == primary.repl_id;
-        if self.flatten.contains(node) {
-            // Known under another name, or already following: leave it, unless it hangs on a
-            // node of ours.
-            let chained = core
-                .nodes
-                .iter()
-                .any(|n: &Node| n.id != record.primary && n.id.host_port() == upstream);
-            if linked && !chained {
-                self.flatten.remove(node);
-                return Need::Nothing;
-            }
-            return Need::Repointing;
-        }
+        // A chain: fine for itself, but the next failover would have to follow it down.
+        let chained = core
+            .nodes
+            .iter()
+            .any(|n: &Node| n.id != record.primary && n.id.host_port() == upstream);
+        let linked = info.link_up && info.repl_id == primary.repl_id && !chained;
         if linked || info.sync_in_progress {
+            self.flatten.remove(node);
             self.unlinked.remove(node);
             return Need::Nothing;
+        }
+        if self.flatten.contains(node) {
+            return Need::Repointing;
         }
         let since = *self.unlinked.entry(node.clone()).or_insert(core.now);
         if core.now - since >= LOST_LINK {

@@ -11,7 +11,7 @@ use super::repoint::Repointer;
 use super::report::Ending;
 use super::switchover::Switchover;
 use super::unplanned::{Failover, TENURE};
-use super::{Action, Authority, OpId, ProbeError, Record, RecordPhase, Version};
+use super::{Action, Ancestor, Authority, OpId, ProbeError, Record, RecordPhase, Version};
 use crate::resp::info::{NodeInfo, Role};
 use crate::topology::{Fault, Gate, NodeId, Outcome, Primary, Timestamp};
 
@@ -138,6 +138,7 @@ impl Learning {
                     epoch: core.published.epoch.next(),
                     phase: RecordPhase::Serving,
                     primary: node,
+                    ancestor: Ancestor::of(&info),
                     run_id: info.run_id,
                     repl_id: info.repl_id,
                     members: core.members(),
@@ -445,6 +446,7 @@ impl Serving {
                     return;
                 }
                 let mut next = core.successor(record, RecordPhase::Serving);
+                next.ancestor = Ancestor::of(&info);
                 next.repl_id = info.repl_id;
                 let deadline = core.now + SWAP_LIMIT;
                 self.adopting = Some((core.swap(next), deadline));
@@ -547,6 +549,7 @@ impl Serving {
             core.forget_swap();
         }
         let mut next = core.successor(record, RecordPhase::Serving);
+        next.ancestor = Ancestor::of(&info);
         next.run_id = info.run_id;
         next.repl_id = info.repl_id;
         let deadline = core.now + SWAP_LIMIT;

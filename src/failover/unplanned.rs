@@ -18,7 +18,7 @@ use super::machine::{Next, Phase};
 use super::report::Ending;
 use super::round::Round;
 use super::serving::Serving;
-use super::{Authority, NodeOp, NodeOpOutcome, OpId, ProbeError, Record, RecordPhase};
+use super::{Ancestor, Authority, NodeOp, NodeOpOutcome, OpId, ProbeError, Record, RecordPhase};
 use crate::resp::info::{NodeInfo, Role};
 use crate::topology::{Epoch, Fault, Gate, NodeId, Outcome, Primary, Timestamp};
 
@@ -328,10 +328,7 @@ impl Failover {
                 core.wake_at(at);
                 return self.stay(Stage::Choosing);
             }
-            self.next_round_at = None;
-            self.before = Some(offsets(&self.round));
-            self.round = Round::start(core);
-            return self.stay(Stage::Choosing);
+            return self.read_again(core);
         }
         if self.obeying.is_some() || !self.fencing.is_empty() {
             return self.stay(Stage::Choosing);
@@ -363,9 +360,19 @@ impl Failover {
     }
 
     fn look_again(mut self: Box<Self>, core: &mut Core, after: Duration) -> Next {
+        if after.is_zero() {
+            return self.read_again(core);
+        }
         let at = core.now + after;
         self.next_round_at = Some(at);
         core.wake_at(at);
+        self.stay(Stage::Choosing)
+    }
+
+    fn read_again(mut self: Box<Self>, core: &mut Core) -> Next {
+        self.next_round_at = None;
+        self.before = Some(offsets(&self.round));
+        self.round = Round::start(core);
         self.stay(Stage::Choosing)
     }
 
@@ -410,7 +417,7 @@ impl Failover {
             }
             core.emit("+fence", Some(&node), "it says it is primary", false);
             let op = core.node_op(&node, NodeOp::Fence, timeout);
-            if position(&info, &self.old.repl_id).is_some() {
+            if position(&info, &self.old).is_some() {
                 self.fencing.insert(op, node);
                 await_one = true;
             } else {
@@ -429,7 +436,7 @@ impl Failover {
         };
         core.note(text);
         let offset = match outcome {
-            NodeOpOutcome::Done(info) => position(info, &self.old.repl_id),
+            NodeOpOutcome::Done(info) => position(info, &self.old),
             _ => None,
         };
         if offset.is_some() {
@@ -445,7 +452,7 @@ impl Failover {
         if info.role == Role::Primary || !info.link_up {
             return true;
         }
-        let here = position(info, &self.old.repl_id).unwrap_or(0);
+        let here = position(info, &self.old).unwrap_or(0);
         let behind = self.fenced.values().flatten().any(|offset| *offset > here);
         if behind && self.catch_up_until.is_some_and(|until| core.now < until) {
             return false;
@@ -627,6 +634,7 @@ impl Failover {
             primary: node.clone(),
             run_id: info.run_id.clone(),
             repl_id: info.repl_id.clone(),
+            ancestor: Ancestor::of(&info),
             members: core.members(),
             by: core.me.clone(),
         };
@@ -678,7 +686,7 @@ impl Failover {
         let to = commit.record.primary.clone();
         let kept = to == self.old.primary && commit.record.run_id == self.old.run_id;
         if !kept {
-            core.former = position(&commit.info, &self.old.repl_id).map(|fork| Former {
+            core.former = position(&commit.info, &self.old).map(|fork| Former {
                 node: self.old.primary.clone(),
                 run_id: self.old.run_id.clone(),
                 repl_id: self.old.repl_id.clone(),
