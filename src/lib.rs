@@ -21,6 +21,7 @@ pub mod admin;
 pub mod cli;
 pub mod clock;
 pub mod config;
+pub mod control;
 pub mod failover;
 pub mod lab;
 pub mod metrics;

@@ -1,0 +1,74 @@
+//! The only place of the control plane that touches metrics.
+
+use crate::failover::{Observation, SwapOutcome};
+use crate::metrics::{ControlMetrics, DeclineReason, SwapResult};
+use crate::resp::info::Role;
+use crate::topology::{FailoverReport, NodeId, Topology};
+
+/// One backend's gauges and counters.
+pub(super) struct Gauges {
+    metrics: ControlMetrics,
+    /// Offset of the published primary when it answered last.
+    head: u64,
+}
+
+impl Gauges {
+    pub(super) fn new(backend: &str) -> Self {
+        Gauges {
+            metrics: ControlMetrics::new(backend),
+            head: 0,
+        }
+    }
+
+    /// `primary` is the published one.
+    pub(super) fn observed(
+        &mut self,
+        node: &NodeId,
+        observation: &Observation,
+        primary: Option<&NodeId>,
+    ) {
+        let info = match observation {
+            Observation::Info(info) => info,
+            Observation::Failed(_) => return self.metrics.node_up(node, false),
+        };
+        self.metrics.node_up(node, true);
+        if Some(node) == primary {
+            self.head = info.offset;
+        }
+        let lag = match info.role {
+            Role::Primary => 0,
+            Role::Replica => self.head.saturating_sub(info.offset),
+        };
+        self.metrics.replica_lag(node, lag);
+    }
+
+    pub(super) fn published(&self, topology: &Topology) {
+        self.metrics.published(topology.epoch, topology.gate);
+    }
+
+    pub(super) fn swapped(&self, outcome: &SwapOutcome) {
+        self.metrics.swap_ended(match outcome {
+            SwapOutcome::Done(_) => SwapResult::Done,
+            SwapOutcome::Lost { .. } => {
+                self.metrics.declined(DeclineReason::SwapLost);
+                SwapResult::Lost
+            }
+            SwapOutcome::Unknown(_) => SwapResult::Unknown,
+        });
+    }
+
+    /// The core said so once.
+    pub(super) fn emitted(&self, event: &str) {
+        if event == "-failover-abort-no-good-slave" {
+            self.metrics.declined(DeclineReason::NoCandidate);
+        }
+    }
+
+    pub(super) fn ended(&self, report: &FailoverReport) {
+        self.metrics.failover_ended(report);
+    }
+
+    pub(super) fn evidence_dropped(&self, since_start: u64) {
+        self.metrics.evidence_dropped(since_start);
+    }
+}

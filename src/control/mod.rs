@@ -1,0 +1,34 @@
+//! The control plane's shell: it does what the core asks and tells it what happened. It decides
+//! nothing; an `if` about health or choice belongs in `failover/`.
+//!
+//! ```text
+//!   probe   one task a node: INFO, kinds of silence ─┐
+//!   source  which nodes there are                    ├─ events ─> driver ─> failover::Machine
+//!   evidence from real requests, switchover requests ┘               │
+//!                                                                 actions
+//!   ops        one task a node: fence, promote, repoint, ... <───────┤
+//!   authority  the record: load, compare-and-swap          <─────────┤
+//!   publisher  whoever does not connect through us         <─────────┤
+//!   topology   the data plane's snapshot; who obeys it     <─────────┘
+//! ```
+//!
+//! `node` is the RESP connection under `probe` and `ops`. All backends run on one thread.
+
+pub mod authority;
+pub mod publisher;
+pub mod source;
+
+mod codec;
+mod driver;
+mod gauges;
+mod handle;
+mod node;
+mod ops;
+mod probe;
+mod reports;
+mod staff;
+mod start;
+mod transaction;
+
+pub use handle::ControlHandle;
+pub use start::{AuthoritySettings, BackendControl, Control, PublisherSettings, StartError};

@@ -1,0 +1,529 @@
+//! Acts on one node over a warm connection of its own, one operation after the other. Every
+//! operation ends as done, refused, unknown or unreachable; a reply is believed only with the ROLE
+//! or INFO that was read behind it on the same connection.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use redis_protocol::resp2::types::BytesFrame;
+use tokio::sync::mpsc;
+use tokio::time::{sleep, timeout};
+
+use super::codec::Command;
+use super::node::{Access, Connection, auth, info_commands, needs_no_password, reply_failure};
+use super::transaction::{self, Ended, Step};
+use crate::failover::{NodeOp, NodeOpOutcome, OpId, ProbeError};
+use crate::resp::Credentials;
+use crate::resp::info::{NodeInfo, Role, RoleReply, parse, parse_role};
+use crate::topology::NodeId;
+
+/// A primary with this many replicas demanded accepts no write: Redis' greatest value.
+const FENCE: &str = "65535";
+
+/// Bound of opening the warm connection while nothing waits for it.
+const WARM_LIMIT: Duration = Duration::from_secs(1);
+
+/// Pause between two tries to open the warm connection while nothing waits for it.
+const WARM_PAUSE: Duration = Duration::from_secs(1);
+
+/// Bound of CONFIG REWRITE, which waits for the node's disk.
+const REWRITE_LIMIT: Duration = Duration::from_secs(5);
+
+/// Operations that wait for one node; the core asks for few.
+pub(super) const QUEUE: usize = 64;
+
+/// One operation.
+#[derive(Debug)]
+pub(super) struct Order {
+    pub(super) op: OpId,
+    pub(super) what: NodeOp,
+    pub(super) timeout: Duration,
+}
+
+/// With what replicas log in to their primary, as far as one of the backend's nodes said.
+/// Shared by the backend's operators.
+pub(super) type SharedReplicationAuth = Arc<Mutex<Option<Credentials>>>;
+
+/// One node's operator.
+pub(super) struct Operator {
+    access: Access,
+    shared_auth: SharedReplicationAuth,
+    out: mpsc::Sender<(OpId, NodeOpOutcome)>,
+    line: Option<Line>,
+    /// `min-replicas-to-write` as it was before any fence.
+    own_min_replicas: Option<String>,
+    /// Whether the present operation's commands may have reached the node.
+    sent: bool,
+    /// Whether the node's configuration file is to be rewritten after the answer.
+    rewrite_due: bool,
+}
+
+/// The warm connection and what the node said on it.
+struct Line {
+    connection: Connection,
+    version: (u16, u16, u16),
+}
+
+/// What is read from a node before it is changed.
+struct Learned {
+    role: Option<RoleReply>,
+    /// `None`: may not be read or changed.
+    min_replicas: Option<String>,
+    /// With what the node logs in to its primary; `None`: it has nothing, or we may not read it.
+    replication_auth: Option<Credentials>,
+    /// Whether `replication_auth` could be read at all.
+    readable: bool,
+}
+
+/// Why an operation was not done.
+enum Failed {
+    Refused(String),
+    Lost(ProbeError),
+}
+
+impl From<ProbeError> for Failed {
+    fn from(error: ProbeError) -> Self {
+        Failed::Lost(error)
+    }
+}
+
+impl Operator {
+    pub(super) fn new(
+        access: Access,
+        shared_auth: SharedReplicationAuth,
+        out: mpsc::Sender<(OpId, NodeOpOutcome)>,
+    ) -> Self {
+        Operator {
+            access,
+            shared_auth,
+            out,
+            line: None,
+            own_min_replicas: None,
+            sent: false,
+            rewrite_due: false,
+        }
+    }
+
+    /// Runs until the driver is gone or the task is dropped. An order goes before warming up and
+    /// before rewriting a file.
+    pub(super) async fn run(mut self, mut orders: mpsc::Receiver<Order>) {
+        let mut pause = Duration::ZERO;
+        loop {
+            let order = match &mut self.line {
+                Some(line) => tokio::select! {
+                    biased;
+                    // Nothing is due: whatever comes means that the connection is of no use.
+                    _ = line.connection.receive() => {
+                        self.line = None;
+                        continue;
+                    }
+                    order = orders.recv() => order,
+                },
+                None => tokio::select! {
+                    biased;
+                    order = orders.recv() => {
+                        self.line = None;
+                        order
+                    }
+                    () = self.warm_up(pause) => {
+                        pause = WARM_PAUSE;
+                        continue;
+                    }
+                },
+            };
+            let Some(order) = order else { return };
+            let outcome = self.perform(&order).await;
+            if self.out.send((order.op, outcome)).await.is_err() {
+                return;
+            }
+            if std::mem::take(&mut self.rewrite_due) {
+                self.rewrite().await;
+            }
+        }
+    }
+
+    /// Opens the connection before it is needed. When it is dropped half-way, so is the connection.
+    async fn warm_up(&mut self, pause: Duration) {
+        sleep(pause).await;
+        let opened = timeout(WARM_LIMIT, open(&self.access, WARM_LIMIT)).await;
+        let Ok(Ok(line)) = opened else { return };
+        self.line = Some(line);
+        let learned = timeout(WARM_LIMIT, self.learn()).await;
+        if !matches!(learned, Ok(Ok(_))) {
+            self.line = None;
+        }
+    }
+
+    async fn perform(&mut self, order: &Order) -> NodeOpOutcome {
+        self.sent = false;
+        let done = timeout(order.timeout, self.attempt(&order.what, order.timeout)).await;
+        let failed = match done {
+            Ok(Ok(info)) => return NodeOpOutcome::Done(Box::new(info)),
+            Ok(Err(failed)) => failed,
+            // Replies may still come: nothing can be asked on this connection any more.
+            Err(_) => {
+                self.line = None;
+                Failed::Lost(ProbeError::Silent)
+            }
+        };
+        match failed {
+            Failed::Refused(why) => NodeOpOutcome::Refused(why),
+            Failed::Lost(error) => {
+                self.line = None;
+                match self.sent {
+                    true => NodeOpOutcome::Unknown(format!("no answer: {error:?}")),
+                    false => NodeOpOutcome::Unreachable(error),
+                }
+            }
+        }
+    }
+
+    async fn attempt(&mut self, what: &NodeOp, limit: Duration) -> Result<NodeInfo, Failed> {
+        if self.line.is_none() {
+            self.line = Some(open(&self.access, limit).await?);
+        }
+        match what {
+            NodeOp::Inspect => self.inspect().await,
+            NodeOp::Fence => self.fence().await,
+            NodeOp::Promote => self.promote().await,
+            NodeOp::Repoint { to } => self.repoint(to).await,
+            NodeOp::Pause { duration } => self.pause(*duration).await,
+            NodeOp::Unpause => self.unpause().await,
+            NodeOp::CheckAuth { as_replica_of } => self.check_auth(as_replica_of, limit).await,
+        }
+    }
+
+    fn line(&mut self) -> Result<&mut Line, Failed> {
+        self.line
+            .as_mut()
+            .ok_or(Failed::Lost(ProbeError::ConnectionLost))
+    }
+
+    /// Sends `commands` with INFO behind them, in one write.
+    async fn request(
+        &mut self,
+        mut commands: Vec<Command>,
+    ) -> Result<(Vec<BytesFrame>, NodeInfo), Failed> {
+        let asked = commands.len();
+        let line = self.line()?;
+        commands.extend(info_commands(Some(line.version)));
+        let mut replies = line.connection.request(commands).await?;
+        let info = read_info(&replies.split_off(asked))?;
+        Ok((replies, info))
+    }
+
+    async fn inspect(&mut self) -> Result<NodeInfo, Failed> {
+        Ok(self.request(Vec::new()).await?.1)
+    }
+
+    async fn learn(&mut self) -> Result<Learned, Failed> {
+        let asked = vec![
+            Command::new(["ROLE"]),
+            config_get("min-replicas-to-write"),
+            config_get("masterauth"),
+            config_get("masteruser"),
+        ];
+        let replies = self.line()?.connection.request(asked).await?;
+        let [role, min_replicas, password, user] = &replies[..] else {
+            return Err(Failed::Lost(ProbeError::NotRedis));
+        };
+        let min_replicas = config_value(min_replicas);
+        match min_replicas.as_deref() {
+            // The fence of an earlier run, whose memory is gone: the server's default.
+            Some(b"65535") => {
+                self.own_min_replicas.get_or_insert_with(|| "0".to_owned());
+            }
+            Some(own) => {
+                self.own_min_replicas = Some(String::from_utf8_lossy(own).into_owned());
+            }
+            None => {}
+        }
+        let password = config_value(password);
+        let user = config_value(user).filter(|user| !user.is_empty());
+        let readable = password.is_some();
+        let replication_auth = password.filter(|p| !p.is_empty()).map(|password| {
+            let user = user.map(|user| String::from_utf8_lossy(&user).as_ref().into());
+            Credentials::new(user, password)
+        });
+        if let Some(auth) = &replication_auth {
+            let mut shared = self
+                .shared_auth
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner);
+            *shared = Some(auth.clone());
+        }
+        Ok(Learned {
+            role: parse_role(role).ok(),
+            min_replicas: min_replicas.and(self.own_min_replicas.clone()),
+            replication_auth,
+            readable,
+        })
+    }
+
+    async fn fence(&mut self) -> Result<NodeInfo, Failed> {
+        self.learn().await?;
+        self.sent = true;
+        let (replies, info) = self
+            .request(vec![
+                Command::new(["CONFIG", "SET", "min-replicas-to-write", FENCE]),
+                Command::new(["CLIENT", "KILL", "TYPE", "normal"]),
+                Command::new(["CLIENT", "KILL", "TYPE", "pubsub"]),
+            ])
+            .await?;
+        for reply in &replies[1..] {
+            if let BytesFrame::Error(why) = reply {
+                tracing::warn!(node = %self.access.node, %why, "clients of a fenced node were not closed");
+            }
+        }
+        match &replies[0] {
+            BytesFrame::Error(why) => Err(Failed::Refused(why.to_string())),
+            _ => Ok(info),
+        }
+    }
+
+    async fn promote(&mut self) -> Result<NodeInfo, Failed> {
+        let learned = self.learn().await?;
+        let mut steps = Vec::new();
+        steps.extend(min_replicas_step(&learned));
+        steps.push(Step::required(["REPLICAOF", "NO", "ONE"]));
+        let (role, info) = self.transact(steps).await?;
+        match (role, info.role) {
+            (RoleReply::Primary { .. }, Role::Primary) => {
+                self.rewrite_due = true;
+                Ok(info)
+            }
+            _ => Err(Failed::Refused("ROLE still says replica".to_owned())),
+        }
+    }
+
+    async fn repoint(&mut self, to: &NodeId) -> Result<NodeInfo, Failed> {
+        let (host, port) = to
+            .host_port()
+            .ok_or_else(|| Failed::Refused(format!("{to} has no port")))?;
+        let learned = self.learn().await?;
+        let was_primary = !matches!(learned.role, Some(RoleReply::Replica { .. }));
+        let mut steps = Vec::new();
+        if let Some(auth) = self.missing_auth(&learned) {
+            if let Some(user) = &auth.username {
+                steps.push(Step::optional([
+                    b"CONFIG",
+                    b"SET" as &[u8],
+                    b"masteruser",
+                    user.as_bytes(),
+                ]));
+            }
+            steps.push(Step::optional([
+                b"CONFIG",
+                b"SET" as &[u8],
+                b"masterauth",
+                auth.password(),
+            ]));
+        }
+        steps.push(Step::required(["REPLICAOF", host, &port.to_string()]));
+        steps.extend(min_replicas_step(&learned));
+        if was_primary {
+            // A pause would hold back the stream of the new primary too.
+            if self.line()?.version >= (6, 2, 0) {
+                steps.push(Step::optional(["CLIENT", "UNPAUSE"]));
+            }
+            steps.push(Step::optional(["CLIENT", "KILL", "TYPE", "normal"]));
+            steps.push(Step::optional(["CLIENT", "KILL", "TYPE", "pubsub"]));
+        }
+        let (role, info) = self.transact(steps).await?;
+        match role {
+            RoleReply::Replica {
+                host: h, port: p, ..
+            } if (&*h, p) == (host, port) => {
+                self.rewrite_due = true;
+                Ok(info)
+            }
+            other => Err(Failed::Refused(format!("ROLE says {other:?}"))),
+        }
+    }
+
+    /// With what the node shall log in to its primary, when it has nothing of its own.
+    fn missing_auth(&self, learned: &Learned) -> Option<Credentials> {
+        if learned.replication_auth.is_some() || !learned.readable {
+            return None;
+        }
+        let shared = self
+            .shared_auth
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        shared.clone().or_else(|| self.access.credentials.clone())
+    }
+
+    /// Runs `steps` as one MULTI, with ROLE and INFO behind it in the same write. When the node
+    /// refuses to queue an optional step, it is left out.
+    async fn transact(&mut self, mut steps: Vec<Step>) -> Result<(RoleReply, NodeInfo), Failed> {
+        loop {
+            let mut commands = transaction::commands(&steps);
+            commands.push(Command::new(["ROLE"]));
+            self.sent = true;
+            let (mut replies, info) = self.request(commands).await?;
+            let role = replies.pop();
+            match transaction::ended(&steps, &replies) {
+                Ended::Done { failed } => {
+                    for (command, why) in failed {
+                        tracing::warn!(node = %self.access.node, command, why,
+                            "a part of an operation on a node failed");
+                    }
+                    let role = role.as_ref().map(parse_role);
+                    return match role {
+                        Some(Ok(role)) => Ok((role, info)),
+                        _ => Err(Failed::Lost(ProbeError::NotRedis)),
+                    };
+                }
+                Ended::Refused(why) => return Err(Failed::Refused(why)),
+                Ended::Without { refused, why } => {
+                    tracing::warn!(node = %self.access.node, command = refused.join(", "), why,
+                        "a node refuses a part of an operation; it is done without");
+                    steps.retain(|step| !refused.contains(&step.name()));
+                }
+            }
+        }
+    }
+
+    /// Writes the new role to the node's own configuration file. A failure is only logged: the node
+    /// serves, and is told again when it restarts with an old file. Not a part of the transaction,
+    /// because it waits for the node's disk and the node's clients wait for the transaction.
+    async fn rewrite(&mut self) {
+        let Some(line) = &mut self.line else { return };
+        let asked = vec![Command::new(["CONFIG", "REWRITE"])];
+        let why = match timeout(REWRITE_LIMIT, line.connection.request(asked)).await {
+            Ok(Ok(replies)) => match replies.first() {
+                Some(BytesFrame::Error(why)) => why.to_string(),
+                _ => return,
+            },
+            Ok(Err(error)) => format!("{error:?}"),
+            Err(_) => "no answer in time".to_owned(),
+        };
+        if !why.starts_with("ERR") {
+            self.line = None;
+        }
+        tracing::info!(node = %self.access.node, why, "a node's configuration file was not rewritten");
+    }
+
+    async fn pause(&mut self, duration: Duration) -> Result<NodeInfo, Failed> {
+        if self.line()?.version < (6, 2, 0) {
+            let why = "CLIENT PAUSE for writes only needs Redis 6.2";
+            return Err(Failed::Refused(why.to_owned()));
+        }
+        let millis = duration.as_millis().to_string();
+        self.simple(Command::new(["CLIENT", "PAUSE", &millis, "WRITE"]))
+            .await
+    }
+
+    async fn unpause(&mut self) -> Result<NodeInfo, Failed> {
+        match self.line()?.version < (6, 2, 0) {
+            // It can not have been paused.
+            true => self.inspect().await,
+            false => self.simple(Command::new(["CLIENT", "UNPAUSE"])).await,
+        }
+    }
+
+    async fn simple(&mut self, command: Command) -> Result<NodeInfo, Failed> {
+        self.sent = true;
+        let (replies, info) = self.request(vec![command]).await?;
+        match replies.first() {
+            Some(BytesFrame::Error(why)) => Err(Failed::Refused(why.to_string())),
+            _ => Ok(info),
+        }
+    }
+
+    async fn check_auth(&mut self, other: &NodeId, limit: Duration) -> Result<NodeInfo, Failed> {
+        let learned = self.learn().await?;
+        let info = self.inspect().await?;
+        let credentials = self.missing_auth(&learned).or(learned.replication_auth);
+        let credentials = credentials.or_else(|| match learned.readable {
+            true => None,
+            // We may not read what the node would use: ours is the best guess.
+            false => self.access.credentials.clone(),
+        });
+        let access = Access {
+            node: other.clone(),
+            credentials: None,
+            ..self.access.clone()
+        };
+        let refused = |why: String| Failed::Refused(format!("{other}: {why}"));
+        let mut connection = access
+            .open(limit)
+            .await
+            .map_err(|error| refused(format!("can not be reached: {error:?}")))?;
+        let mut commands: Vec<Command> = credentials.iter().map(auth).collect();
+        commands.push(Command::new(["PING"]));
+        commands.push(Command::new(["REPLCONF", "capa", "psync2"]));
+        let replies = connection
+            .request(commands)
+            .await
+            .map_err(|error| refused(format!("does not answer: {error:?}")))?;
+        for reply in replies {
+            if let BytesFrame::Error(why) = reply {
+                return Err(refused(why.to_string()));
+            }
+        }
+        Ok(info)
+    }
+}
+
+async fn open(access: &Access, limit: Duration) -> Result<Line, ProbeError> {
+    let mut connection = access.open(limit).await?;
+    let mut commands = access.handshake();
+    let logging_in = access.credentials.is_some();
+    let before = commands.len();
+    commands.extend(info_commands(None));
+    let mut replies = connection.request(commands).await?;
+    if let (true, Some(BytesFrame::Error(why))) = (logging_in, replies.first())
+        && !needs_no_password(why)
+    {
+        return Err(reply_failure(why));
+    }
+    match read_info(&replies.split_off(before)) {
+        Ok(info) => Ok(Line {
+            connection,
+            version: info.version,
+        }),
+        Err(Failed::Refused(why)) => Err(reply_failure(&why)),
+        Err(Failed::Lost(error)) => Err(error),
+    }
+}
+
+fn read_info(replies: &[BytesFrame]) -> Result<NodeInfo, Failed> {
+    let mut text = Vec::new();
+    for reply in replies {
+        match reply {
+            BytesFrame::BulkString(part) => {
+                text.extend_from_slice(part);
+                text.push(b'\n');
+            }
+            BytesFrame::Error(why) => return Err(Failed::Refused(why.to_string())),
+            _ => return Err(Failed::Lost(ProbeError::NotRedis)),
+        }
+    }
+    parse(&text).map_err(|_| Failed::Lost(ProbeError::NotRedis))
+}
+
+fn min_replicas_step(learned: &Learned) -> Option<Step> {
+    let own = learned.min_replicas.as_deref()?;
+    Some(Step::optional([
+        "CONFIG",
+        "SET",
+        "min-replicas-to-write",
+        own,
+    ]))
+}
+
+fn config_get(name: &str) -> Command {
+    Command::new(["CONFIG", "GET", name])
+}
+
+/// The value in an answer to CONFIG GET of one name; `None` when it was refused or is not known.
+fn config_value(reply: &BytesFrame) -> Option<Vec<u8>> {
+    match reply {
+        BytesFrame::Array(pair) => match pair.get(1) {
+            Some(BytesFrame::BulkString(value)) => Some(value.to_vec()),
+            _ => None,
+        },
+        _ => None,
+    }
+}

@@ -1,0 +1,100 @@
+//! Whom we tell about a new primary: the seam, its contract, and the task that keeps telling.
+//!
+//! 1. [`Publisher::publish`] is idempotent: the same announcement twice is as good as once.
+//! 2. An announcement with an older epoch than one that was published is not published, and that is
+//!    [`PublishError::Older`].
+//! 3. It is bounded in time by the publisher itself.
+//! 4. `Ok` means that whoever asks now learns the new primary.
+//!
+//! Telling never holds up a failover: each publisher has a task, and of several announcements that
+//! wait only the newest is told.
+
+mod hook;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::time::sleep;
+
+pub use hook::HookPublisher;
+
+use super::authority::Boxed;
+use crate::topology::{Epoch, NodeId};
+
+/// Pause before the second try; it doubles up to [`RETRY_MOST`].
+const RETRY_FIRST: Duration = Duration::from_millis(500);
+
+const RETRY_MOST: Duration = Duration::from_secs(60);
+
+/// Tells one kind of audience. The head of this file is its contract.
+pub trait Publisher: Send {
+    /// For logs.
+    fn name(&self) -> String;
+
+    /// Tells that `announcement.to` is primary.
+    fn publish(&mut self, announcement: Announcement) -> Boxed<'_, Result<(), PublishError>>;
+}
+
+/// A change of primary that is to be told.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Announcement {
+    /// Name of the backend.
+    pub backend: Arc<str>,
+    /// Epoch of the change.
+    pub epoch: Epoch,
+    /// Primary before.
+    pub from: Option<NodeId>,
+    /// Primary now.
+    pub to: NodeId,
+    /// Whether the operator asked for it.
+    pub planned: bool,
+}
+
+/// Why an announcement was not published.
+#[derive(Debug, thiserror::Error)]
+pub enum PublishError {
+    /// A newer one was published before.
+    #[error("epoch {0} was published already")]
+    Older(Epoch),
+    /// It failed; trying again may help.
+    #[error("{0}")]
+    Failed(String),
+}
+
+/// Publishes what appears in `news` until its sender is gone, and tries again what failed.
+pub(super) async fn keep_telling(
+    mut publisher: Box<dyn Publisher>,
+    mut news: watch::Receiver<Option<Announcement>>,
+) {
+    let mut pause = RETRY_FIRST;
+    let mut told: Option<Epoch> = None;
+    loop {
+        let newest = news.borrow_and_update().clone();
+        let due = newest.filter(|newest| told.is_none_or(|told| newest.epoch > told));
+        let Some(announcement) = due else {
+            match news.changed().await {
+                Ok(()) => continue,
+                Err(_) => return,
+            }
+        };
+        let epoch = announcement.epoch;
+        match publisher.publish(announcement).await {
+            Ok(()) | Err(PublishError::Older(_)) => {
+                told = Some(epoch);
+                pause = RETRY_FIRST;
+            }
+            Err(PublishError::Failed(why)) => {
+                tracing::warn!(publisher = publisher.name(), %epoch, why, retry_in = ?pause,
+                    "the new primary was not published");
+                tokio::select! {
+                    () = sleep(pause) => pause = (pause * 2).min(RETRY_MOST),
+                    changed = news.changed() => match changed {
+                        Ok(()) => pause = RETRY_FIRST,
+                        Err(_) => return,
+                    },
+                }
+            }
+        }
+    }
+}
