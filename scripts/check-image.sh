@@ -19,7 +19,8 @@ finish() {
         say "kept: $place"
     else
         buildah_here rm --all >/dev/null 2>&1 || true
-        umount "$place/storage/overlay" 2>/dev/null || true
+        # buildah mounts below its storage; whatever is left of that goes, deepest first.
+        awk -v place="$place/" 'index($2, place) == 1 {print $2}' /proc/mounts | sort -r | xargs -r umount
         rm -rf "$place"
     fi
 }
@@ -68,13 +69,24 @@ find "$mounted" -type f -printf '    %s %P\n' | sort -rn >&2
 [ "$bytes" -lt 50000000 ] || die "the image has grown above 50 MB"
 if [ -e "$mounted/bin/sh" ]; then die "there is a shell in the image"; fi
 
-# free_port: one that was free a moment ago, below the range the kernel gives to outgoing connections.
+# free_port: one that nobody listens on, below the range the kernel gives to outgoing connections.
 free_port() {
     while :; do
         port=$(shuf -i 20000-29999 -n 1)
-        redis-cli -p "$port" ping >/dev/null 2>&1 || break
+        cat /proc/net/tcp /proc/net/tcp6 2>/dev/null | grep -qi ":$(printf '%04X' "$port") " || break
     done
     echo "$port"
+}
+
+# descendant PID NAME: the first process below PID that runs NAME.
+descendant() {
+    for child in $(ps -o pid= --ppid "$1"); do
+        if [ "$(cat "/proc/$child/comm" 2>/dev/null)" = "$2" ]; then
+            echo "$child"
+        else
+            descendant "$child" "$2"
+        fi
+    done
 }
 
 # until_ok SECONDS COMMAND...
@@ -122,10 +134,8 @@ expect "PING through the container" "PONG" "$(redis-cli -p "$listen" ping)"
 expect "SET through the container" "OK" "$(redis-cli -p "$listen" set a 1)"
 expect "the node has it" "1" "$(redis-cli -p "$node" get a)"
 
-# The process that listens, seen from outside: our child's child.
-proxy=$(ps -eo pid=,args= | awk -v listen="$place" '$2 == "/usr/local/bin/pointsman" && $3 == "run" {print $1}' | while read -r pid; do
-    if tr '\0' '\n' <"/proc/$pid/mountinfo" 2>/dev/null | grep -q "$place\|$(basename "$place")"; then echo "$pid"; fi
-done | head -n 1)
+# The container's process, seen from outside.
+proxy=$(descendant "$runner" pointsman | head -n 1)
 [ -n "$proxy" ] || die "cannot find the container's process"
 expect "user id of the process" "65532" "$(awk '/^Uid:/ {print $2}' "/proc/$proxy/status")"
 in_container /usr/local/bin/pointsman status --admin "127.0.0.1:$admin" >&2 || die "the health check's command failed"

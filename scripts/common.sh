@@ -29,8 +29,17 @@ cargo_fits() {
 }
 
 # find_cargo [SUBCOMMAND]: sets CARGO, PATH and RUSTUP_TOOLCHAIN to the first toolchain that fits; fails
-# when none does. rustup's stable toolchain is tried where its default one is too old.
+# when none does. One with clippy is preferred, so that tests and lints share what they build.
 find_cargo() {
+    if [ -n "${1:-}" ]; then
+        first_cargo "$1"
+    else
+        first_cargo clippy || first_cargo ''
+    fi
+}
+
+# rustup's stable toolchain is tried where its default one is too old.
+first_cargo() {
     find_given=${RUSTUP_TOOLCHAIN:-}
     for found in "${CARGO:-}" "$(command -v cargo || true)" "${CARGO_HOME:-$HOME/.cargo}/bin/cargo" /usr/bin/cargo; do
         if [ ! -x "$found" ]; then continue; fi
@@ -38,7 +47,7 @@ find_cargo() {
             RUSTUP_TOOLCHAIN=$toolchain
             export RUSTUP_TOOLCHAIN
             [ -n "$toolchain" ] || unset RUSTUP_TOOLCHAIN
-            if cargo_fits "$found" "${1:-}"; then
+            if cargo_fits "$found" "$1"; then
                 CARGO=$found
                 PATH=$(dirname -- "$found"):$PATH
                 export CARGO PATH

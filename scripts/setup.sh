@@ -85,7 +85,7 @@ rust_by_download() {
         curl -fsS --retry 3 "$url.sha256" | awk '{print $1 "  rustup-init"}' >"$directory/sum" &&
         (cd "$directory" && sha256sum -c --quiet sum) &&
         chmod 755 "$directory/rustup-init" &&
-        "$directory/rustup-init" -y -q --no-modify-path --profile minimal -c rustfmt -c clippy; then
+        RUSTUP_INIT_SKIP_PATH_CHECK=yes "$directory/rustup-init" -y -q --no-modify-path --profile minimal -c rustfmt -c clippy; then
         rm -rf "$directory"
         return 0
     fi
@@ -102,18 +102,18 @@ rust() {
 static.rust-lang.org does not answer. Install rustup by hand (https://rustup.rs) and run this again."
 }
 
-# rustfmt and clippy; without clippy the caller goes on and says so (see .ci/run).
+# A toolchain with clippy and rustfmt, which Debian does not package for its current Rust. Where none can be
+# had, the caller goes on without and says so (see .ci/run).
 lint_tools() {
     have git || packages "git" git
     have make || packages "make" make
-    find_cargo fmt && find_cargo clippy && return
-    if have rustup; then
-        rustup component add rustfmt clippy && find_cargo clippy && return
-    fi
+    find_cargo clippy && find_cargo fmt && return
+    if have rustup && rustup component add rustfmt clippy && find_cargo clippy; then return; fi
+    if rust_by_download && find_cargo clippy; then return; fi
+    rust
     find_cargo fmt || { apt_update && apt install --no-install-recommends --no-remove rustfmt-web; } || true
-    rust_by_download || true
     find_cargo fmt || say "rustfmt is missing and could not be installed"
-    find_cargo clippy || say "clippy is missing and could not be installed"
+    say "clippy is missing and could not be installed"
 }
 
 case ${1:-} in
@@ -121,9 +121,8 @@ case ${1:-} in
     *) die "usage: scripts/setup.sh build|test|lint" ;;
 esac
 compiler
-rust
+if [ "$1" = lint ]; then lint_tools; else rust; fi
 if [ "$1" != build ]; then
     redis
     network
 fi
-[ "$1" != lint ] || lint_tools
