@@ -164,39 +164,50 @@ impl Cluster {
     }
 
     /// As [`Cluster::in_sync`], looking only at `members`.
+    ///
+    /// Equal offsets alone prove nothing: a primary begins to stream to a replica after a full sync
+    /// only when the replica's first acknowledgement came, up to a second later. So a message goes
+    /// through the stream, and they have to be equal after it.
     pub async fn these_in_sync(&self, members: &[usize], limit: Duration) -> Result<(), LabError> {
-        until("replicas in sync", limit, async || {
-            let mut primary = None;
-            let mut followers = Vec::new();
-            for number in members {
-                let node = &self.nodes[*number];
-                let info = node.info().await.map_err(|e| e.to_string())?;
-                let field = |name: &str| info.get(name).cloned().unwrap_or_default();
-                match field("role").as_str() {
-                    "master" if primary.is_some() => return Err("two primaries".into()),
-                    "master" => primary = Some((node.port(), field("master_repl_offset"))),
-                    _ => followers.push((
-                        *number,
-                        field("master_link_status"),
-                        field("master_port"),
-                        field("slave_repl_offset"),
-                    )),
-                }
+        let equal = || until("equal offsets", limit, async || self.equal(members).await);
+        let primary = equal().await?;
+        self.nodes[primary]
+            .cli(&["PUBLISH", "lab:in-sync", ""])
+            .await?;
+        equal().await?;
+        Ok(())
+    }
+
+    /// The number of the primary that every other member follows with the same offset.
+    async fn equal(&self, members: &[usize]) -> Result<usize, String> {
+        let mut primary = None;
+        let mut followers = Vec::new();
+        for number in members {
+            let node = &self.nodes[*number];
+            let info = node.info().await.map_err(|e| e.to_string())?;
+            let field = |name: &str| info.get(name).cloned().unwrap_or_default();
+            match field("role").as_str() {
+                "master" if primary.is_some() => return Err("two primaries".into()),
+                "master" => primary = Some((*number, field("master_repl_offset"))),
+                _ => followers.push((
+                    *number,
+                    field("master_link_status"),
+                    field("master_port"),
+                    field("slave_repl_offset"),
+                )),
             }
-            let Some((port, offset)) = primary else {
-                return Err("no primary".into());
-            };
-            for (number, link, of, at) in &followers {
-                if link != "up" || *of != port.to_string() || *at != offset {
-                    return Err(format!(
-                        "node {number} follows {of} at {at} with its link {link}, \
-                         the primary is {port} at {offset}"
-                    ));
-                }
+        }
+        let (primary, offset) = primary.ok_or("no primary")?;
+        let port = self.nodes[primary].port().to_string();
+        for (number, link, of, at) in &followers {
+            if link != "up" || *of != port || *at != offset {
+                return Err(format!(
+                    "node {number} follows {of} at {at} with its link {link}, \
+                     the primary is {port} at {offset}"
+                ));
             }
-            Ok(())
-        })
-        .await
+        }
+        Ok(primary)
     }
 
     /// Kills every process and starts nothing again.

@@ -441,7 +441,7 @@ mod tests {
         let text = pointsman.config_text(&options);
         fs::write(pointsman.config_file(), &text).unwrap();
         let config =
-            Config::load(&pointsman.config_file()).unwrap_or_else(|e| panic!("{e}\n{text}"));
+            Config::load(pointsman.config_file()).unwrap_or_else(|e| panic!("{e}\n{text}"));
         assert!(config.warnings.is_empty(), "{:?}", config.warnings);
         assert_eq!(config.listeners.len(), 2);
     }

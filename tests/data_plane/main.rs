@@ -4,3 +4,4 @@ mod connection;
 mod failover;
 mod plane;
 mod state;
+mod traffic;

@@ -74,6 +74,11 @@ impl Plane {
         self.cluster.node(number)
     }
 
+    /// Where clients connect.
+    pub fn address(&self) -> Address {
+        self.address.clone()
+    }
+
     /// A client connected through the data plane.
     pub async fn client(&self) -> Client {
         Client::connect(&self.address)

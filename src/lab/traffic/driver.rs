@@ -21,6 +21,8 @@ pub struct LiveKind {
     pub errors: AtomicU64,
     /// The longest operation since somebody last took this value with `swap(0)`, microseconds.
     pub slowest_micros: AtomicU64,
+    /// What the last failed operation got, empty when none failed.
+    pub last_failure: Mutex<String>,
 }
 
 /// Shared with whoever stops the run, so that a client that hangs still leaves its history.
@@ -125,7 +127,13 @@ impl Driver {
         match &outcome {
             Outcome::Done(_) => self.live.acknowledged.fetch_add(1, Ordering::Relaxed),
             Outcome::Nothing => 0,
-            _ => self.live.errors.fetch_add(1, Ordering::Relaxed),
+            Outcome::Wrong(text) | Outcome::Failed(_, text) => {
+                let mut last = self.live.last_failure.lock();
+                if let Ok(last) = &mut last {
+                    **last = text.to_string();
+                }
+                self.live.errors.fetch_add(1, Ordering::Relaxed)
+            }
         };
         let micros = now.since(started).as_micros() as u64;
         self.live

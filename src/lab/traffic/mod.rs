@@ -155,11 +155,21 @@ impl Traffic {
             .map(|(kind, live)| (*kind, load(live) + more))
             .collect();
         until("progress of every kind of client", limit, async || {
-            let late = |(kind, due): &&(Kind, u64)| load(&self.live[kind]) < *due;
-            let late: Vec<&str> = due
+            let late = due
                 .iter()
-                .filter(late)
-                .map(|(kind, _)| kind.name())
+                .filter(|(kind, due)| load(&self.live[kind]) < *due);
+            let late: Vec<String> = late
+                .map(|(kind, due)| {
+                    let live = &self.live[kind];
+                    let missing = due - load(live);
+                    let errors = live.errors.load(Ordering::Relaxed);
+                    let last = live.last_failure.lock().map(|text| text.clone());
+                    let last = last.unwrap_or_default();
+                    format!(
+                        "{} ({missing} missing, {errors} errors {last})",
+                        kind.name()
+                    )
+                })
                 .collect();
             match late.is_empty() {
                 true => Ok(()),
