@@ -18,6 +18,7 @@
 //! Who may import whom is checked by `tests/layering.rs`.
 
 pub mod admin;
+pub mod app;
 pub mod cli;
 pub mod clock;
 pub mod config;

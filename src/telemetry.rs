@@ -83,6 +83,16 @@ pub fn start_log(settings: &LogSettings) -> Result<(), TelemetryError> {
     .map_err(|_| TelemetryError::Twice("the log"))
 }
 
+/// A panic becomes a line of the log like everything else: a promise was broken.
+pub fn log_panics() {
+    std::panic::set_hook(Box::new(|panic| {
+        let message = panic.payload_as_str().unwrap_or("not a text");
+        let at = panic.location().map(tracing::field::display);
+        let thread = std::thread::current();
+        tracing::error!(message, at, thread = thread.name(), "a bug: panicked");
+    }));
+}
+
 /// A builder that knows the buckets of every histogram.
 fn recorder() -> Result<PrometheusBuilder, BuildError> {
     let mut builder = PrometheusBuilder::new();

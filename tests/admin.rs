@@ -397,3 +397,72 @@ fn a_slow_or_oversized_request_harms_nobody() {
     assert_eq!(running.ask(running.address, &huge).0, 431);
     assert_eq!(running.get("/livez").0, 200);
 }
+
+/// What the program prints, and its exit code.
+fn command(running: &Running, args: &[&str]) -> (i32, String, String) {
+    let output = std::process::Command::new(env!("CARGO_BIN_EXE_pointsman"))
+        .args(args)
+        .args(["--admin", &running.address.to_string()])
+        .output()
+        .expect("the program starts");
+    (
+        output.status.code().expect("it was not killed"),
+        String::from_utf8(output.stdout).expect("UTF-8"),
+        String::from_utf8(output.stderr).expect("UTF-8"),
+    )
+}
+
+#[test]
+fn the_commands_show_what_the_server_says() {
+    let running = Running::start(Script::default(), AllowRemote::None);
+    running.publish(Gate::Open);
+    let (code, out, _) = command(&running, &["status"]);
+    assert_eq!(code, 0);
+    for part in [
+        ", ready, up ",
+        "backend main: learning (nobody says that it is primary), epoch 1, authority embedded",
+        "* a:1",
+        "REFUSED",
+        "last change: switchover a:1 -> b:1",
+    ] {
+        assert!(out.contains(part), "no `{part}` in\n{out}");
+    }
+    let (code, out, _) = command(&running, &["status", "--json"]);
+    assert_eq!(code, 0);
+    serde_json::from_str::<StatusAnswer>(&out).expect("the same JSON as the server's");
+
+    let (code, out, _) = command(&running, &["failovers", "main", "--last", "1"]);
+    assert_eq!(code, 0);
+    assert!(
+        out.starts_with("backend main, epoch 2: switchover a:1 -> b:1"),
+        "{out}"
+    );
+    let (code, _, err) = command(&running, &["failovers", "mian"]);
+    assert_eq!(code, 1);
+    assert!(err.contains("no backend `mian`; there is: main"), "{err}");
+
+    let (code, out, _) = command(&running, &["switchover", "main", "--to", "b:1"]);
+    assert_eq!(code, 0);
+    assert!(out.contains("clients waited 17 ms"), "{out}");
+    assert_eq!(
+        *running.script.asked.lock().expect("no panic"),
+        [Some(NodeId::new("b:1"))]
+    );
+}
+
+#[test]
+fn a_switchover_that_does_not_happen_fails_the_command() {
+    let aborted = Script {
+        switchover: Ok(Outcome::Aborted("b:1 lags".to_owned())),
+        ..Script::default()
+    };
+    let running = Running::start(aborted, AllowRemote::None);
+    let (code, out, err) = command(&running, &["switchover", "main"]);
+    assert_eq!(code, 1);
+    assert_eq!(err, "pointsman: no switchover: b:1 lags\n");
+    assert!(out.contains("switchover given up"), "{out}");
+    let (code, out, err) = command(&running, &["switchover", "main", "--json"]);
+    assert_eq!((code, err.as_str()), (1, ""));
+    let answer: Value = serde_json::from_str(&out).expect("JSON");
+    assert_eq!(answer["error"], "b:1 lags");
+}

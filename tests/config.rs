@@ -570,3 +570,29 @@ fn the_short_files_are_valid_where_their_directories_exist() {
     let config = good(&text.replace("/var/lib/pointsman", &here));
     assert_eq!(config.warnings, []);
 }
+
+proptest::proptest! {
+    /// Whatever an editor does to the file, it is read or refused with places, never a panic.
+    #[test]
+    fn a_damaged_file_is_refused_and_never_panics(
+        at in 0usize..6000,
+        len in 0usize..40,
+        put in "[\\PC\n\"\\[\\]{}=.]{0,12}",
+    ) {
+        let whole = include_str!("../config/pointsman.toml");
+        let chars: Vec<char> = whole.chars().collect();
+        let at = at.min(chars.len());
+        let end = (at + len).min(chars.len());
+        let text: String = chars[..at].iter().copied()
+            .chain(put.chars())
+            .chain(chars[end..].iter().copied())
+            .collect();
+        if let Err(errors) = parse(&text) {
+            proptest::prop_assert!(!errors.0.is_empty());
+            for error in errors.0 {
+                let (line, column) = error.position.expect("errors in a text have a position");
+                proptest::prop_assert!(line <= text.lines().count() + 1 && column >= 1);
+            }
+        }
+    }
+}

@@ -87,7 +87,7 @@ pub struct ErrorAnswer {
 }
 
 /// What a backend without an open primary waits for; `None` when it has one.
-pub(super) fn waiting_for(topology: &Topology, status: Option<&Status>) -> Option<String> {
+pub fn waiting_for(topology: &Topology, status: Option<&Status>) -> Option<String> {
     if topology.open_primary().is_some() {
         return None;
     }

@@ -23,6 +23,7 @@ use metrics_exporter_prometheus::PrometheusHandle;
 
 pub use answer::{
     BackendAnswer, BackendReady, ErrorAnswer, ReadyAnswer, StatusAnswer, SwitchoverRequest,
+    waiting_for,
 };
 pub use server::serve;
 pub use settings::{AdminSettings, AllowRemote};

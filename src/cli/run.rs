@@ -1,6 +1,9 @@
 //! `pointsman run`
 
-use super::{BAD_USAGE, ConfigArgs, FAILED, complain};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+use super::{BAD_USAGE, ConfigArgs, FAILED, OK, complain};
+use crate::app::App;
 use crate::config::Config;
 use crate::telemetry;
 
@@ -32,5 +35,89 @@ pub(super) fn run(args: &ConfigArgs) -> u8 {
         complain(error);
         return BAD_USAGE;
     }
-    FAILED
+    telemetry::log_panics();
+    tracing::info!(
+        version = env!("CARGO_PKG_VERSION"),
+        config = %args.config.display(),
+        "starting"
+    );
+    for warning in &config.warnings {
+        tracing::warn!(%warning, "doubtful configuration");
+    }
+    match start(config) {
+        Ok(code) => code,
+        Err(error) => {
+            complain(error);
+            FAILED
+        }
+    }
+}
+
+fn start(config: Config) -> Result<u8, Box<dyn std::error::Error>> {
+    let metrics = telemetry::start_metrics()?;
+    let app = App::build(config, metrics)?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    let code = runtime.block_on(serve(app));
+    // Not for threads that outlive their drain: the process ends now.
+    runtime.shutdown_background();
+    code
+}
+
+async fn serve(app: App) -> Result<u8, Box<dyn std::error::Error>> {
+    let mut signals = Signals::listen()?;
+    let (stop, stopped) = tokio::sync::oneshot::channel();
+    let serving = app.run(async {
+        // Err: the sender is gone, which means the same.
+        let _ = stopped.await;
+    });
+    let twice = async {
+        let signal = signals.stop().await;
+        tracing::info!(signal, "stopping; a second signal ends at once");
+        // Err: it is ending already.
+        let _ = stop.send(());
+        signals.stop().await
+    };
+    tokio::select! {
+        ended = serving => {
+            ended?;
+            tracing::info!("stopped");
+            Ok(OK)
+        }
+        signal = twice => {
+            tracing::warn!(signal, "stopped at once: requests on their way were not answered");
+            Ok(FAILED)
+        }
+    }
+}
+
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    hang_up: Signal,
+}
+
+impl Signals {
+    fn listen() -> std::io::Result<Signals> {
+        Ok(Signals {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            hang_up: signal(SignalKind::hangup())?,
+        })
+    }
+
+    /// Waits for a signal that asks to stop, and returns its name.
+    async fn stop(&mut self) -> &'static str {
+        loop {
+            tokio::select! {
+                _ = self.terminate.recv() => return "SIGTERM",
+                _ = self.interrupt.recv() => return "SIGINT",
+                // By default it would end the process, where other daemons read their file anew.
+                _ = self.hang_up.recv() => {
+                    tracing::warn!("SIGHUP does nothing: restart to read the configuration again");
+                }
+            }
+        }
+    }
 }

@@ -44,7 +44,10 @@ fn render(answer: &StatusAnswer, now: Duration) -> String {
     let mut text = format!(
         "pointsman {}, {state}, up {}\n",
         answer.version,
-        length(Duration::from_secs(answer.uptime_seconds)),
+        match answer.uptime_seconds {
+            0 => "less than a second".to_owned(),
+            seconds => length(Duration::from_secs(seconds)),
+        },
     );
     for backend in &answer.backends {
         text.push('\n');

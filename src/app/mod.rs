@@ -1,0 +1,275 @@
+//! Wiring: the only place that knows every module. `Config -> App::build -> App::run(shutdown)`.
+//!
+//! Each plane makes threads of its own: `worker-N` and `accept` for the data plane, `control` for
+//! probes and decisions. The thread that calls [`App::run`] has the admin server and the signals.
+
+mod bind;
+mod descriptors;
+mod operate;
+mod waiting;
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::time::Duration;
+
+use metrics_exporter_prometheus::PrometheusHandle;
+use tokio::net::TcpListener;
+
+pub use bind::BindError;
+
+use crate::admin::{self, Admin};
+use crate::clock;
+use crate::config::{Authority, Backend, Bind, Config};
+use crate::control::{self, Control, ControlHandle};
+use crate::proxy::{self, Socket};
+use crate::topology::{
+    EvidenceReceiver, EvidenceSender, Topology, TopologyReader, TopologyWriter, channel,
+    evidence_channel,
+};
+
+use bind::{Bound, SocketFile};
+
+/// Evidence is news about one primary; what does not fit repeats what is in it.
+const EVIDENCE_CAPACITY: usize = 1024;
+
+/// What a switchover may take beyond the times of its policy before the answer is "still running".
+const SWITCHOVER_SLACK: Duration = Duration::from_secs(10);
+
+/// Why the program did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// A port or path can not be had.
+    #[error(transparent)]
+    Bind(#[from] BindError),
+    /// The control plane can not start.
+    #[error(transparent)]
+    Control(#[from] control::StartError),
+    /// Threads or sockets could not be made.
+    #[error("can not start: {0}")]
+    Io(#[from] io::Error),
+}
+
+/// A program that has every port it needs and does not serve yet.
+pub struct App {
+    config: Config,
+    metrics: PrometheusHandle,
+    admin: std::net::TcpListener,
+    /// In the order of the configuration.
+    listeners: Vec<Bound>,
+    backends: Vec<Parts>,
+}
+
+/// The ends of what the planes share about one backend.
+struct Parts {
+    writer: TopologyWriter,
+    reader: TopologyReader,
+    evidence: EvidenceSender,
+    evidence_end: EvidenceReceiver,
+}
+
+impl App {
+    /// Takes every port and opens every file; nothing is sent or accepted yet.
+    ///
+    /// # Errors
+    /// The first port or path that can not be had.
+    pub fn build(config: Config, metrics: PrometheusHandle) -> Result<App, StartError> {
+        fit_descriptors(config.proxy.max_clients);
+        let admin = bind::tcp(config.admin.bind)
+            .map_err(|e| bind::error(&Bind::Tcp(config.admin.bind), e))?;
+        let listeners = config
+            .listeners
+            .iter()
+            .map(|listener| bind::bind(&listener.bind))
+            .collect::<Result<_, _>>()?;
+        let workers = config.proxy.worker_count();
+        let backends = config
+            .backends
+            .iter()
+            .map(|backend| Parts::new(backend, workers))
+            .collect();
+        Ok(App {
+            config,
+            metrics,
+            admin,
+            listeners,
+            backends,
+        })
+    }
+
+    /// Serves until `shutdown` is ready, then answers what is on its way and ends.
+    ///
+    /// # Errors
+    /// A thread or socket could not be made. Nodes that are down are no error.
+    pub async fn run(self, shutdown: impl Future<Output = ()>) -> Result<(), StartError> {
+        let App {
+            config,
+            metrics,
+            admin,
+            listeners,
+            backends,
+        } = self;
+        let started = clock::now();
+        let names: Vec<String> = listeners.iter().map(Bound::name).collect();
+        let (plan, files) = plan(&config, &backends, listeners);
+        let proxy = proxy::start(plan)?;
+
+        let monitor = operate::monitor_name();
+        let mut readers = Vec::new();
+        let mut controls = Vec::new();
+        for (index, (backend, parts)) in config.backends.iter().zip(backends).enumerate() {
+            let Parts {
+                writer,
+                reader,
+                evidence_end,
+                ..
+            } = parts;
+            readers.push(reader);
+            let requests = proxy.counter(index);
+            let control = operate::control_of(backend, &monitor, writer, evidence_end, requests);
+            controls.push(control);
+        }
+        let control = Control::start(controls)?;
+        let serving = readers
+            .into_iter()
+            .zip(control.handles())
+            .enumerate()
+            .map(|(index, (reader, handle))| served(&config, index, &names, reader, handle.clone()))
+            .collect();
+        let admin_listener = TcpListener::from_std(admin)?;
+        tracing::info!(admin = %admin_listener.local_addr()?, "the admin server listens");
+        let admin = Arc::new(Admin {
+            settings: config.admin,
+            switchover_timeout: switchover_timeout(&config),
+            backends: serving,
+            metrics,
+            started,
+            stopping: AtomicBool::new(false),
+        });
+        let server = tokio::spawn(admin::serve(admin_listener, admin.clone()));
+        let waiting = tokio::spawn(waiting::tell(admin.clone()));
+
+        shutdown.await;
+
+        admin.stop();
+        waiting.abort();
+        // New clients find no socket instead of one that nobody accepts from.
+        drop(files);
+        let cut_off = proxy.drain().await;
+        if cut_off > 0 {
+            tracing::warn!(
+                clients = cut_off,
+                "clients were cut off: drain_timeout is over"
+            );
+        }
+        control.stop().await;
+        server.abort();
+        Ok(())
+    }
+}
+
+impl Parts {
+    fn new(backend: &Backend, workers: usize) -> Parts {
+        let (writer, reader) = channel(Topology::unknown(backend.name.clone()), workers);
+        let (evidence, evidence_end) = evidence_channel(EVIDENCE_CAPACITY);
+        Parts {
+            writer,
+            reader,
+            evidence,
+            evidence_end,
+        }
+    }
+}
+
+/// What the data plane needs, and the socket files that vanish when the program stops.
+fn plan(
+    config: &Config,
+    backends: &[Parts],
+    listeners: Vec<Bound>,
+) -> (proxy::Plan, Vec<SocketFile>) {
+    let mut files = Vec::new();
+    let mut sockets = Vec::new();
+    for (listener, bound) in config.listeners.iter().zip(listeners) {
+        let socket = match bound {
+            Bound::Tcp(socket) => Socket::Tcp(socket),
+            Bound::Unix(socket, file) => {
+                files.push(file);
+                Socket::Unix(socket)
+            }
+        };
+        sockets.push(proxy::ListenerPlan {
+            backend: listener.backend,
+            socket,
+        });
+    }
+    let backends = config.backends.iter().zip(backends);
+    let plan = proxy::Plan {
+        settings: config.proxy.clone(),
+        backends: backends
+            .map(|(backend, parts)| proxy::BackendPlan {
+                name: backend.name.clone(),
+                topology: parts.reader.clone(),
+                evidence: parts.evidence.clone(),
+                credentials: backend.auth.clone(),
+                settings: backend.requests.clone(),
+            })
+            .collect(),
+        listeners: sockets,
+    };
+    (plan, files)
+}
+
+/// A backend as the admin server knows it.
+fn served(
+    config: &Config,
+    index: usize,
+    names: &[String],
+    topology: TopologyReader,
+    handle: ControlHandle,
+) -> admin::Backend {
+    let backend = &config.backends[index];
+    let listeners = listeners_of(config, index, names);
+    let authority = match backend.authority {
+        Authority::Embedded { .. } => "embedded",
+        Authority::Follow => "follow",
+    };
+    tracing::info!(backend = %backend.name, authority, ?listeners, "serving");
+    admin::Backend {
+        name: backend.name.clone(),
+        authority,
+        listeners,
+        topology,
+        operator: Arc::new(handle),
+    }
+}
+
+fn listeners_of(config: &Config, backend: usize, names: &[String]) -> Vec<String> {
+    let all = config.listeners.iter().zip(names);
+    all.filter(|(listener, _)| listener.backend == backend)
+        .map(|(_, name)| name.clone())
+        .collect()
+}
+
+/// The longest a switchover can take by its policy, and some.
+fn switchover_timeout(config: &Config) -> Duration {
+    let longest = config.backends.iter().map(|backend| {
+        let policy = &backend.failover;
+        policy.drain_timeout + policy.catch_up_timeout + 4 * policy.node_op_timeout
+    });
+    longest.max().unwrap_or_default() + SWITCHOVER_SLACK
+}
+
+fn fit_descriptors(max_clients: usize) {
+    let Some(limit) = descriptors::raise_limit() else {
+        return;
+    };
+    let fit = descriptors::clients_that_fit(limit);
+    if (max_clients as u64) > fit {
+        tracing::warn!(
+            max_clients,
+            fit,
+            open_files = limit,
+            "max_clients does not fit into the limit of open files (ulimit -Hn, LimitNOFILE=)"
+        );
+    }
+}
