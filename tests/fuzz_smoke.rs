@@ -9,7 +9,7 @@ mod bodies;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 /// Inputs for each body unless the environment says otherwise: a few seconds in a debug build.
-const ROUNDS: u64 = 150_000;
+const ROUNDS: u64 = 100_000;
 
 /// What mutations like to write: ends of lines, types, lengths at the edges.
 const WORDS: &[&str] = &[
@@ -67,15 +67,20 @@ const WORDS: &[&str] = &[
 
 #[test]
 fn requests_survive_mutation() {
-    smoke("requests", bodies::requests);
+    smoke("requests", ROUNDS, bodies::requests);
 }
 
 #[test]
 fn replies_survive_mutation() {
-    smoke("replies", bodies::replies);
+    smoke("replies", ROUNDS, bodies::replies);
 }
 
-fn smoke(target: &str, body: fn(&[u8])) {
+#[test]
+fn info_survives_mutation() {
+    smoke("info", ROUNDS / 10, bodies::info);
+}
+
+fn smoke(target: &str, rounds: u64, body: fn(&[u8])) {
     let directory = format!("{}/fuzz/seeds/{target}", env!("CARGO_MANIFEST_DIR"));
     let mut paths: Vec<_> = std::fs::read_dir(&directory)
         .expect("seeds lie beside the targets")
@@ -92,7 +97,7 @@ fn smoke(target: &str, body: fn(&[u8])) {
     let number = |name: &str| std::env::var(name).ok().and_then(|text| text.parse().ok());
     let first = number("POINTSMAN_FUZZ_SEED");
     let rounds =
-        number("POINTSMAN_FUZZ_ROUNDS").unwrap_or(if first.is_some() { 1 } else { ROUNDS });
+        number("POINTSMAN_FUZZ_ROUNDS").unwrap_or(if first.is_some() { 1 } else { rounds });
     let first = first.unwrap_or(1);
     for seed in first..first + rounds {
         let input = Mutator(seed).input(&seeds);

@@ -3,9 +3,12 @@
 
 use std::time::Duration;
 
+use bytes::Bytes;
 use pointsman::resp::command::{self, Special};
+use pointsman::resp::info;
 use pointsman::resp::request::rewrite_inline;
 use pointsman::resp::{Limits, ProtocolError, ReplyScanner, Request, RequestScanner, reply};
+use redis_protocol::resp2::decode::decode_bytes;
 
 /// Small bounds, so that short inputs reach them.
 const LIMITS: Limits = Limits {
@@ -101,6 +104,17 @@ fn look_at_reply(frame: &[u8]) {
     reply::first_element(frame);
     let children: usize = reply::elements(frame).map(<[u8]>::len).sum();
     assert!(children <= frame.len());
+}
+
+/// INFO and ROLE as a node might answer them; what is understood is understood the same again.
+pub fn info(data: &[u8]) {
+    assert_eq!(info::parse(data), info::parse(data));
+    // Decoding is recursive: as the control plane does, look at frames of bounded depth only.
+    if data.iter().filter(|&&byte| byte == b'*').count() < 256
+        && let Ok(Some((frame, _))) = decode_bytes(&Bytes::copy_from_slice(data))
+    {
+        assert_eq!(info::parse_role(&frame), info::parse_role(&frame));
+    }
 }
 
 /// Ends of the frames, and the error that ended the stream.
