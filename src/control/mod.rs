@@ -31,4 +31,7 @@ mod start;
 mod transaction;
 
 pub use handle::ControlHandle;
+pub use node::Access;
+pub use ops::{Operator, Order, SharedReplicationAuth};
+pub use probe::{Probe, ProbeCaller, Sighting};
 pub use start::{AuthoritySettings, BackendControl, Control, PublisherSettings, StartError};

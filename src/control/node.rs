@@ -27,15 +27,15 @@ const KEEPALIVE: Duration = Duration::from_secs(1);
 
 /// How to get into one node.
 #[derive(Clone, Debug)]
-pub(super) struct Access {
+pub struct Access {
     /// Its address; the name is resolved at every connect.
-    pub(super) node: NodeId,
+    pub node: NodeId,
     /// With what pointsman logs in.
-    pub(super) credentials: Option<Credentials>,
+    pub credentials: Option<Credentials>,
     /// Set by CLIENT SETNAME, so that monitors find each other.
-    pub(super) mark: Arc<str>,
+    pub mark: Arc<str>,
     /// Sent bytes that the peer's kernel does not acknowledge for this long end the connection.
-    pub(super) unacked_after: Duration,
+    pub unacked_after: Duration,
 }
 
 /// An open connection.

@@ -34,18 +34,21 @@ pub(super) const QUEUE: usize = 64;
 
 /// One operation.
 #[derive(Debug)]
-pub(super) struct Order {
-    pub(super) op: OpId,
-    pub(super) what: NodeOp,
-    pub(super) timeout: Duration,
+pub struct Order {
+    /// Names the answer.
+    pub op: OpId,
+    /// What to do.
+    pub what: NodeOp,
+    /// After this long without an answer the outcome is unknown.
+    pub timeout: Duration,
 }
 
 /// With what replicas log in to their primary, as far as one of the backend's nodes said.
 /// Shared by the backend's operators.
-pub(super) type SharedReplicationAuth = Arc<Mutex<Option<Credentials>>>;
+pub type SharedReplicationAuth = Arc<Mutex<Option<Credentials>>>;
 
 /// One node's operator.
-pub(super) struct Operator {
+pub struct Operator {
     access: Access,
     shared_auth: SharedReplicationAuth,
     out: mpsc::Sender<(OpId, NodeOpOutcome)>,
@@ -88,7 +91,8 @@ impl From<ProbeError> for Failed {
 }
 
 impl Operator {
-    pub(super) fn new(
+    /// Nothing is opened before [`Operator::run`].
+    pub fn new(
         access: Access,
         shared_auth: SharedReplicationAuth,
         out: mpsc::Sender<(OpId, NodeOpOutcome)>,
@@ -106,7 +110,7 @@ impl Operator {
 
     /// Runs until the driver is gone or the task is dropped. An order goes before warming up and
     /// before rewriting a file.
-    pub(super) async fn run(mut self, mut orders: mpsc::Receiver<Order>) {
+    pub async fn run(mut self, mut orders: mpsc::Receiver<Order>) {
         let mut pause = Duration::ZERO;
         loop {
             let order = match &mut self.line {

@@ -39,7 +39,7 @@ const MARK_IDLE_LIMIT: u64 = 10;
 
 /// What a probe reports.
 #[derive(Debug)]
-pub(super) enum Sighting {
+pub enum Sighting {
     /// A probe ended or keeps failing.
     Observed(Observation),
     /// The foreign marks on a primary's connections; `None` when there is none.
@@ -48,17 +48,17 @@ pub(super) enum Sighting {
 
 /// Asks a probe to look now.
 #[derive(Clone, Debug)]
-pub(super) struct ProbeCaller(mpsc::Sender<()>);
+pub struct ProbeCaller(mpsc::Sender<()>);
 
 impl ProbeCaller {
     /// Never waits; a call that is already pending is enough.
-    pub(super) fn probe_now(&self) {
+    pub fn probe_now(&self) {
         let _ = self.0.try_send(());
     }
 }
 
 /// One node's probe.
-pub(super) struct Probe {
+pub struct Probe {
     access: Access,
     policy: Policy,
     /// Marks that begin so are other monitors', if they are not ours. `None`: do not look.
@@ -96,7 +96,9 @@ struct Watch {
 }
 
 impl Probe {
-    pub(super) fn new(
+    /// `mark_prefix`: marks on a primary that begin so and are not ours are reported; `None`: none
+    /// are looked for.
+    pub fn new(
         access: Access,
         policy: Policy,
         mark_prefix: Option<Arc<str>>,
@@ -114,7 +116,7 @@ impl Probe {
     }
 
     /// Runs until the driver is gone or the task is dropped.
-    pub(super) async fn run(mut self) {
+    pub async fn run(mut self) {
         let mut ticks = interval(self.policy.probe_interval);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         while self.once(&mut ticks).await.is_ok() {}

@@ -1,0 +1,352 @@
+//! Whole failovers of real servers by the control plane alone: core, driver, probes, operations,
+//! record. The data plane is played by a task that obeys at once.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use pointsman::clock;
+use pointsman::control::{
+    AuthoritySettings, BackendControl, Control, ControlHandle, PublisherSettings,
+};
+use pointsman::failover::Policy;
+use pointsman::lab::{Cluster, ClusterOptions, Data};
+use pointsman::topology::{
+    EvidenceSender, FailoverReport, Fault, Gate, Outcome, RequestCounts, Topology, TopologyReader,
+    channel, evidence_channel,
+};
+
+const LIMIT: Duration = Duration::from_secs(15);
+
+/// The control plane of one cluster, and who plays the worker.
+struct Plane {
+    control: Control,
+    reader: TopologyReader,
+    worker: tokio::task::JoinHandle<()>,
+    _evidence: EvidenceSender,
+}
+
+impl Plane {
+    fn start(cluster: &Cluster, state: &Path, publishers: Vec<PublisherSettings>) -> Plane {
+        let (writer, reader) = channel(Topology::unknown("main"), 1);
+        let (evidence, evidence_end) = evidence_channel(64);
+        let control = Control::start(vec![BackendControl {
+            backend: "main".into(),
+            monitor: format!("test-{}-{}", std::process::id(), state.display()).into(),
+            nodes: cluster.nodes().iter().map(|node| node.id()).collect(),
+            credentials: None,
+            policy: Policy::default(),
+            authority: AuthoritySettings::Embedded {
+                state: state.to_owned(),
+            },
+            publishers,
+            topology: writer,
+            evidence: evidence_end,
+            requests: Box::new(RequestCounts::default),
+        }])
+        .expect("started");
+        let mut watched = reader.clone();
+        let worker = tokio::spawn(async move {
+            watched.obey(0, watched.current().generation);
+            while let Ok(now) = watched.changed().await {
+                watched.obey(0, now.generation);
+            }
+        });
+        Plane {
+            control,
+            reader,
+            worker,
+            _evidence: evidence,
+        }
+    }
+
+    fn handle(&self) -> &ControlHandle {
+        &self.control.handles()[0]
+    }
+
+    /// Waits until the published topology is as `wanted`.
+    async fn until(&self, what: &str, wanted: impl Fn(&Topology) -> bool) -> Arc<Topology> {
+        let mut reader = self.reader.clone();
+        let look = async {
+            loop {
+                let now = reader.current();
+                if wanted(&now) {
+                    return now;
+                }
+                reader.changed().await.expect("the control plane runs");
+            }
+        };
+        match tokio::time::timeout(LIMIT, look).await {
+            Ok(found) => found,
+            Err(_) => panic!(
+                "{what}: {:?}\n{:?}\n{:?}",
+                self.reader.current(),
+                self.handle().status().await,
+                self.handle().reports()
+            ),
+        }
+    }
+
+    async fn open(&self) -> Arc<Topology> {
+        self.until("open", |t| t.gate == Gate::Open && t.primary.is_some())
+            .await
+    }
+
+    async fn open_after(&self, epoch: u64) -> Arc<Topology> {
+        self.until("open in a later epoch", |t| {
+            t.gate == Gate::Open && t.epoch.0 > epoch
+        })
+        .await
+    }
+
+    async fn stop(self) {
+        self.control.stop().await;
+        self.worker
+            .await
+            .expect("the worker ends with the topology");
+    }
+}
+
+/// Prints where the time went.
+fn show(what: &str, took: Duration, report: &FailoverReport) {
+    println!(
+        "{what}: gate open again after {took:?}, pause {:?}",
+        report.pause
+    );
+    for (at, text) in &report.evidence {
+        println!("   {:>9.3} {text}", at.as_millis() as f64);
+    }
+    let mut before = None;
+    for phase in &report.phases {
+        let since = before.map_or(Duration::ZERO, |before| phase.at - before);
+        println!("   +{since:>12?} {}", phase.phase);
+        before = Some(phase.at);
+    }
+}
+
+async fn cluster() -> Cluster {
+    Cluster::start(ClusterOptions::default())
+        .await
+        .expect("servers")
+}
+
+/// Kills the process of `node` hard.
+#[tokio::test]
+async fn kill_9_is_a_short_pause() {
+    let cluster = cluster().await;
+    let directory = tempfile::tempdir().expect("directory");
+    let plane = Plane::start(&cluster, &directory.path().join("main.json"), Vec::new());
+    let before = plane.open().await;
+    plane.settled().await;
+
+    let start = clock::now();
+    cluster.node(0).kill();
+    let after = plane.open_after(before.epoch.0).await;
+    let took = clock::now() - start;
+    let report = plane.report().await;
+    show("kill -9", took, &report);
+    assert_eq!(report.outcome, Outcome::Done);
+    assert_eq!(report.fault, Fault::Refused);
+    assert!(took < Duration::from_secs(1), "{took:?}");
+    let primary = after.primary.clone().expect("a primary").node;
+    assert_ne!(primary, cluster.node(0).id());
+    let server = cluster.find(&primary).expect("one of ours");
+    assert!(server.is_primary().await.expect("answers"));
+
+    // The former primary returns, becomes a replica, and serves again after a switchover.
+    cluster.node(0).restart(Data::Kept).await.expect("starts");
+    plane.replica(&cluster, 0).await;
+    plane.stop().await;
+}
+
+#[tokio::test]
+async fn a_switchover_closes_the_gate_for_a_moment() {
+    let cluster = cluster().await;
+    let directory = tempfile::tempdir().expect("directory");
+    let plane = Plane::start(&cluster, &directory.path().join("main.json"), Vec::new());
+    plane.open().await;
+    plane.settled().await;
+    for round in 0..4 {
+        let target = cluster.node(1 + round % 2).id();
+        let start = clock::now();
+        let report = plane
+            .handle()
+            .switchover(Some(target.clone()))
+            .await
+            .expect("running");
+        show("switchover", clock::now() - start, &report);
+        assert_eq!(report.outcome, Outcome::Done);
+        assert_eq!(report.to.as_ref(), Some(&target));
+        assert!(
+            report.pause < Duration::from_millis(300),
+            "{:?}",
+            report.pause
+        );
+        let now = plane.open().await;
+        assert_eq!(now.primary.as_ref().map(|p| &p.node), Some(&target));
+        cluster.in_sync(LIMIT).await.expect("in sync");
+        plane.settled().await;
+    }
+    plane.stop().await;
+}
+
+#[tokio::test]
+async fn a_hang_is_noticed_and_what_wakes_up_is_demoted() {
+    let cluster = cluster().await;
+    let directory = tempfile::tempdir().expect("directory");
+    let plane = Plane::start(&cluster, &directory.path().join("main.json"), Vec::new());
+    let before = plane.open().await;
+    plane.settled().await;
+    let start = clock::now();
+    cluster.node(0).stop();
+    plane.open_after(before.epoch.0).await;
+    let report = plane.report().await;
+    show("SIGSTOP", clock::now() - start, &report);
+    assert_eq!(report.fault, Fault::Silent);
+    cluster.node(0).cont();
+    plane.replica(&cluster, 0).await;
+    plane.stop().await;
+}
+
+#[tokio::test]
+async fn an_empty_restart_empties_nobody() {
+    let cluster = cluster().await;
+    let directory = tempfile::tempdir().expect("directory");
+    let plane = Plane::start(&cluster, &directory.path().join("main.json"), Vec::new());
+    let before = plane.open().await;
+    plane.settled().await;
+    let filled = cluster.node(0).cli(&["SET", "key", "value"]).await;
+    filled.expect("written");
+    cluster.in_sync(LIMIT).await.expect("in sync");
+    let start = clock::now();
+    cluster.node(0).kill();
+    cluster.node(0).restart_now(Data::Empty).expect("starts");
+    let after = plane.open_after(before.epoch.0).await;
+    let report = plane.report().await;
+    show("empty restart", clock::now() - start, &report);
+    let primary = after.primary.clone().expect("a primary").node;
+    let server = cluster.find(&primary).expect("one of ours");
+    let keys = server.cli(&["DBSIZE"]).await.expect("answers");
+    assert!(format!("{keys:?}").contains('1'), "{keys:?}");
+    plane.replica(&cluster, 0).await;
+    plane.stop().await;
+}
+
+#[tokio::test]
+async fn only_one_of_two_processes_decides_and_the_other_takes_over_when_it_ends() {
+    let cluster = cluster().await;
+    let directory = tempfile::tempdir().expect("directory");
+    let state = directory.path().join("main.json");
+    let first = Plane::start(&cluster, &state, Vec::new());
+    first.open().await;
+    // The lock belongs to the open file, so two in one process are as two processes.
+    let second = Plane::start(&cluster, &state, Vec::new());
+    let waits = second
+        .status_says("another pointsman (process")
+        .await
+        .undecided;
+    println!("the second one: {waits:?}");
+    first.stop().await;
+    second.open().await;
+    second.stop().await;
+}
+
+#[tokio::test]
+async fn the_hook_is_called_as_sentinel_calls_it() {
+    use std::os::unix::fs::PermissionsExt;
+    let cluster = cluster().await;
+    let directory = tempfile::tempdir().expect("directory");
+    let (program, said) = (directory.path().join("hook"), directory.path().join("said"));
+    let script = format!(
+        "#!/bin/sh\necho \"$@\" $POINTSMAN_TO >> {}\n",
+        said.display()
+    );
+    std::fs::write(&program, script).expect("written");
+    std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).expect("chmod");
+    let hook = PublisherSettings::Hook {
+        program,
+        timeout: Duration::from_secs(5),
+    };
+    let plane = Plane::start(&cluster, &directory.path().join("main.json"), vec![hook]);
+    plane.open().await;
+    plane.settled().await;
+    let target = cluster.node(2);
+    let report = plane.handle().switchover(Some(target.id())).await;
+    assert_eq!(report.expect("running").outcome, Outcome::Done);
+    let wanted = format!(
+        "main leader switchover 127.0.0.1 {} 127.0.0.1 {} {}",
+        cluster.node(0).port(),
+        target.port(),
+        target.id()
+    );
+    let found = pointsman::lab::until("the hook", LIMIT, async || {
+        let text = std::fs::read_to_string(&said).unwrap_or_default();
+        match text.lines().any(|line| line == wanted) {
+            true => Ok(()),
+            false => Err(text),
+        }
+    });
+    found.await.expect("called");
+    plane.stop().await;
+}
+
+impl Plane {
+    /// Waits until every node is seen as healthy and is promotable or primary.
+    async fn settled(&self) {
+        let look = pointsman::lab::until("all nodes healthy", LIMIT, async || {
+            let status = self.handle().status().await.expect("running");
+            let ready = status.undecided.is_none()
+                && status.nodes.len() > 1
+                && status.nodes.iter().all(|node| {
+                    node.health == pointsman::failover::Health::Up
+                        && node.not_promotable.is_none()
+                        && node.repointing.is_none()
+                });
+            match ready {
+                true => Ok(()),
+                false => Err(format!("{status:?}")),
+            }
+        });
+        look.await.expect("settled");
+    }
+
+    /// The newest report; it is kept just after the gate was opened.
+    async fn report(&self) -> FailoverReport {
+        let look = pointsman::lab::until("a report", LIMIT, async || {
+            self.handle().reports().pop().ok_or_else(String::new)
+        });
+        look.await.expect("a report")
+    }
+
+    async fn status_says(&self, text: &str) -> pointsman::failover::Status {
+        pointsman::lab::until("the status", LIMIT, async || {
+            let status = self.handle().status().await.expect("running");
+            match format!("{status:?}").contains(text) {
+                true => Ok(status),
+                false => Err(format!("{status:?}")),
+            }
+        })
+        .await
+        .expect("said")
+    }
+
+    /// Waits until node `number` is a replica of the published primary with its link up.
+    async fn replica(&self, cluster: &Cluster, number: usize) {
+        let primary = self.open().await.primary.clone().expect("a primary").node;
+        let port = primary.host_port().expect("a port").1.to_string();
+        let look = pointsman::lab::until("a replica again", LIMIT, async || {
+            let info = cluster
+                .node(number)
+                .info()
+                .await
+                .map_err(|e| e.to_string())?;
+            let is = |name: &str, value: &str| info.get(name).is_some_and(|v| v == value);
+            match is("role", "slave") && is("master_port", &port) && is("master_link_status", "up")
+            {
+                true => Ok(()),
+                false => Err(format!("{info:?}")),
+            }
+        });
+        look.await.expect("demoted");
+    }
+}
