@@ -3,6 +3,9 @@
 use std::path::Path;
 use std::process::{Command, Output};
 
+use pointsman::lab::{Shard, ShardOptions};
+use pointsman::topology::FailoverReport;
+
 fn pointsman(args: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_pointsman"))
         .args(args)
@@ -172,4 +175,64 @@ fn something_else_at_the_admin_address_is_said() {
     redis.join().expect("no panic");
     assert_eq!(said.code, 1);
     assert!(said.err.contains("is not the admin server"), "{}", said.err);
+}
+
+/// With real servers: the commands as an operator uses them one after the other.
+#[tokio::test]
+async fn an_operator_looks_moves_the_primary_and_looks_again() {
+    let shard = Shard::start(ShardOptions {
+        program: Some(env!("CARGO_BIN_EXE_pointsman").into()),
+        ..ShardOptions::default()
+    })
+    .await
+    .expect("servers and a pointsman");
+    let admin = shard.pointsman.admin();
+    let before = shard.primary().await.expect("a primary").id().to_string();
+
+    let status = said(&["status", "--admin", &admin]);
+    assert_eq!(status.code, 0, "{}", status.err);
+    assert!(status.out.contains(", ready, up "), "{}", status.out);
+    assert!(
+        status.out.contains(&format!("* {before}")),
+        "{}",
+        status.out
+    );
+
+    let moved = said(&["switchover", "main", "--json", "--admin", &admin]);
+    assert_eq!(moved.code, 0, "{}", moved.out);
+    let report: FailoverReport = serde_json::from_str(&moved.out).expect("a report");
+    let after = report.to.expect("a node").to_string();
+    assert_ne!(after, before);
+
+    let status = said(&["status", "--admin", &admin]);
+    let change = format!("last change: switchover {before} -> {after}");
+    assert!(status.out.contains(&change), "{}", status.out);
+    assert!(status.out.contains(&format!("* {after}")), "{}", status.out);
+
+    let wrong = said(&[
+        "switchover",
+        "main",
+        "--to",
+        "127.0.0.1:1",
+        "--admin",
+        &admin,
+    ]);
+    assert_eq!(wrong.code, 1);
+    assert!(wrong.err.contains("127.0.0.1:1"), "{}", wrong.err);
+
+    let reports = said(&["failovers", "main", "--admin", &admin]);
+    assert_eq!(reports.code, 0);
+    assert!(reports.out.contains("[promote]"), "{}", reports.out);
+}
+
+#[test]
+fn a_log_variable_that_is_no_filter_is_refused() {
+    let output = Command::new(env!("CARGO_BIN_EXE_pointsman"))
+        .args(["run", "--config", "config/pointsman.toml"])
+        .env("POINTSMAN_LOG", "loud")
+        .output()
+        .expect("the program starts");
+    let err = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(2), "{err}");
+    assert!(err.contains("POINTSMAN_LOG is not a log filter"), "{err}");
 }

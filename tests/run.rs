@@ -221,3 +221,31 @@ fn a_port_in_use_is_said_before_anything_serves() {
     assert!(err.contains(&message), "{err}");
     assert!(err.contains("hint: ss -tlnp"), "{err}");
 }
+
+#[test]
+fn a_record_that_can_not_be_understood_is_said_at_the_start() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let state = directory.path().join("main.json");
+    let file = directory.path().join("pointsman.toml");
+    let text = format!(
+        "[admin]\nbind = \"127.0.0.1:0\"\n[[listener]]\nbind = \"127.0.0.1:0\"\nbackend = \
+         \"main\"\n[backend.main]\nsource = {{ kind = \"static\", nodes = [\"127.0.0.1:1\", \
+         \"127.0.0.1:2\"] }}\nauthority = {{ kind = \"embedded\", state = \"{}\" }}\n",
+        state.display()
+    );
+    std::fs::write(&file, text).expect("a file");
+    for (record, word) in [
+        ("{", "can not be read as a record"),
+        ("{\"format\": 99}", "written by a newer one"),
+    ] {
+        std::fs::write(&state, record).expect("a file");
+        let output = Command::new(env!("CARGO_BIN_EXE_pointsman"))
+            .args(["run", "--config"])
+            .arg(&file)
+            .output()
+            .expect("the program starts");
+        let err = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{err}");
+        assert!(err.contains("main.json") && err.contains(word), "{err}");
+    }
+}

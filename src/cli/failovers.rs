@@ -55,8 +55,8 @@ pub(super) fn failovers(args: &FailoversArgs) -> u8 {
     let blocks: Vec<String> = reports.iter().map(|r| render(r, now)).collect();
     if older > 0 {
         print(&format!(
-            "({} older, not shown; --last N shows more)\n\n",
-            words::count(older, "report")
+            "({} not shown; --last N shows more)\n\n",
+            words::count(older, "older report")
         ));
     }
     print(&blocks.join("\n"));
@@ -140,6 +140,9 @@ pub(super) fn render(report: &FailoverReport, now: Duration) -> String {
 }
 
 fn requests(counts: &RequestCounts) -> String {
+    if *counts == RequestCounts::default() {
+        return "none had to wait".to_owned();
+    }
     format!(
         "{} held, {} sent again, {} not executed, {} outcome unknown",
         counts.held, counts.replayed, counts.refused, counts.unknown
