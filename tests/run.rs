@@ -163,13 +163,17 @@ fn it_starts_while_nodes_are_down_and_says_what_it_waits_for() {
 #[test]
 fn a_signal_stops_it_with_0_and_removes_its_socket() {
     for signal in [Signal::TERM, Signal::INT] {
-        let mut running = Running::start("");
+        let mut running = Running::start("[proxy]\ndrain_timeout = \"60s\"");
         running.admin();
         let socket: PathBuf = running.directory.path().join("redis.sock");
-        UnixStream::connect(&socket).expect("it listens");
+        // Without a request on its way there is nothing to wait for.
+        let _idle = UnixStream::connect(&socket).expect("it listens");
+        let begin = pointsman::clock::now();
         running.signal(signal);
         let (status, _directory, lines) = running.ended();
         assert_eq!(status.code(), Some(0), "{lines:#?}");
+        let time = pointsman::clock::now().since(begin);
+        assert!(time < Duration::from_secs(30), "it took {time:?}");
         assert!(!socket.exists());
         let alarms: Vec<_> = lines
             .iter()

@@ -134,7 +134,8 @@ async fn serve(worker: Rc<RefCell<Worker>>, mut receiver: mpsc::UnboundedReceive
             Message::Kill(id) => worker.borrow_mut().kill(id),
             Message::Drain => worker.borrow_mut().drain(),
         }
-        if worker.borrow().drained() {
+        // The sender in the worker itself keeps the channel open for ever.
+        if worker.borrow().draining {
             break;
         }
     }
