@@ -201,7 +201,7 @@ impl Ballot<'_> {
     /// Replicas that began a full resync from the restarted primary, and have not begun to load:
     /// the replication id still says whose data they hold.
     fn interrupted(&self, ranking: &mut Ranking) {
-        if !self.is_reborn(&self.record.primary) {
+        if !self.is_reborn(&self.record.primary) || self.has_whole_heir() {
             return;
         }
         self.take(ranking, |node, unfit, info| {
@@ -209,6 +209,15 @@ impl Ballot<'_> {
             let position = self.remembered.get(node).copied()?;
             whole.then_some(Claim::Interrupted(position))
         });
+    }
+
+    /// Whether a replica holds the recorded history entire, though it may be unfit at present.
+    fn has_whole_heir(&self) -> bool {
+        self.answers.iter().any(|(node, info)| {
+            *node != self.record.primary
+                && !info.sync_in_progress
+                && position(info, self.record).is_some_and(|p| p > 0)
+        })
     }
 
     /// Nobody descends from the recorded history: whoever holds data, else the recorded primary.

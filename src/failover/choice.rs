@@ -66,7 +66,9 @@ impl Core {
         if best.incumbent || !(restarted || last_resort) {
             return take;
         }
-        if last_resort && best.info.role == Role::Replica && best.info.link_up {
+        let upstream = best.info.upstream.as_ref().map(|(h, p)| (&**h, *p));
+        let outside = self.nodes.iter().all(|n| n.id.host_port() != upstream);
+        if last_resort && outside && best.info.role == Role::Replica && best.info.link_up {
             let why = format!(
                 "{} follows a primary that is not a node of this backend",
                 best.node

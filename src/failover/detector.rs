@@ -59,6 +59,9 @@ pub(super) fn judge(
             Identity::Same => Finding::Healthy,
             Identity::Renamed => Finding::Renamed,
             Identity::Loading => undecided(None, "the primary is loading its data", true),
+            Identity::Demoted if primary.agreeing < 2 => {
+                undecided(None, "the primary says it is a replica, asking again", true)
+            }
             Identity::Demoted => Finding::Lost {
                 fault: Fault::Followed,
                 why: "somebody made the primary a replica",

@@ -17,6 +17,9 @@ pub(super) struct Node {
     pub info_at: Timestamp,
     /// Last sign of life of any kind: an answer, a client's reply, a replica that vouches.
     pub heard_at: Timestamp,
+    /// Answers in a row with this run id and role. An answer that was under way while the role was
+    /// changed may arrive late, so one alone proves no change of role.
+    pub agreeing: u32,
     /// The failures since the last answer.
     pub streak: Option<Streak>,
     /// Its run id when the backend was last healthy: another one now means that it restarted
@@ -34,6 +37,8 @@ pub(super) struct Node {
 pub(super) struct Streak {
     /// When the first one was told.
     pub since: Timestamp,
+    /// When the last one was told.
+    pub at: Timestamp,
     pub last: ProbeError,
     pub count: u32,
     /// Refused connects among them, the workers' included.
@@ -47,6 +52,7 @@ impl Node {
             info: None,
             info_at: now,
             heard_at: now,
+            agreeing: 0,
             streak: None,
             settled_run_id: None,
             in_sync: None,
@@ -67,6 +73,15 @@ impl Node {
         if !info.sync_in_progress && !info.loading && info.offset > 0 {
             self.in_sync = Some((info.repl_id.clone(), info.offset));
         }
+        let agrees = self
+            .info
+            .as_ref()
+            .is_some_and(|i| i.run_id == info.run_id && i.role == info.role);
+        self.agreeing = if agrees {
+            self.agreeing.saturating_add(1)
+        } else {
+            1
+        };
         self.info = Some(info);
         self.info_at = now;
         self.heard_at = now;
@@ -82,6 +97,7 @@ impl Node {
         let refused = u32::from(error == ProbeError::Refused);
         let streak = self.streak.get_or_insert(Streak {
             since: now,
+            at: now,
             last: error.clone(),
             count: 0,
             refused: 0,
@@ -90,6 +106,7 @@ impl Node {
         if is_alive(&error) || error == ProbeError::Silent {
             streak.refused = 0;
         }
+        streak.at = now;
         streak.count += 1;
         streak.refused += refused;
         streak.last = error;

@@ -15,6 +15,8 @@ use crate::topology::{NodeId, Timestamp};
 const LOST_LINK: Duration = Duration::from_secs(1);
 /// Waits before a refused or unanswered repointing is tried again: doubled up to the second.
 const RETRY: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(5));
+/// How long a reading of the record justifies demoting a node where several monitors decide.
+const CONFIRMED: Duration = Duration::from_millis(500);
 /// A full resync that is not seen to begin or end in this time gives its place to the next node.
 const SYNC_LIMIT: Duration = Duration::from_secs(60);
 
@@ -177,7 +179,9 @@ impl Repointer {
             Some(Task::Syncing { since, .. }) => {
                 let linked = info.link_up && info.repl_id == primary.repl_id;
                 let over = core.now - *since > SYNC_LIMIT && !info.sync_in_progress;
-                if linked || info.role == Role::Primary || over {
+                let stray =
+                    info.role == Role::Primary && core.node(node).is_some_and(|n| n.agreeing > 1);
+                if linked || stray || over {
                     self.tasks.remove(node);
                 }
                 if linked {
@@ -203,6 +207,10 @@ impl Repointer {
         match self.need(core, record, node, info, primary) {
             Need::Nothing => {}
             Need::Demotion => {
+                if core.node(node).is_some_and(|n| n.agreeing < 2) {
+                    core.probe(node);
+                    return;
+                }
                 if !self.is_confirmed(core, node) {
                     return;
                 }
@@ -291,7 +299,7 @@ impl Repointer {
             return true;
         }
         let seen = self.strays.get(node).copied().unwrap_or(core.now);
-        if core.record_at > seen {
+        if core.record_at > seen && core.now - core.record_at < CONFIRMED {
             return true;
         }
         core.load_unless_asked();

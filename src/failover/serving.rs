@@ -213,7 +213,7 @@ fn find_primary(core: &Core) -> Result<(NodeId, NodeInfo), String> {
 #[derive(Clone, Debug)]
 pub(super) struct Serving {
     version: Version,
-    /// Answers of the primary from before this count no more.
+    /// What was heard of the primary before this counts no more.
     doubted: Option<Timestamp>,
     /// The swap that adopts a renamed history.
     adopting: Option<(OpId, Timestamp)>,
@@ -237,7 +237,7 @@ impl Serving {
 
     /// Believes a record that says who serves; the gate opens once that was verified.
     fn believe(core: &mut Core) -> Serving {
-        let serving = Serving::new(core);
+        let mut serving = Serving::new(core);
         let Some(record) = &core.record else {
             return serving;
         };
@@ -247,6 +247,8 @@ impl Serving {
         if !believed {
             let epoch = record.epoch;
             core.publish(epoch, Gate::Closed, None, false);
+            // What was heard before may be from before that decision.
+            serving.doubted = Some(core.now);
         }
         core.probe_all();
         serving
@@ -347,6 +349,9 @@ impl Serving {
                 core.probe_all();
             }
             Input::Observed(node) if *node == record.primary => {
+                if core.node(node).is_some_and(|n| n.agreeing == 1) {
+                    core.probe(node);
+                }
                 let Some(streak) = core.node(node).and_then(|n| n.streak.clone()) else {
                     return;
                 };
@@ -364,24 +369,25 @@ impl Serving {
     }
 
     fn finding(&self, core: &Core, record: &Record) -> Finding {
-        let heard = core.node(&record.primary).map(|n| n.info_at);
-        let finding = detector::judge(
+        let heard = core
+            .node(&record.primary)
+            .map(|n| n.streak.as_ref().map_or(n.info_at, |s| s.at));
+        if let (Some(since), Some(heard)) = (self.doubted, heard)
+            && heard <= since
+        {
+            return Finding::Undecided {
+                until: None,
+                why: "the primary is being probed",
+                close: true,
+            };
+        }
+        detector::judge(
             &core.nodes,
             record,
             &core.policy,
             core.last_offset,
             core.now,
-        );
-        match (finding, self.doubted) {
-            (Finding::Healthy, Some(since)) if heard.is_none_or(|at| at <= since) => {
-                Finding::Undecided {
-                    until: None,
-                    why: "the primary is being probed",
-                    close: true,
-                }
-            }
-            (finding, _) => finding,
-        }
+        )
     }
 
     fn healthy(&mut self, core: &mut Core, record: &Record) {

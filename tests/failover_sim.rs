@@ -1,0 +1,671 @@
+//! The core in a virtual world: one test for each promise, and seeded chaos.
+//!
+//! A failure prints its seed, step and trace. Replay it with `SIM_SEED=<seed>`; widen with
+//! `SIM_SEEDS=<count>` and `SIM_STEPS=<count>`.
+
+mod failover_world;
+
+use std::time::Duration;
+
+use failover_world::world::{MS, Rng, World};
+use failover_world::{Disk, node_id};
+use pointsman::failover::{Authority, Event, Policy};
+use pointsman::topology::{Fault, Gate, Outcome};
+
+fn calm_world() -> World {
+    let mut world = World::new(7, 3, 1, Authority::Decides, Policy::default());
+    assert!(
+        world.run_while(1000 * MS, |w| w.serving().is_none()),
+        "{}",
+        story(&world)
+    );
+    world.run_for(300 * MS);
+    world
+}
+
+fn story(world: &World) -> String {
+    let trace: Vec<&str> = world.trace.iter().map(String::as_str).collect();
+    let nodes: Vec<String> = world.nodes.iter().map(|n| format!("{n:?}")).collect();
+    format!(
+        "{}\n{}\n{:?}",
+        trace.join("\n"),
+        nodes.join("\n"),
+        world.violation
+    )
+}
+
+/// Runs until another node than `old` serves; the time that took.
+fn until_moved(world: &mut World, old: usize, limit: u64) -> u64 {
+    let began = world.now;
+    let moved = world.run_while(limit, |w| w.serving().is_none_or(|n| n == old));
+    assert!(moved, "{}", story(world));
+    world.now - began
+}
+
+fn settle(world: &mut World, limit: u64) {
+    let settled = world.run_while(limit, |w| w.is_settled().is_err());
+    assert!(settled, "{:?}\n{}", world.is_settled(), story(world));
+    assert!(world.violation.is_none(), "{}", story(world));
+}
+
+#[test]
+fn a_killed_primary_is_replaced_within_60_ms() {
+    let mut world = calm_world();
+    world.kill(0);
+    let took = until_moved(&mut world, 0, 1000 * MS);
+    assert!(took < 60 * MS, "{} ms\n{}", took / MS, story(&world));
+    let report = world.last_report().expect("a report");
+    assert_eq!(report.fault, Fault::Refused);
+    assert_eq!(report.outcome, Outcome::Done);
+    world.heal();
+    settle(&mut world, 5000 * MS);
+}
+
+#[test]
+fn a_stopped_primary_is_replaced_in_about_a_second_and_demoted_when_it_wakes() {
+    let mut world = calm_world();
+    world.stop(0);
+    let took = until_moved(&mut world, 0, 3000 * MS);
+    assert!(
+        (900 * MS..1400 * MS).contains(&took),
+        "{} ms\n{}",
+        took / MS,
+        story(&world)
+    );
+    assert_eq!(world.last_report().map(|r| r.fault), Some(Fault::Silent));
+    world.run_for(5000 * MS);
+    world.cont(0);
+    settle(&mut world, 5000 * MS);
+    assert_ne!(world.serving(), Some(0));
+    assert_eq!(world.done_reports(), 1);
+}
+
+#[test]
+fn a_stall_of_300_ms_causes_no_failover() {
+    let mut world = calm_world();
+    world.stop(0);
+    world.run_for(300 * MS);
+    world.cont(0);
+    world.run_for(3000 * MS);
+    settle(&mut world, 1000 * MS);
+    assert_eq!(world.serving(), Some(0));
+    assert!(world.reports.is_empty(), "{}", story(&world));
+    assert_eq!(
+        world.gates.len(),
+        2,
+        "the gate stays open: {}",
+        story(&world)
+    );
+}
+
+#[test]
+fn a_long_fork_stretches_the_silence_allowed() {
+    let mut world = calm_world();
+    world.nodes[0].fork_usec = 700_000;
+    world.run_for(300 * MS);
+    world.stop(0);
+    world.run_for(1800 * MS);
+    assert!(world.reports.is_empty(), "{}", story(&world));
+    world.cont(0);
+    settle(&mut world, 2000 * MS);
+    assert_eq!(world.serving(), Some(0));
+}
+
+#[test]
+fn a_lost_host_is_replaced_in_half_a_second() {
+    let mut world = calm_world();
+    world.monitor_cuts.insert((0, 0));
+    world.node_cuts.insert((0, 1));
+    world.node_cuts.insert((0, 2));
+    let took = until_moved(&mut world, 0, 2000 * MS);
+    assert!(
+        (400 * MS..900 * MS).contains(&took),
+        "{} ms\n{}",
+        took / MS,
+        story(&world)
+    );
+    assert_eq!(world.last_report().map(|r| r.fault), Some(Fault::Unacked));
+    world.heal();
+    settle(&mut world, 5000 * MS);
+    assert_ne!(world.serving(), Some(0));
+}
+
+#[test]
+fn a_replica_that_still_receives_vetoes_the_verdict() {
+    let mut world = World::new(3, 3, 1, Authority::Decides, Policy::default());
+    assert!(world.run_while(1000 * MS, |w| w.serving().is_none()));
+    // The monitor is cut off, the writes of clients elsewhere go on.
+    world.monitor_cuts.insert((0, 0));
+    for id in 0..1000 {
+        let now = world.now;
+        world.nodes[0].write(1_000_000 + id, now);
+        world.run_for(5 * MS);
+    }
+    assert!(world.reports.is_empty(), "{}", story(&world));
+    world.monitor_cuts.clear();
+    settle(&mut world, 1000 * MS);
+    assert_eq!(world.serving(), Some(0));
+}
+
+#[test]
+fn a_primary_that_restarts_empty_empties_nobody() {
+    for seed in 0..20 {
+        let mut world = World::new(seed, 3, 1, Authority::Decides, Policy::default());
+        assert!(world.run_while(1000 * MS, |w| w.serving().is_none()));
+        world.run_for(300 * MS + seed * 7 * MS);
+        world.kill(0);
+        world.run_for(seed * MS);
+        let now = world.now;
+        world.nodes[0].restart(Disk::Empty, None, 0, now);
+        let took = until_moved(&mut world, 0, 1000 * MS);
+        assert!(
+            took < 150 * MS,
+            "seed {seed}: {} ms\n{}",
+            took / MS,
+            story(&world)
+        );
+        settle(&mut world, 5000 * MS);
+        let serving = world.serving().expect("somebody serves");
+        assert!(
+            world.nodes[serving].log.len() > 50,
+            "seed {seed}\n{}",
+            story(&world)
+        );
+    }
+}
+
+#[test]
+fn a_switchover_loses_nothing_and_pauses_for_milliseconds() {
+    let mut world = calm_world();
+    world.deliver(
+        0,
+        Event::SwitchoverRequested {
+            request: 1,
+            to: Some(node_id(2)),
+        },
+    );
+    until_moved(&mut world, 0, 1000 * MS);
+    assert_eq!(world.serving(), Some(2));
+    let report = world.last_report().expect("a report").clone();
+    assert_eq!(
+        (report.fault, report.outcome),
+        (Fault::Switchover, Outcome::Done)
+    );
+    assert!(
+        report.pause < Duration::from_millis(20),
+        "{:?}\n{}",
+        report.pause,
+        story(&world)
+    );
+    settle(&mut world, 3000 * MS);
+    for (id, ..) in &world.acknowledged {
+        assert!(
+            world.nodes[2].log.contains(id),
+            "write {id} is lost\n{}",
+            story(&world)
+        );
+    }
+}
+
+#[test]
+fn a_switchover_is_refused_with_a_reason() {
+    for (to, prepare, expected) in [
+        (0, None, "primary already"),
+        (1, Some(1u32), "full resync"),
+        (1, Some(2), "does not answer"),
+        (9, None, "not a node"),
+    ] {
+        let mut world = calm_world();
+        match prepare {
+            Some(1) => {
+                world.timing.transfer = 2000 * MS;
+                let now = world.now;
+                world.nodes[1].restart(Disk::Data, Some(0), 0, now);
+                world.run_for(300 * MS);
+            }
+            Some(_) => {
+                world.kill(1);
+                world.run_for(300 * MS);
+            }
+            None => {}
+        }
+        world.deliver(
+            0,
+            Event::SwitchoverRequested {
+                request: 5,
+                to: Some(node_id(to)),
+            },
+        );
+        let answered = world.run_while(3000 * MS, |w| w.reports.is_empty());
+        assert!(answered, "{}", story(&world));
+        match &world.reports[0].1.outcome {
+            Outcome::Aborted(why) => assert!(why.contains(expected), "{why}"),
+            Outcome::Done => panic!("{}", story(&world)),
+        }
+        assert_eq!(world.reports[0].2, Some(5));
+        assert_eq!(world.serving(), Some(0));
+        assert_eq!(world.gates.last().map(|g| g.2), Some(Gate::Open));
+    }
+}
+
+#[test]
+fn a_switchover_whose_target_refuses_is_undone() {
+    let mut world = calm_world();
+    world.nodes[1].stubborn = true;
+    world.deliver(
+        0,
+        Event::SwitchoverRequested {
+            request: 1,
+            to: Some(node_id(1)),
+        },
+    );
+    assert!(
+        world.run_while(3000 * MS, |w| w.reports.is_empty()),
+        "{}",
+        story(&world)
+    );
+    assert!(matches!(world.reports[0].1.outcome, Outcome::Aborted(_)));
+    settle(&mut world, 1000 * MS);
+    assert_eq!(world.serving(), Some(0));
+    world.run_for(100 * MS);
+    assert_eq!(world.nodes[0].paused_until, 0, "unpaused");
+    // And the next failover works.
+    world.kill(0);
+    until_moved(&mut world, 0, 1000 * MS);
+}
+
+#[test]
+fn a_second_failover_right_after_the_first() {
+    let mut world = calm_world();
+    world.kill(0);
+    until_moved(&mut world, 0, 1000 * MS);
+    let second = world.serving().expect("serving");
+    world.run_for(20 * MS);
+    world.kill(second);
+    let took = until_moved(&mut world, second, 1000 * MS);
+    assert!(took < 200 * MS, "{} ms\n{}", took / MS, story(&world));
+    world.heal();
+    settle(&mut world, 5000 * MS);
+}
+
+#[test]
+fn a_candidate_that_dies_is_followed_by_the_next() {
+    let mut world = calm_world();
+    world.kill(0);
+    world.run_for(4 * MS);
+    world.kill(1);
+    let took = until_moved(&mut world, 0, 3000 * MS);
+    assert_eq!(world.serving(), Some(2), "{}", story(&world));
+    assert!(took < 500 * MS, "{} ms\n{}", took / MS, story(&world));
+}
+
+#[test]
+fn priority_zero_is_never_promoted_and_the_reason_is_told() {
+    let mut world = calm_world();
+    world.nodes[1].priority = 0;
+    world.nodes[2].priority = 0;
+    world.run_for(300 * MS);
+    world.kill(0);
+    world.run_for(5000 * MS);
+    assert!(world.reports.is_empty());
+    let status = world.monitors[0].machine.status(Default::default());
+    assert!(
+        status
+            .undecided
+            .is_some_and(|why| why.contains("replica-priority is 0"))
+    );
+    // It comes back as it was.
+    let now = world.now;
+    world.nodes[0].restart(Disk::Saved, None, 0, now);
+    settle(&mut world, 8000 * MS);
+    assert_eq!(world.serving(), Some(0));
+}
+
+#[test]
+fn after_everybody_was_down_the_newest_history_wins_in_every_order() {
+    for order in [
+        [0, 1, 2],
+        [0, 2, 1],
+        [1, 0, 2],
+        [1, 2, 0],
+        [2, 0, 1],
+        [2, 1, 0],
+    ] {
+        let mut world = calm_world();
+        // Node 2 falls behind, then everybody ends.
+        world.kill(2);
+        world.run_for(500 * MS);
+        world.clients = false;
+        world.run_for(50 * MS);
+        let newest = world.nodes[0].log.len();
+        world.kill(0);
+        world.kill(1);
+        world.run_for(2000 * MS);
+        for node in order {
+            let master = world.nodes[node].master;
+            let now = world.now;
+            world.nodes[node].restart(Disk::Saved, master, 0, now);
+            world.run_for(700 * MS);
+        }
+        settle(&mut world, 15_000 * MS);
+        let serving = world.serving().expect("serving");
+        assert_eq!(
+            world.nodes[serving].log.len(),
+            newest,
+            "{order:?}\n{}",
+            story(&world)
+        );
+    }
+}
+
+#[test]
+fn a_monitor_that_ends_at_any_moment_of_a_failover_resumes_it() {
+    for moment in 0..40 {
+        let mut world = calm_world();
+        world.kill(0);
+        world.run_for(moment * MS / 2);
+        world.restart_monitor(0);
+        until_moved(&mut world, 0, 5000 * MS);
+        world.heal();
+        settle(&mut world, 8000 * MS);
+    }
+}
+
+#[test]
+fn a_monitor_that_ends_at_any_moment_of_a_switchover_resumes_it() {
+    for moment in 0..40 {
+        let mut world = calm_world();
+        world.deliver(
+            0,
+            Event::SwitchoverRequested {
+                request: 1,
+                to: None,
+            },
+        );
+        world.run_for(moment * MS / 2);
+        world.restart_monitor(0);
+        settle(&mut world, 8000 * MS);
+        let serving = world.serving().expect("serving");
+        for (id, ..) in &world.acknowledged {
+            assert!(
+                world.nodes[serving].log.contains(id),
+                "moment {moment}\n{}",
+                story(&world)
+            );
+        }
+    }
+}
+
+#[test]
+fn a_paused_monitor_makes_no_verdict_of_its_own_pause() {
+    let mut world = calm_world();
+    let resumes = world.now + 5000 * MS;
+    world.monitors[0].paused_until = resumes;
+    world.run_for(8000 * MS);
+    assert!(world.reports.is_empty(), "{}", story(&world));
+    settle(&mut world, 1000 * MS);
+}
+
+#[test]
+fn beside_another_monitor_nothing_is_decided() {
+    let mut world = calm_world();
+    world.monitors[0].marked = true;
+    world.deliver(
+        0,
+        Event::OtherMonitor {
+            who: Some("other".into()),
+        },
+    );
+    world.kill(0);
+    world.run_for(3000 * MS);
+    assert!(world.reports.is_empty(), "{}", story(&world));
+    assert!(world.violation.is_none(), "{}", story(&world));
+    world.heal();
+    settle(&mut world, 8000 * MS);
+}
+
+#[test]
+fn without_an_authority_traffic_goes_on_and_nothing_is_decided() {
+    let mut world = calm_world();
+    world.authority_up = false;
+    world.run_for(2000 * MS);
+    assert_eq!(world.serving(), Some(0));
+    world.kill(0);
+    world.run_for(3000 * MS);
+    assert!(world.reports.is_empty(), "{}", story(&world));
+    world.authority_up = true;
+    until_moved(&mut world, 0, 3000 * MS);
+}
+
+#[test]
+fn a_follower_believes_role_and_never_acts() {
+    let mut world = World::new(1, 3, 1, Authority::Follows, Policy::default());
+    assert!(world.run_while(1000 * MS, |w| w.serving().is_none()));
+    world.kill(0);
+    world.run_for(1000 * MS);
+    assert_eq!(world.serving(), None);
+    let now = world.now;
+    for (node, what) in [
+        (2, pointsman::failover::NodeOp::Promote),
+        (1, pointsman::failover::NodeOp::Repoint { to: node_id(2) }),
+    ] {
+        world.nodes[node].execute(&what, failover_world::index_of, now);
+    }
+    let took = until_moved(&mut world, 0, 1000 * MS);
+    assert!(took < 100 * MS, "{} ms", took / MS);
+    assert_eq!(world.serving(), Some(2));
+    // The old one returns as a primary that nobody follows.
+    world.nodes[0].restart(Disk::Saved, None, 0, now);
+    world.run_for(2000 * MS);
+    assert_eq!(world.serving(), Some(2), "{}", story(&world));
+    assert!(world.violation.is_none(), "{}", story(&world));
+}
+
+#[test]
+fn the_bytes_only_the_old_primary_had_are_counted() {
+    let mut world = calm_world();
+    world.stop(1);
+    world.stop(2);
+    world.run_for(100 * MS);
+    world.node_cuts.insert((0, 1));
+    world.node_cuts.insert((0, 2));
+    world.cont(1);
+    world.cont(2);
+    let before = world.nodes[1].offset;
+    world.run_for(300 * MS);
+    world.monitor_cuts.insert((0, 0));
+    until_moved(&mut world, 0, 2000 * MS);
+    let only_old = world.nodes[0].offset - before;
+    assert!(only_old > 0);
+    world.heal();
+    settle(&mut world, 5000 * MS);
+    let amended = world
+        .trace
+        .iter()
+        .any(|l| l.contains(&format!("bytes_lost: {only_old} ")));
+    assert!(amended, "{only_old}\n{}", story(&world));
+}
+
+// ---- chaos ----
+
+/// One fault or repair, chosen by weight.
+fn disturb(world: &mut World, requests: &mut u64) {
+    let roll = world.rng.below(100);
+    let node = world.rng.below(world.nodes.len() as u64) as usize;
+    let monitor = world.rng.below(world.monitors.len() as u64) as usize;
+    let primary = world.serving().unwrap_or(node);
+    let now = world.now;
+    match roll {
+        0..14 => world.kill(primary),
+        14..20 => world.kill(node),
+        20..42 => {
+            let disk = match world.rng.below(6) {
+                0 => Disk::Empty,
+                1 => Disk::Data,
+                _ => Disk::Saved,
+            };
+            let load = world.rng.below(3) * 200 * MS;
+            if let Some(down) = world.nodes.iter().position(|n| !n.running) {
+                let master = world.nodes[down].master;
+                world.log(format!("node {down} restarts with {disk:?}"));
+                world.nodes[down].restart(disk, master, load, now);
+            }
+        }
+        42..50 => {
+            let stopped = if world.rng.chance(60) { primary } else { node };
+            world.stop(stopped);
+        }
+        50..60 => (0..world.nodes.len()).for_each(|n| world.cont(n)),
+        60..65 => {
+            world.log(format!("CUT monitor {monitor} from node {node}"));
+            world.monitor_cuts.insert((monitor, node));
+        }
+        65..69 => {
+            let other = (node + 1) % world.nodes.len();
+            world.log(format!("CUT node {node} from node {other}"));
+            world.node_cuts.insert((node.min(other), node.max(other)));
+        }
+        69..76 => {
+            world.log("network healed".to_owned());
+            world.monitor_cuts.clear();
+            world.node_cuts.clear();
+        }
+        76..79 => world.authority_up = !world.authority_up,
+        79..84 => world.restart_monitor(monitor),
+        84..86 => {
+            let span = world.rng.below(4000) * MS;
+            world.monitors[monitor].paused_until = now + span;
+            world.log(format!("monitor {monitor} is paused for {} ms", span / MS));
+        }
+        86..95 => {
+            *requests += 1;
+            let to = world.rng.chance(50).then(|| node_id(node));
+            world.deliver(
+                monitor,
+                Event::SwitchoverRequested {
+                    request: *requests,
+                    to,
+                },
+            );
+        }
+        95..97 => world.nodes[node].stubborn = !world.nodes[node].stubborn,
+        _ => world.noise.lost_replies = world.rng.below(2) * 5,
+    }
+}
+
+/// Runs one seed; `Err` with the step and the reason.
+fn run_seed(seed: u64, steps: u64, tracing: bool) -> Result<World, (World, u64, String)> {
+    let mut chooser = Rng(seed ^ 0xC0FF_EE00);
+    let shared = chooser.chance(40);
+    let (monitors, authority) = if shared {
+        (2, Authority::Shares)
+    } else {
+        (1, Authority::Decides)
+    };
+    let mut world = World::new(seed, 3, monitors, authority, Policy::default());
+    world.tracing = tracing;
+    world.noise.duplicates = chooser.below(3) * 5;
+    world.noise.lost_replies = chooser.below(2) * 4;
+    world.noise.lost_swaps = chooser.below(2) * 10;
+    world.noise.slow_workers = chooser.below(2) * 10;
+    world.latency = [MS / 10, MS / 2, 2 * MS][chooser.below(3) as usize];
+    if chooser.chance(15) {
+        world.nodes[2].priority = 0;
+    }
+    let mut requests = 0;
+    for step in 0..steps {
+        let span = match world.rng.below(4) {
+            0 => world.rng.below(5 * MS),
+            1 => world.rng.below(60 * MS),
+            2 => world.rng.below(400 * MS),
+            _ => world.rng.below(2000 * MS),
+        };
+        world.run_for(span);
+        if let Some(why) = world.violation.clone() {
+            return Err((world, step, why));
+        }
+        disturb(&mut world, &mut requests);
+    }
+    world.heal();
+    world.run_for(2500 * MS);
+    if !world.run_while(40_000 * MS, |w| w.is_settled().is_err()) {
+        let why = world.violation.clone().or(world.is_settled().err());
+        return Err((world, steps, why.unwrap_or_default()));
+    }
+    let unanswered = (1..=requests)
+        .filter(|r| !world.answered_requests.contains(r))
+        .count() as u64;
+    // A monitor that ended took its requests with it.
+    let lives: u64 = world.monitors.iter().map(|m| u64::from(m.life)).sum();
+    if unanswered > 0 && lives == 0 {
+        return Err((
+            world,
+            steps,
+            format!("{unanswered} switchover requests were not answered"),
+        ));
+    }
+    Ok(world)
+}
+
+fn variable(name: &str, default: u64) -> u64 {
+    std::env::var(name)
+        .ok()
+        .and_then(|v| v.parse().ok())
+        .unwrap_or(default)
+}
+
+/// How many changes of primary were made, and the seeds that failed.
+fn run_seeds(seeds: impl Iterator<Item = u64>, steps: u64) -> (usize, Vec<(u64, u64, String)>) {
+    let (mut done, mut failed) = (0, Vec::new());
+    for seed in seeds {
+        match run_seed(seed, steps, false) {
+            Ok(world) => done += world.done_reports(),
+            Err((_, step, why)) => failed.push((seed, step, why)),
+        }
+    }
+    (done, failed)
+}
+
+#[test]
+fn chaos() {
+    let steps = variable("SIM_STEPS", 16);
+    let seeds = match std::env::var("SIM_SEED")
+        .ok()
+        .and_then(|v| v.parse::<u64>().ok())
+    {
+        Some(seed) => seed..seed + 1,
+        None => 0..variable("SIM_SEEDS", 1000),
+    };
+    let threads = std::thread::available_parallelism().map_or(1, |n| n.get() as u64);
+    let (mut done, mut failed) = (0, Vec::new());
+    std::thread::scope(|scope| {
+        let workers: Vec<_> = (0..threads)
+            .map(|worker| {
+                let mine = seeds.clone().filter(move |seed| seed % threads == worker);
+                scope.spawn(move || run_seeds(mine, steps))
+            })
+            .collect();
+        for worker in workers {
+            let (d, f) = worker.join().expect("a worker");
+            done += d;
+            failed.extend(f);
+        }
+    });
+    failed.sort_unstable();
+    if let Some((seed, ..)) = failed.first()
+        && let Err((world, ..)) = run_seed(*seed, steps, true)
+    {
+        println!("{}", story(&world));
+    }
+    let failed: Vec<String> = failed
+        .into_iter()
+        .map(|(seed, step, why)| format!("SIM_SEED={seed} step {step}: {why:.300}"))
+        .collect();
+    assert!(
+        failed.is_empty(),
+        "{} seeds failed:\n{}",
+        failed.len(),
+        failed.join("\n")
+    );
+    println!("{done} changes of primary");
+}
