@@ -10,10 +10,11 @@ use pointsman::control::{
     AuthoritySettings, BackendControl, Control, ControlHandle, PublisherSettings,
 };
 use pointsman::failover::Policy;
-use pointsman::lab::{Cluster, ClusterOptions, Data};
+use pointsman::lab::{Cluster, ClusterOptions, Data, until};
+use pointsman::resp::Credentials;
 use pointsman::topology::{
-    EvidenceSender, FailoverReport, Fault, Gate, Outcome, RequestCounts, Topology, TopologyReader,
-    channel, evidence_channel,
+    EvidenceSender, FailoverReport, Fault, Gate, NodeId, Outcome, RequestCounts, Topology,
+    TopologyReader, channel, evidence_channel,
 };
 
 const LIMIT: Duration = Duration::from_secs(15);
@@ -28,13 +29,26 @@ struct Plane {
 
 impl Plane {
     fn start(cluster: &Cluster, state: &Path, publishers: Vec<PublisherSettings>) -> Plane {
+        let nodes = cluster.nodes().iter().map(|node| node.id()).collect();
+        Plane::of(cluster, nodes, state, publishers)
+    }
+
+    /// With only some of the cluster's nodes in the configuration.
+    fn of(
+        cluster: &Cluster,
+        nodes: Vec<NodeId>,
+        state: &Path,
+        publishers: Vec<PublisherSettings>,
+    ) -> Plane {
         let (writer, reader) = channel(Topology::unknown("main"), 1);
         let (evidence, evidence_end) = evidence_channel(64);
         let control = Control::start(vec![BackendControl {
             backend: "main".into(),
             monitor: format!("test-{}-{}", std::process::id(), state.display()).into(),
-            nodes: cluster.nodes().iter().map(|node| node.id()).collect(),
-            credentials: None,
+            nodes,
+            credentials: cluster
+                .password()
+                .map(|password| Credentials::new(None, password.as_bytes().to_vec())),
             policy: Policy::default(),
             authority: AuthoritySettings::Embedded {
                 state: state.to_owned(),
@@ -252,6 +266,74 @@ async fn only_one_of_two_processes_decides_and_the_other_takes_over_when_it_ends
 }
 
 #[tokio::test]
+async fn the_mark_of_a_monitor_elsewhere_stops_decisions_until_it_is_gone() {
+    let cluster = cluster().await;
+    let mut elsewhere = Vec::new();
+    for node in cluster.nodes() {
+        let mut client = node.client().await.expect("connected");
+        let named = client.call(&["CLIENT", "SETNAME", "pointsman-monitor:elsewhere"]);
+        named.await.expect("named");
+        elsewhere.push(client);
+    }
+    let directory = tempfile::tempdir().expect("directory");
+    let plane = Plane::start(&cluster, &directory.path().join("main.json"), Vec::new());
+    let refused = until("a refusal", LIMIT, async || {
+        let report = plane.handle().switchover(None).await.expect("running");
+        match report.outcome {
+            Outcome::Aborted(why) if why.contains("elsewhere") => Ok(()),
+            other => Err(format!("{other:?}")),
+        }
+    });
+    refused.await.expect("refused");
+    let look = until("a topology", LIMIT, async || {
+        let primary = plane.reader.current().primary.clone();
+        primary.ok_or_else(String::new)
+    });
+    let primary = look.await.expect("a primary").node;
+    let epoch = plane.reader.current().epoch.0;
+    cluster.find(&primary).expect("one of ours").kill();
+    plane.status_says("another monitor (elsewhere)").await;
+    drop(elsewhere);
+    plane.open_after(epoch).await;
+    plane.stop().await;
+}
+
+#[tokio::test]
+async fn with_passwords_a_failover_takes_them_along() {
+    let options = ClusterOptions {
+        password: Some("geheim".into()),
+        ..ClusterOptions::default()
+    };
+    let options = options.node_line(0, "masterauth \"\"");
+    let cluster = Cluster::start(options).await.expect("servers");
+    let directory = tempfile::tempdir().expect("directory");
+    let plane = Plane::start(&cluster, &directory.path().join("main.json"), Vec::new());
+    let before = plane.open().await;
+    plane.settled().await;
+    cluster.node(0).kill();
+    plane.open_after(before.epoch.0).await;
+    cluster.node(0).restart(Data::Kept).await.expect("starts");
+    plane.replica(&cluster, 0).await;
+    plane.stop().await;
+}
+
+#[tokio::test]
+async fn a_replica_that_nobody_configured_is_discovered_and_can_take_over() {
+    let cluster = cluster().await;
+    let directory = tempfile::tempdir().expect("directory");
+    let state = directory.path().join("main.json");
+    let known = vec![cluster.node(0).id()];
+    let plane = Plane::of(&cluster, known, &state, Vec::new());
+    plane.open().await;
+    plane.status_says(&cluster.node(1).id().to_string()).await;
+    plane.status_says(&cluster.node(2).id().to_string()).await;
+    plane.settled().await;
+    let report = plane.handle().switchover(Some(cluster.node(2).id())).await;
+    assert_eq!(report.expect("running").outcome, Outcome::Done);
+    plane.stop().await;
+}
+
+#[tokio::test]
 async fn the_hook_is_called_as_sentinel_calls_it() {
     use std::os::unix::fs::PermissionsExt;
     let cluster = cluster().await;
@@ -279,7 +361,7 @@ async fn the_hook_is_called_as_sentinel_calls_it() {
         target.port(),
         target.id()
     );
-    let found = pointsman::lab::until("the hook", LIMIT, async || {
+    let found = until("the hook", LIMIT, async || {
         let text = std::fs::read_to_string(&said).unwrap_or_default();
         match text.lines().any(|line| line == wanted) {
             true => Ok(()),
@@ -293,7 +375,7 @@ async fn the_hook_is_called_as_sentinel_calls_it() {
 impl Plane {
     /// Waits until every node is seen as healthy and is promotable or primary.
     async fn settled(&self) {
-        let look = pointsman::lab::until("all nodes healthy", LIMIT, async || {
+        let look = until("all nodes healthy", LIMIT, async || {
             let status = self.handle().status().await.expect("running");
             let ready = status.undecided.is_none()
                 && status.nodes.len() > 1
@@ -312,14 +394,14 @@ impl Plane {
 
     /// The newest report; it is kept just after the gate was opened.
     async fn report(&self) -> FailoverReport {
-        let look = pointsman::lab::until("a report", LIMIT, async || {
+        let look = until("a report", LIMIT, async || {
             self.handle().reports().pop().ok_or_else(String::new)
         });
         look.await.expect("a report")
     }
 
     async fn status_says(&self, text: &str) -> pointsman::failover::Status {
-        pointsman::lab::until("the status", LIMIT, async || {
+        until("the status", LIMIT, async || {
             let status = self.handle().status().await.expect("running");
             match format!("{status:?}").contains(text) {
                 true => Ok(status),
@@ -334,7 +416,7 @@ impl Plane {
     async fn replica(&self, cluster: &Cluster, number: usize) {
         let primary = self.open().await.primary.clone().expect("a primary").node;
         let port = primary.host_port().expect("a port").1.to_string();
-        let look = pointsman::lab::until("a replica again", LIMIT, async || {
+        let look = until("a replica again", LIMIT, async || {
             let info = cluster
                 .node(number)
                 .info()

@@ -335,11 +335,16 @@ impl Driver {
         let topology = self.topology.current();
         let primary = topology.primary.as_ref().map(|primary| &primary.node);
         self.gauges.observed(&node, &observation, primary);
-        if let Observation::Info(info) = &observation {
-            let now = clock::now();
-            for listed in self.state.discovery.answered(&node, info, now) {
-                self.reach(listed);
+        match &observation {
+            Observation::Info(info) => {
+                let now = clock::now();
+                for listed in self.state.discovery.answered(&node, info, now) {
+                    self.reach(listed);
+                }
             }
+            Observation::Failed(ProbeError::Silent | ProbeError::ErrorReply(_)) => {}
+            // Nobody is connected to it that we could know of.
+            Observation::Failed(_) => self.marked(node.clone(), None),
         }
         self.feed(Event::Observed { node, observation });
     }

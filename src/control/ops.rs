@@ -26,6 +26,10 @@ const WARM_LIMIT: Duration = Duration::from_secs(1);
 /// Pause between two tries to open the warm connection while nothing waits for it.
 const WARM_PAUSE: Duration = Duration::from_secs(1);
 
+/// CONFIG REWRITE comes this long after the operation: it stops the node while its disk works, and
+/// just then clients that were held are being served.
+const REWRITE_PAUSE: Duration = Duration::from_millis(500);
+
 /// Bound of CONFIG REWRITE, which waits for the node's disk.
 const REWRITE_LIMIT: Duration = Duration::from_secs(5);
 
@@ -122,6 +126,11 @@ impl Operator {
                         continue;
                     }
                     order = orders.recv() => order,
+                    () = sleep(REWRITE_PAUSE), if self.rewrite_due => {
+                        self.rewrite_due = false;
+                        self.rewrite().await;
+                        continue;
+                    }
                 },
                 None => tokio::select! {
                     biased;
@@ -139,9 +148,6 @@ impl Operator {
             let outcome = self.perform(&order).await;
             if self.out.send((order.op, outcome)).await.is_err() {
                 return;
-            }
-            if std::mem::take(&mut self.rewrite_due) {
-                self.rewrite().await;
             }
         }
     }
@@ -390,7 +396,7 @@ impl Operator {
 
     /// Writes the new role to the node's own configuration file. A failure is only logged: the node
     /// serves, and is told again when it restarts with an old file. Not a part of the transaction,
-    /// because it waits for the node's disk and the node's clients wait for the transaction.
+    /// because clients wait for the transaction and it would wait for the node's disk.
     async fn rewrite(&mut self) {
         let Some(line) = &mut self.line else { return };
         let asked = vec![Command::new(["CONFIG", "REWRITE"])];

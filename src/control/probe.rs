@@ -14,7 +14,7 @@ use super::codec::Command;
 use super::node::{Access, Connection, info_commands, needs_no_password, reply_failure};
 use crate::clock;
 use crate::failover::{Observation, Policy, ProbeError};
-use crate::resp::info::{NodeInfo, Role, parse};
+use crate::resp::info::{NodeInfo, parse};
 use crate::topology::{NodeId, Timestamp};
 
 /// A node that answers but is of no use (wrong password, not Redis, too many clients) is asked
@@ -28,8 +28,11 @@ const CONNECT_LIMIT: Duration = Duration::from_secs(1);
 /// INFO requests on their way at most: one by the clock, and one for each of a few early calls.
 const MAX_AWAITED: usize = 3;
 
-/// Pause between two looks at who is connected to a primary.
+/// Pause between two looks at who is connected to a node.
 const MARKS_PAUSE: Duration = Duration::from_secs(5);
+
+/// The same while another monitor's mark is there, so that its end is seen soon.
+const MARKED_PAUSE: Duration = Duration::from_secs(1);
 
 /// CLIENT LIST costs the node about a microsecond for each client: the pause grows with them.
 const MARKS_PAUSE_PER_CLIENT: Duration = Duration::from_millis(10);
@@ -42,7 +45,7 @@ const MARK_IDLE_LIMIT: u64 = 10;
 pub enum Sighting {
     /// A probe ended or keeps failing.
     Observed(Observation),
-    /// The foreign marks on a primary's connections; `None` when there is none.
+    /// A foreign mark on the node's connections; `None` when there is none.
     Mark(Option<Arc<str>>),
 }
 
@@ -91,12 +94,11 @@ struct Watch {
     version: Option<(u16, u16, u16)>,
     /// Whether it ever answered INFO.
     answered: bool,
-    primary: bool,
     marks_due: Timestamp,
 }
 
 impl Probe {
-    /// `mark_prefix`: marks on a primary that begin so and are not ours are reported; `None`: none
+    /// `mark_prefix`: marks that begin so and are not ours are reported; `None`: none
     /// are looked for.
     pub fn new(
         access: Access,
@@ -234,7 +236,6 @@ impl Watch {
             text: Vec::new(),
             version: None,
             answered: false,
-            primary: false,
             marks_due: clock::now(),
         }
     }
@@ -271,7 +272,7 @@ impl Watch {
         let mut commands = Vec::new();
         self.push_info(&mut commands);
         let now = clock::now();
-        if marks_wanted && self.primary && now >= self.marks_due {
+        if marks_wanted && now >= self.marks_due {
             self.marks_due = now + MARKS_PAUSE;
             self.awaited.push_back(Awaited::Marks);
             commands.push(Command::new(["CLIENT", "LIST"]));
@@ -318,7 +319,11 @@ impl Watch {
                 };
                 let (clients, who) = foreign_mark(list, prefix, &access.mark);
                 let clients = u32::try_from(clients).unwrap_or(u32::MAX);
-                let pause = MARKS_PAUSE + MARKS_PAUSE_PER_CLIENT.saturating_mul(clients);
+                let pause = match who {
+                    None => MARKS_PAUSE,
+                    Some(_) => MARKED_PAUSE,
+                };
+                let pause = pause + MARKS_PAUSE_PER_CLIENT.saturating_mul(clients);
                 self.marks_due = clock::now() + pause;
                 Ok(Some(Sighting::Mark(who)))
             }
@@ -330,7 +335,6 @@ impl Watch {
         self.text.clear();
         let info = parsed?;
         self.version = Some(info.version);
-        self.primary = info.role == Role::Primary;
         self.answered = true;
         Ok(info)
     }

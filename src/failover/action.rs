@@ -106,14 +106,14 @@ pub enum NodeOp {
     /// `CONFIG SET min-replicas-to-write 65535`, `CLIENT KILL TYPE normal`, `CLIENT KILL TYPE
     /// pubsub`: it accepts no write any more.
     Fence,
-    /// `MULTI; CONFIG SET min-replicas-to-write <its own>; REPLICAOF NO ONE; CONFIG REWRITE; EXEC`,
-    /// then ROLE on the same connection. A failing REWRITE does not stop it; a role other than
-    /// master is `Refused`.
+    /// `MULTI; CONFIG SET min-replicas-to-write <its own>; REPLICAOF NO ONE; EXEC`, then ROLE on the
+    /// same connection; a role other than master is `Refused`. `CONFIG REWRITE` follows half a
+    /// second later, because it stops the node while its disk works; if it fails that is logged.
     Promote,
-    /// `MULTI; REPLICAOF to; CONFIG SET min-replicas-to-write <its own>; CONFIG REWRITE; CLIENT
-    /// KILL TYPE normal; CLIENT KILL TYPE pubsub; EXEC` with masterauth and masteruser taken
-    /// along. Used for siblings (without the kills when it already was a replica) and for a former
-    /// primary.
+    /// `MULTI; REPLICAOF to; CONFIG SET min-replicas-to-write <its own>; CLIENT UNPAUSE; CLIENT KILL
+    /// TYPE normal; CLIENT KILL TYPE pubsub; EXEC` with masterauth and masteruser taken along, and
+    /// `CONFIG REWRITE` as for `Promote`. Used for siblings (without the kills when it already was a
+    /// replica) and for a former primary.
     Repoint {
         /// The primary to follow.
         to: NodeId,

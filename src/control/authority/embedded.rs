@@ -2,11 +2,13 @@
 //! in the same directory, fsync, rename, fsync of the directory. A lock file beside it keeps a
 //! second pointsman from deciding; its lock ends with the process, however that ends.
 
-use std::fs::{self, File, OpenOptions, TryLockError};
+use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Seek, Write};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use rustix::fs::{FlockOperation, flock};
+use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
 use super::{Authority, AuthorityError, Boxed, Loaded, Swap};
@@ -189,9 +191,9 @@ impl Store {
             .truncate(false)
             .open(&path)
             .map_err(io)?;
-        match file.try_lock() {
+        match flock(&file, FlockOperation::NonBlockingLockExclusive) {
             Ok(()) => {}
-            Err(TryLockError::WouldBlock) => {
+            Err(Errno::WOULDBLOCK) => {
                 let mut holder = String::new();
                 // Only for the message; an empty one is good enough.
                 let _ = file.take(100).read_to_string(&mut holder);
@@ -200,7 +202,7 @@ impl Store {
                     holder: holder.trim().to_owned(),
                 });
             }
-            Err(TryLockError::Error(source)) => return Err(io(source)),
+            Err(error) => return Err(io(error.into())),
         }
         // The lock is what counts. On a full disk the name in it is missing, and that is all.
         let _ = file.set_len(0);
@@ -324,7 +326,8 @@ fn write_synced(path: &Path, envelope: &Envelope) -> io::Result<()> {
     text.push(b'\n');
     let mut file = File::create(path)?;
     file.write_all(&text)?;
-    file.sync_all()
+    // With the size, without the times: half as long on a journalled file system.
+    file.sync_data()
 }
 
 /// `main.json` -> `main.json.lock`
