@@ -1,11 +1,11 @@
 //! Accepts clients and gives each to the worker with the fewest. Nothing slow happens here.
 
-use std::io;
+use std::io::{self, Write};
 use std::os::unix::net::UnixListener as StdUnixListener;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::net::{TcpListener, UnixListener};
+use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::sync::mpsc;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -27,9 +27,34 @@ pub enum Socket {
 /// A client that was just accepted.
 pub(super) struct Accepted {
     pub(super) backend: usize,
-    pub(super) stream: Stream,
+    pub(super) socket: AcceptedSocket,
     /// Its address and ours, as CLIENT LIST shows them.
     pub(super) names: (String, String),
+}
+
+/// Its socket, not yet registered with anybody's event loop: that is for its worker to do.
+pub(super) enum AcceptedSocket {
+    Tcp(std::net::TcpStream),
+    Unix(std::os::unix::net::UnixStream),
+}
+
+impl AcceptedSocket {
+    /// Registers it with the event loop of this thread.
+    pub(super) fn register(self) -> io::Result<Stream> {
+        Ok(match self {
+            AcceptedSocket::Tcp(socket) => Stream::Tcp(TcpStream::from_std(socket)?),
+            AcceptedSocket::Unix(socket) => Stream::Unix(UnixStream::from_std(socket)?),
+        })
+    }
+
+    /// Says why and hangs up.
+    fn refuse(&mut self, error: &[u8]) {
+        // The client may be gone; there is nobody else to tell.
+        let _ = match self {
+            AcceptedSocket::Tcp(socket) => socket.write(error),
+            AcceptedSocket::Unix(socket) => socket.write(error),
+        };
+    }
 }
 
 /// What an acceptor needs.
@@ -91,15 +116,15 @@ impl Acceptor {
         }
     }
 
-    fn place(&self, stream: Stream, names: (String, String)) {
+    fn place(&self, mut socket: AcceptedSocket, names: (String, String)) {
         let Some(worker) = self.shared.clients.enter(self.max_clients) else {
             self.metrics.rejected(RejectReason::MaxClients);
-            stream.refuse(b"-ERR max number of clients reached\r\n");
+            socket.refuse(b"-ERR max number of clients reached\r\n");
             return;
         };
         let accepted = Accepted {
             backend: self.backend,
-            stream,
+            socket,
             names,
         };
         if self.workers[worker]
@@ -112,7 +137,7 @@ impl Acceptor {
 }
 
 impl Listening {
-    async fn accept(&self) -> io::Result<(Stream, (String, String))> {
+    async fn accept(&self) -> io::Result<(AcceptedSocket, (String, String))> {
         match self {
             Listening::Tcp(listener) => {
                 let (stream, peer) = listener.accept().await?;
@@ -122,7 +147,10 @@ impl Listening {
                     .local_addr()
                     .map(|a| a.to_string())
                     .unwrap_or_default();
-                Ok((Stream::Tcp(stream), (peer.to_string(), local)))
+                Ok((
+                    AcceptedSocket::Tcp(stream.into_std()?),
+                    (peer.to_string(), local),
+                ))
             }
             Listening::Unix(listener) => {
                 let (stream, _) = listener.accept().await?;
@@ -131,7 +159,10 @@ impl Listening {
                     .ok()
                     .and_then(|a| Some(format!("{}:0", a.as_pathname()?.display())))
                     .unwrap_or_default();
-                Ok((Stream::Unix(stream), (path.clone(), path)))
+                Ok((
+                    AcceptedSocket::Unix(stream.into_std()?),
+                    (path.clone(), path),
+                ))
             }
         }
     }

@@ -167,12 +167,6 @@ impl Stream {
         }
     }
 
-    /// Says why and hangs up.
-    pub(super) fn refuse(&self, error: &[u8]) {
-        // The client may be gone; there is nobody else to tell.
-        let _ = self.try_write(&[IoSlice::new(error)]);
-    }
-
     pub(super) fn poll_write_ready(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self {
             Stream::Tcp(stream) => stream.poll_write_ready(cx),

@@ -10,8 +10,8 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use slab::Slab;
+use tokio::runtime::LocalOptions;
 use tokio::sync::{Notify, mpsc};
-use tokio::task::LocalSet;
 
 use super::lane::{Lane, LaneKey, SessionRef};
 use super::listener::Accepted;
@@ -26,6 +26,8 @@ use crate::topology::{Gate, Timestamp, Topology};
 
 /// How often held requests are checked for their time limit and idle lanes for theirs.
 const HOUSEKEEPING: Duration = Duration::from_millis(50);
+/// Tasks that run before the loop looks for more that is ready.
+const EVENT_INTERVAL: u32 = 256;
 /// A lane nobody uses is kept for this long.
 const LANE_IDLE: Duration = Duration::from_secs(30);
 
@@ -112,12 +114,15 @@ pub(super) fn run(
         mpsc::UnboundedReceiver<Message>,
     ),
 ) -> io::Result<()> {
+    // Tasks that became ready together run one after the other before the loop looks for more, and a
+    // lane woken by the first of them runs behind the last: that is what gathers the requests of many
+    // sessions in one write. (A `LocalSet` would run the lane first.)
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
-        .build()?;
-    let local = LocalSet::new();
+        .event_interval(EVENT_INTERVAL)
+        .build_local(LocalOptions::default())?;
     let worker = Worker::new(index, settings, shared, plans, sender);
-    local.block_on(&runtime, serve(Rc::new(RefCell::new(worker)), receiver));
+    runtime.block_on(serve(Rc::new(RefCell::new(worker)), receiver));
     Ok(())
 }
 
@@ -231,6 +236,13 @@ impl Worker {
                 .rejected(RejectReason::Draining);
             return None;
         }
+        let stream = match accepted.socket.register() {
+            Ok(stream) => stream,
+            Err(error) => {
+                tracing::warn!(%error, "a client could not be taken in");
+                return None;
+            }
+        };
         self.now = clock::now();
         let client =
             self.shared
@@ -240,7 +252,7 @@ impl Worker {
         let serial = self.last_serial;
         let key = LaneKey::initial();
         let lane = self.shared_lane(backend, &key);
-        let session = Session::new(serial, backend, accepted.stream, client, key, lane);
+        let session = Session::new(serial, backend, stream, client, key, lane);
         let metrics = &self.backends[backend].metrics;
         metrics.clients.increment(1);
         metrics.clients_opened.increment(1);
