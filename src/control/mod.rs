@@ -22,6 +22,7 @@ mod codec;
 mod driver;
 mod gauges;
 mod handle;
+mod line;
 mod node;
 mod ops;
 mod probe;

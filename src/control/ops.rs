@@ -10,11 +10,12 @@ use tokio::sync::mpsc;
 use tokio::time::{sleep, timeout};
 
 use super::codec::Command;
-use super::node::{Access, Connection, auth, info_commands, needs_no_password, reply_failure};
+use super::line::{Failed, Line, config_get, config_value, open, read_info};
+use super::node::{Access, auth, info_commands};
 use super::transaction::{self, Ended, Step};
 use crate::failover::{NodeOp, NodeOpOutcome, OpId, ProbeError};
 use crate::resp::Credentials;
-use crate::resp::info::{NodeInfo, Role, RoleReply, parse, parse_role};
+use crate::resp::info::{NodeInfo, Role, RoleReply, parse_role};
 use crate::topology::NodeId;
 
 /// A primary with this many replicas demanded accepts no write: Redis' greatest value.
@@ -65,12 +66,6 @@ pub struct Operator {
     rewrite_due: bool,
 }
 
-/// The warm connection and what the node said on it.
-struct Line {
-    connection: Connection,
-    version: (u16, u16, u16),
-}
-
 /// What is read from a node before it is changed.
 struct Learned {
     role: Option<RoleReply>,
@@ -80,18 +75,6 @@ struct Learned {
     replication_auth: Option<Credentials>,
     /// Whether `replication_auth` could be read at all.
     readable: bool,
-}
-
-/// Why an operation was not done.
-enum Failed {
-    Refused(String),
-    Lost(ProbeError),
-}
-
-impl From<ProbeError> for Failed {
-    fn from(error: ProbeError) -> Self {
-        Failed::Lost(error)
-    }
 }
 
 impl Operator {
@@ -476,43 +459,6 @@ impl Operator {
     }
 }
 
-async fn open(access: &Access, limit: Duration) -> Result<Line, ProbeError> {
-    let mut connection = access.open(limit).await?;
-    let mut commands = access.handshake();
-    let logging_in = access.credentials.is_some();
-    let before = commands.len();
-    commands.extend(info_commands(None));
-    let mut replies = connection.request(commands).await?;
-    if let (true, Some(BytesFrame::Error(why))) = (logging_in, replies.first())
-        && !needs_no_password(why)
-    {
-        return Err(reply_failure(why));
-    }
-    match read_info(&replies.split_off(before)) {
-        Ok(info) => Ok(Line {
-            connection,
-            version: info.version,
-        }),
-        Err(Failed::Refused(why)) => Err(reply_failure(&why)),
-        Err(Failed::Lost(error)) => Err(error),
-    }
-}
-
-fn read_info(replies: &[BytesFrame]) -> Result<NodeInfo, Failed> {
-    let mut text = Vec::new();
-    for reply in replies {
-        match reply {
-            BytesFrame::BulkString(part) => {
-                text.extend_from_slice(part);
-                text.push(b'\n');
-            }
-            BytesFrame::Error(why) => return Err(Failed::Refused(why.to_string())),
-            _ => return Err(Failed::Lost(ProbeError::NotRedis)),
-        }
-    }
-    parse(&text).map_err(|_| Failed::Lost(ProbeError::NotRedis))
-}
-
 fn min_replicas_step(learned: &Learned) -> Option<Step> {
     let own = learned.min_replicas.as_deref()?;
     Some(Step::optional([
@@ -521,19 +467,4 @@ fn min_replicas_step(learned: &Learned) -> Option<Step> {
         "min-replicas-to-write",
         own,
     ]))
-}
-
-fn config_get(name: &str) -> Command {
-    Command::new(["CONFIG", "GET", name])
-}
-
-/// The value in an answer to CONFIG GET of one name; `None` when it was refused or is not known.
-fn config_value(reply: &BytesFrame) -> Option<Vec<u8>> {
-    match reply {
-        BytesFrame::Array(pair) => match pair.get(1) {
-            Some(BytesFrame::BulkString(value)) => Some(value.to_vec()),
-            _ => None,
-        },
-        _ => None,
-    }
 }

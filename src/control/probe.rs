@@ -21,9 +21,13 @@ use crate::topology::{NodeId, Timestamp};
 /// this often; asked at the usual pace it would fill its log.
 const UNUSABLE_PAUSE: Duration = Duration::from_secs(1);
 
-/// A connect is given up and made anew after this long, or after `unacked_after` if that is longer:
-/// the kernel repeats an unanswered SYN only after a second.
+/// The kernel repeats an unanswered SYN only after a second. So that a host that returns is heard
+/// sooner, a connect is given up and made anew after the probe's own time limit; but every so many
+/// tries it gets this long, or `unacked_after` if that is longer, for hosts that are far away.
 const CONNECT_LIMIT: Duration = Duration::from_secs(1);
+
+/// See [`CONNECT_LIMIT`].
+const PATIENT_EVERY: u32 = 4;
 
 /// INFO requests on their way at most: one by the clock, and one for each of a few early calls.
 const MAX_AWAITED: usize = 3;
@@ -68,6 +72,8 @@ pub struct Probe {
     mark_prefix: Option<Arc<str>>,
     calls: mpsc::Receiver<()>,
     out: mpsc::Sender<(NodeId, Sighting)>,
+    /// Connects in a row that failed.
+    failed_connects: u32,
 }
 
 /// The driver is gone.
@@ -113,6 +119,7 @@ impl Probe {
             mark_prefix,
             calls,
             out,
+            failed_connects: 0,
         };
         (probe, ProbeCaller(caller))
     }
@@ -127,7 +134,10 @@ impl Probe {
     /// One connection, from connect to its end.
     async fn once(&mut self, ticks: &mut Interval) -> Result<(), Stopped> {
         let (failed, answered) = match self.connect(ticks).await? {
-            Ok(connection) => self.watch(connection, ticks).await?,
+            Ok(connection) => {
+                self.failed_connects = 0;
+                self.watch(connection, ticks).await?
+            }
             Err(failed) => (failed, false),
         };
         self.report(Observation::Failed(failed.clone())).await?;
@@ -167,7 +177,11 @@ impl Probe {
             Err(failed) => return Ok(Err(failed)),
         };
         let begun = clock::now();
-        let limit = CONNECT_LIMIT.max(self.policy.unacked_after);
+        self.failed_connects = self.failed_connects.wrapping_add(1);
+        let limit = match self.failed_connects.is_multiple_of(PATIENT_EVERY) {
+            true => CONNECT_LIMIT.max(self.policy.unacked_after),
+            false => self.policy.probe_timeout(),
+        };
         let access = self.access.clone();
         let connect = access.connect(&addresses, limit);
         tokio::pin!(connect);
