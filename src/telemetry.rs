@@ -86,7 +86,11 @@ pub fn start_log(settings: &LogSettings) -> Result<(), TelemetryError> {
 /// A panic becomes a line of the log like everything else: a promise was broken.
 pub fn log_panics() {
     std::panic::set_hook(Box::new(|panic| {
-        let message = panic.payload_as_str().unwrap_or("not a text");
+        let payload = panic.payload();
+        let text = payload.downcast_ref::<&str>().copied();
+        let message = text
+            .or_else(|| payload.downcast_ref::<String>().map(String::as_str))
+            .unwrap_or("not a text");
         let at = panic.location().map(tracing::field::display);
         let thread = std::thread::current();
         tracing::error!(message, at, thread = thread.name(), "a bug: panicked");

@@ -21,6 +21,11 @@ struct Running {
 impl Running {
     /// One backend whose only node is a port that nobody listens on.
     fn start(extra: &str) -> Running {
+        Running::start_with_files("$(ulimit -Hn)", extra)
+    }
+
+    /// As `start`, with this limit of open files.
+    fn start_with_files(limit: &str, extra: &str) -> Running {
         let directory = tempfile::tempdir().expect("a directory");
         let here = directory.path().display();
         let node = unused_port();
@@ -44,8 +49,12 @@ source = {{ kind = "static", nodes = ["{node}"] }}
         );
         let file = directory.path().join("pointsman.toml");
         std::fs::write(&file, text).expect("a file");
-        let mut child = Command::new(env!("CARGO_BIN_EXE_pointsman"))
-            .args(["run", "--config"])
+        let mut child = Command::new("sh")
+            .arg("-c")
+            .arg(format!(
+                "ulimit -n {limit} && exec \"$0\" run --config \"$1\""
+            ))
+            .arg(env!("CARGO_BIN_EXE_pointsman"))
             .arg(&file)
             .env_remove("POINTSMAN_LOG")
             .stderr(Stdio::piped())
@@ -252,4 +261,29 @@ fn a_record_that_can_not_be_understood_is_said_at_the_start() {
         assert_eq!(output.status.code(), Some(1), "{err}");
         assert!(err.contains("main.json") && err.contains(word), "{err}");
     }
+}
+
+#[test]
+fn clients_do_not_take_the_descriptors_that_pointsman_needs() {
+    let mut running = Running::start_with_files("64", "");
+    let lowered =
+        running.logged("max_clients is lowered: it does not fit into the limit of open files");
+    let most = lowered["lowered_to"].as_u64().expect("a number") as usize;
+    assert!((1..32).contains(&most), "{lowered}");
+    let serving = running.logged("serving");
+    let listeners = serving["listeners"].as_str().expect("a list").to_owned();
+    let port = address(listeners.split('"').nth(1).expect("the first one"));
+    let admin = running.admin();
+
+    let clients: Vec<TcpStream> = (0..100)
+        .map(|_| TcpStream::connect(port).expect("it listens"))
+        .collect();
+    // The listener serves in order: when the last one has its answer, all have been placed.
+    for mut refused in &clients[most..] {
+        let mut answer = String::new();
+        refused.read_to_string(&mut answer).expect("an answer");
+        assert_eq!(answer, "-ERR max number of clients reached\r\n");
+    }
+    assert!(get(admin, "/livez").starts_with("HTTP/1.1 200"));
+    drop(clients);
 }

@@ -55,7 +55,7 @@ async fn permitted(
     Extension(Peer(peer)): Extension<Peer>,
     request: Request,
     next: Next,
-) -> Response {
+) -> Result<Response, Refusal> {
     let changes = request.method() != Method::GET && request.method() != Method::HEAD;
     let local = peer.ip().to_canonical().is_loopback();
     let allowed = match admin.settings.allow_remote {
@@ -64,15 +64,18 @@ async fn permitted(
         AllowRemote::All => true,
     };
     if !allowed {
-        return error(
+        return Err(refusal(
             StatusCode::FORBIDDEN,
             "not allowed from another machine; see allow_remote in [admin] of the configuration",
-        );
+        ));
     }
     if changes && request.headers().contains_key(header::ORIGIN) {
-        return error(StatusCode::FORBIDDEN, "not allowed from a web page");
+        return Err(refusal(
+            StatusCode::FORBIDDEN,
+            "not allowed from a web page",
+        ));
     }
-    next.run(request).await
+    Ok(next.run(request).await)
 }
 
 async fn index() -> &'static str {
@@ -179,8 +182,8 @@ struct FailoversQuery {
 async fn failovers(
     State(admin): State<Arc<Admin>>,
     query: Result<Query<FailoversQuery>, QueryRejection>,
-) -> Result<Json<Vec<FailoverReport>>, Response> {
-    let Query(query) = query.map_err(|e| error(StatusCode::BAD_REQUEST, e.body_text()))?;
+) -> Result<Json<Vec<FailoverReport>>, Refusal> {
+    let Query(query) = query.map_err(|e| refusal(StatusCode::BAD_REQUEST, e.body_text()))?;
     let mut reports = Vec::new();
     match query.backend {
         Some(name) => reports.extend(find(&admin, &name)?.operator.reports()),
@@ -199,8 +202,8 @@ async fn switchover(
     Extension(Peer(peer)): Extension<Peer>,
     headers: HeaderMap,
     body: Result<Json<SwitchoverRequest>, JsonRejection>,
-) -> Result<Json<FailoverReport>, Response> {
-    let Json(request) = body.map_err(|e| error(e.status(), e.body_text()))?;
+) -> Result<Json<FailoverReport>, Refusal> {
+    let Json(request) = body.map_err(|e| refusal(e.status(), e.body_text()))?;
     let backend = find(&admin, &request.backend)?;
     let agent = headers
         .get(header::USER_AGENT)
@@ -214,29 +217,28 @@ async fn switchover(
     );
     let wanted = backend.operator.switchover(request.to);
     match tokio::time::timeout(admin.switchover_timeout, wanted).await {
-        Err(_) => Err(error(
+        Err(_) => Err(refusal(
             StatusCode::GATEWAY_TIMEOUT,
             "the switchover is still running; its outcome will be in the status and the reports",
         )),
-        Ok(Err(reason)) => Err(error(StatusCode::CONFLICT, reason)),
+        Ok(Err(reason)) => Err(refusal(StatusCode::CONFLICT, reason)),
         Ok(Ok(report)) => match report.outcome.clone() {
             Outcome::Done => Ok(Json(report)),
-            Outcome::Aborted(reason) => Err((
-                StatusCode::CONFLICT,
-                Json(ErrorAnswer {
+            Outcome::Aborted(reason) => Err(Refusal {
+                code: StatusCode::CONFLICT,
+                answer: ErrorAnswer {
                     error: reason,
                     report: Some(Box::new(report)),
-                }),
-            )
-                .into_response()),
+                },
+            }),
         },
     }
 }
 
-fn find<'a>(admin: &'a Admin, name: &str) -> Result<&'a Backend, Response> {
+fn find<'a>(admin: &'a Admin, name: &str) -> Result<&'a Backend, Refusal> {
     admin.backend(name).ok_or_else(|| {
         let names: Vec<&str> = admin.backends.iter().map(|b| &*b.name).collect();
-        error(
+        refusal(
             StatusCode::NOT_FOUND,
             format!(
                 "there is no backend `{name}`; there is: {}",
@@ -246,24 +248,38 @@ fn find<'a>(admin: &'a Admin, name: &str) -> Result<&'a Backend, Response> {
     })
 }
 
-async fn not_found() -> Response {
-    error(
+async fn not_found() -> Refusal {
+    refusal(
         StatusCode::NOT_FOUND,
         "there is nothing here; GET / lists the paths",
     )
 }
 
-async fn wrong_method() -> Response {
-    error(
+async fn wrong_method() -> Refusal {
+    refusal(
         StatusCode::METHOD_NOT_ALLOWED,
         "this path has another method; GET / lists the paths",
     )
 }
 
-pub(super) fn error(code: StatusCode, message: impl Into<String>) -> Response {
-    let answer = ErrorAnswer {
-        error: message.into(),
-        report: None,
-    };
-    (code, Json(answer)).into_response()
+/// An answer that is not a success.
+struct Refusal {
+    code: StatusCode,
+    answer: ErrorAnswer,
+}
+
+impl IntoResponse for Refusal {
+    fn into_response(self) -> Response {
+        (self.code, Json(self.answer)).into_response()
+    }
+}
+
+fn refusal(code: StatusCode, message: impl Into<String>) -> Refusal {
+    Refusal {
+        code,
+        answer: ErrorAnswer {
+            error: message.into(),
+            report: None,
+        },
+    }
 }

@@ -1,4 +1,5 @@
-//! File descriptors: as many as the system lets us have, and a warning when they do not suffice.
+//! File descriptors: as many as the system lets us have, and never all of them for clients. Without
+//! one left, no node could be probed and no failover done.
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
@@ -22,7 +23,20 @@ pub(super) fn raise_limit() -> Option<u64> {
     }
 }
 
-/// How many clients fit into `limit`; each pinned upstream takes the place of one.
+/// How many clients fit into `limit` in the worst case, that each has a pinned upstream.
 pub(super) fn clients_that_fit(limit: u64) -> u64 {
-    limit.saturating_sub(RESERVE)
+    let reserve = RESERVE.min(limit / 4);
+    ((limit - reserve) / 2).max(1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_client_may_need_two_and_some_are_left_for_us() {
+        for (limit, clients) in [(64, 24), (1_024, 384), (20_256, 10_000), (0, 1)] {
+            assert_eq!(clients_that_fit(limit), clients);
+        }
+    }
 }

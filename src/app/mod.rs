@@ -73,8 +73,8 @@ impl App {
     ///
     /// # Errors
     /// The first port or path that can not be had.
-    pub fn build(config: Config, metrics: PrometheusHandle) -> Result<App, StartError> {
-        fit_descriptors(config.proxy.max_clients);
+    pub fn build(mut config: Config, metrics: PrometheusHandle) -> Result<App, StartError> {
+        config.proxy.max_clients = fitting(config.proxy.max_clients);
         let admin = bind::tcp(config.admin.bind)
             .map_err(|e| bind::error(&Bind::Tcp(config.admin.bind), e))?;
         let listeners = config
@@ -259,17 +259,31 @@ fn switchover_timeout(config: &Config) -> Duration {
     longest.max().unwrap_or_default() + SWITCHOVER_SLACK
 }
 
-fn fit_descriptors(max_clients: usize) {
+/// `max_clients`, lowered to what the limit of open files allows, as Redis does it.
+fn fitting(max_clients: usize) -> usize {
     let Some(limit) = descriptors::raise_limit() else {
-        return;
+        return max_clients;
     };
-    let fit = descriptors::clients_that_fit(limit);
-    if (max_clients as u64) > fit {
+    let fit = usize::try_from(descriptors::clients_that_fit(limit)).unwrap_or(usize::MAX);
+    if max_clients <= fit {
+        return max_clients;
+    }
+    const MESSAGE: &str = "max_clients is lowered: it does not fit into the limit of open files";
+    // With room for every client, and not for a pinned upstream of each, nobody has to look.
+    if max_clients as u64 >= limit {
         tracing::warn!(
             max_clients,
-            fit,
+            lowered_to = fit,
             open_files = limit,
-            "max_clients does not fit into the limit of open files (ulimit -Hn, LimitNOFILE=)"
+            "{MESSAGE}"
+        );
+    } else {
+        tracing::info!(
+            max_clients,
+            lowered_to = fit,
+            open_files = limit,
+            "{MESSAGE}"
         );
     }
+    fit
 }
