@@ -355,7 +355,9 @@ fn judge_list(tally: &mut Tally, client: &ClientHistory, list: &[u64]) {
 }
 
 /// Every element pushed comes out once: popped, or still in the queue at the end. A pop whose
-/// outcome is unknown may have taken one element with it.
+/// outcome is unknown may have taken one element with it. An element that comes out again is a lost
+/// write, too: the pop that a dead primary acknowledged and no replica had. (A push that ran twice
+/// would look the same here, and is told apart by the appenders' lists.)
 fn judge_queue(tally: &mut Tally, pusher: &ClientHistory, popper: &ClientHistory) {
     let sent = tokens(pusher);
     let mut out: Vec<u64> = popper
@@ -369,7 +371,18 @@ fn judge_queue(tally: &mut Tally, pusher: &ClientHistory, popper: &ClientHistory
     if let Last::List(left) = &popper.last {
         out.extend(left);
     }
-    let found = judge_growing(tally, &out, "queue");
+    let mut once = Vec::with_capacity(out.len());
+    let mut seen = HashSet::with_capacity(out.len());
+    for token in out {
+        match seen.insert(token) {
+            true => once.push(token),
+            false => {
+                tally.lost += 1;
+                tally.example(format!("queue: {token} came out again, its pop is lost"));
+            }
+        }
+    }
+    let found = judge_growing(tally, &once, "queue");
     for token in &found {
         judge_effect(tally, sent.get(token), *token);
     }

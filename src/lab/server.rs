@@ -28,7 +28,7 @@ pub enum Persistence {
     None,
     /// A snapshot at every orderly end.
     Rdb,
-    /// Every write, flushed once a second.
+    /// Every write, before it is answered.
     Aof,
 }
 
@@ -299,6 +299,8 @@ impl Server {
             format!("dir {}", self.directory.display()),
             "logfile server.log".into(),
             "daemonize no".into(),
+            // Without it, other addresses of this machine than 127.0.0.1 are strangers.
+            "protected-mode no".into(),
             "repl-diskless-sync yes".into(),
             "repl-diskless-sync-delay 0".into(),
             format!("replica-priority {}", options.priority),
@@ -306,7 +308,13 @@ impl Server {
         lines.extend(match options.persistence {
             Persistence::None => vec!["save \"\"".to_owned(), "appendonly no".into()],
             Persistence::Rdb => vec!["save 3600 1".to_owned(), "appendonly no".into()],
-            Persistence::Aof => vec!["save \"\"".to_owned(), "appendonly yes".into()],
+            Persistence::Aof => vec![
+                "save \"\"".to_owned(),
+                "appendonly yes".into(),
+                // The default may lose the last two seconds to a SIGKILL: while a background flush
+                // runs, nothing is written.
+                "appendfsync always".into(),
+            ],
         });
         if let Some(password) = &options.password {
             lines.push(format!("requirepass {password}"));

@@ -1,0 +1,252 @@
+//! The primary is killed, hangs, or restarts empty.
+
+use std::time::Duration;
+
+use pointsman::lab::{Data, Kind, Protocol, TrafficOptions};
+use pointsman::topology::{Fault, Outcome};
+
+use crate::support::{
+    Scene, assert_no_acknowledged_write_lost, assert_no_error_at_all, assert_pause_below,
+    assert_the_promise_was_kept, becomes_true, get, let_pass, now, restart_empty, write_until_ok,
+};
+
+/// How far from the promised pause a shared, busy test machine may be.
+const SLOW_MACHINE: Duration = Duration::from_secs(2);
+
+#[tokio::test]
+async fn clients_of_every_kind_ride_through_a_killed_primary() {
+    let mut scene = Scene::start().await;
+    scene.traffic().await;
+    let primary = scene.primary().await.id();
+    scene.primary().await.kill();
+    let report = scene.failed_over().await;
+    assert_eq!(report.outcome, Outcome::Done);
+    assert_eq!(report.fault, Fault::Refused);
+    assert_eq!(report.from, Some(primary.clone()));
+    assert_ne!(report.to, Some(primary));
+    scene.progress(50).await;
+    let verdict = scene.judged().await;
+    assert_the_promise_was_kept(&verdict);
+    assert_pause_below(&verdict, SLOW_MACHINE);
+    scene.assert_log_is_clean();
+}
+
+#[tokio::test]
+async fn clients_that_speak_resp3_over_a_unix_socket_ride_through_as_well() {
+    let mut scene = Scene::start().await;
+    let options = TrafficOptions {
+        address: scene.shard.pointsman.socket(),
+        protocol: Protocol::Resp3,
+        ..TrafficOptions::every_kind(scene.shard.address())
+    };
+    scene.traffic_of(options).await;
+    scene.primary().await.kill();
+    scene.failed_over().await;
+    scene.progress(50).await;
+    let verdict = scene.judged().await;
+    assert_the_promise_was_kept(&verdict);
+    scene.assert_log_is_clean();
+}
+
+#[tokio::test]
+async fn clients_that_only_read_and_set_see_no_error_and_a_short_pause() {
+    let mut scene = Scene::start().await;
+    let options = TrafficOptions {
+        clients: vec![(Kind::Reader, 10), (Kind::Setter, 10)],
+        ..TrafficOptions::every_kind(scene.shard.address())
+    };
+    scene.traffic_of(options).await;
+    scene.primary().await.kill();
+    scene.failed_over().await;
+    scene.progress(50).await;
+    let verdict = scene.judged().await;
+    assert_no_error_at_all(&verdict);
+    assert_pause_below(&verdict, SLOW_MACHINE);
+}
+
+#[tokio::test]
+async fn a_client_that_waits_keeps_its_connection_and_gets_its_answer() {
+    let mut scene = Scene::start().await;
+    let mut client = scene.client().await;
+    write_until_ok(&mut client, "before", "1").await;
+    scene.in_sync().await;
+    scene.primary().await.kill();
+    // On the same connection, with the primary dead.
+    write_until_ok(&mut client, "after", "2").await;
+    assert_eq!(get(&mut client, "before").await.as_deref(), Some("1"));
+    assert_eq!(get(&mut client, "after").await.as_deref(), Some("2"));
+    scene.failed_over().await;
+    scene.assert_log_is_clean();
+}
+
+#[tokio::test]
+async fn the_old_primary_comes_back_as_a_replica() {
+    let mut scene = Scene::start().await;
+    scene.traffic().await;
+    let old = scene.shard.number_of(scene.primary().await);
+    scene.node(old).kill();
+    scene.failed_over().await;
+    scene.node(old).restart_now(Data::Empty).unwrap();
+    becomes_true("the old primary a replica", async || {
+        match scene.node(old).is_primary().await {
+            Ok(false) => Ok(()),
+            other => Err(format!("{other:?}")),
+        }
+    })
+    .await;
+    scene.progress(50).await;
+    let verdict = scene.judged().await;
+    assert_the_promise_was_kept(&verdict);
+    scene.in_sync().await;
+    scene.nothing_else_happened().await;
+    scene.assert_log_is_clean();
+}
+
+#[tokio::test]
+async fn a_primary_that_hangs_is_replaced_and_reaches_nobody_when_it_wakes_up() {
+    let mut scene = Scene::start().await;
+    scene.traffic().await;
+    let old = scene.shard.number_of(scene.primary().await);
+    scene.node(old).stop();
+    let report = scene.failed_over().await;
+    assert_eq!(report.fault, Fault::Silent);
+    scene.progress(20).await;
+    scene.node(old).cont();
+    becomes_true("the old primary a replica", async || {
+        match scene.node(old).is_primary().await {
+            Ok(false) => Ok(()),
+            other => Err(format!("{other:?}")),
+        }
+    })
+    .await;
+    scene.progress(50).await;
+    let verdict = scene.judged().await;
+    assert_the_promise_was_kept(&verdict);
+    assert_pause_below(&verdict, Duration::from_secs(2) + SLOW_MACHINE);
+    scene.in_sync().await;
+    scene.nothing_else_happened().await;
+    scene.assert_log_is_clean();
+}
+
+#[tokio::test]
+async fn what_only_the_old_primary_had_is_reported_in_bytes() {
+    let mut scene = Scene::start().await;
+    let old = scene.shard.number_of(scene.primary().await);
+    // More than the sockets to two replicas hold that do not read.
+    let replicas = [(old + 1) % 3, (old + 2) % 3];
+    replicas
+        .iter()
+        .for_each(|number| scene.node(*number).stop());
+    let mut client = scene.client().await;
+    let large = "x".repeat(1024 * 1024);
+    for number in 0..24 {
+        write_until_ok(&mut client, &format!("large:{number}"), &large).await;
+    }
+    scene.node(old).stop();
+    replicas
+        .iter()
+        .for_each(|number| scene.node(*number).cont());
+    scene.failed_over().await;
+    assert_eq!(get(&mut client, "large:23").await, None);
+    scene.node(old).cont();
+    becomes_true("the lost bytes in the report", async || {
+        let reports = scene.shard.pointsman.failovers().await.unwrap();
+        match reports[0].bytes_lost {
+            Some(bytes) if bytes > 1024 * 1024 => Ok(()),
+            other => Err(format!("{other:?}")),
+        }
+    })
+    .await;
+    scene.in_sync().await;
+    assert_eq!(get(&mut client, "large:23").await, None);
+}
+
+#[tokio::test]
+async fn a_stall_of_300_ms_is_a_pause_and_no_failover() {
+    let mut scene = Scene::start().await;
+    scene.traffic().await;
+    let primary = scene.primary().await;
+    primary.stop();
+    let_pass(Duration::from_millis(300)).await;
+    primary.cont();
+    scene.progress(50).await;
+    let verdict = scene.judged().await;
+    assert_no_error_at_all(&verdict);
+    assert_no_acknowledged_write_lost(&verdict);
+    scene.nothing_else_happened().await;
+    scene.assert_log_is_clean();
+}
+
+#[tokio::test]
+async fn a_primary_that_restarts_empty_at_once_empties_nobody() {
+    let mut scene = Scene::start().await;
+    let mut client = scene.client().await;
+    for number in 0..100 {
+        write_until_ok(&mut client, &format!("kept:{number}"), "x").await;
+    }
+    scene.in_sync().await;
+    scene.traffic().await;
+    let primary = scene.primary().await;
+    let old = primary.id();
+    restart_empty(primary);
+    let report = scene.failed_over().await;
+    assert_eq!(report.from, Some(old));
+    scene.progress(50).await;
+    let verdict = scene.judged().await;
+    assert_the_promise_was_kept(&verdict);
+    for number in 0..100 {
+        assert_eq!(
+            get(&mut client, &format!("kept:{number}")).await.as_deref(),
+            Some("x")
+        );
+    }
+    scene.in_sync().await;
+    for node in scene.shard.cluster.nodes() {
+        assert_eq!(
+            node.cli(&["GET", "kept:99"]).await.unwrap().text(),
+            Some("x")
+        );
+    }
+    scene.assert_log_is_clean();
+}
+
+#[tokio::test]
+async fn a_second_failover_right_after_the_first_is_as_quick() {
+    let mut scene = Scene::start().await;
+    scene.traffic().await;
+    let first = scene.shard.number_of(scene.primary().await);
+    scene.node(first).kill();
+    scene.failed_over().await;
+    let began = now();
+    scene.primary().await.kill();
+    scene.failed_over().await;
+    assert!(
+        now().since(began) < Duration::from_secs(5),
+        "{:?}",
+        now().since(began)
+    );
+    scene.progress(50).await;
+    let verdict = scene.judged().await;
+    assert_the_promise_was_kept(&verdict);
+}
+
+#[tokio::test]
+async fn ten_failovers_in_a_row_count_exactly() {
+    let mut scene = Scene::start().await;
+    let kinds = [Kind::Reader, Kind::Setter, Kind::Counter, Kind::Transaction];
+    let options = crate::support::clients(&scene, &kinds);
+    scene.traffic_of(options).await;
+    for _ in 0..10 {
+        let old = scene.shard.number_of(scene.primary().await);
+        scene.node(old).kill();
+        scene.failed_over().await;
+        scene.progress(10).await;
+        scene.node(old).restart_now(Data::Empty).unwrap();
+        scene.all_follow().await;
+    }
+    let verdict = scene.judged().await;
+    assert_the_promise_was_kept(&verdict);
+    scene.in_sync().await;
+    scene.nothing_else_happened().await;
+    scene.assert_log_is_clean();
+}

@@ -1,0 +1,16 @@
+//! The promise, on real servers: pointsman as a child process in front of real `redis-server`
+//! processes, ordinary clients, faults, and a judge of what the clients recorded and of what
+//! pointsman logged. One file for each topic.
+
+#[path = "../support/mod.rs"]
+#[allow(dead_code, reason = "not every test file uses every sentence")]
+mod support;
+
+mod candidates;
+mod failover;
+mod network;
+mod outage;
+mod restart;
+mod sessions;
+mod switchover;
+mod trouble;
