@@ -554,7 +554,7 @@ fn disturb(world: &mut World, requests: &mut u64) {
 }
 
 /// Runs one seed; `Err` with the step and the reason.
-fn run_seed(seed: u64, steps: u64, tracing: bool) -> Result<World, (World, u64, String)> {
+fn run_seed(seed: u64, steps: u64, tracing: bool) -> Result<World, Box<(World, u64, String)>> {
     let mut chooser = Rng(seed ^ 0xC0FF_EE00);
     let shared = chooser.chance(40);
     let (monitors, authority) = if shared {
@@ -582,7 +582,7 @@ fn run_seed(seed: u64, steps: u64, tracing: bool) -> Result<World, (World, u64, 
         };
         world.run_for(span);
         if let Some(why) = world.violation.clone() {
-            return Err((world, step, why));
+            return Err(Box::new((world, step, why)));
         }
         disturb(&mut world, &mut requests);
     }
@@ -590,7 +590,7 @@ fn run_seed(seed: u64, steps: u64, tracing: bool) -> Result<World, (World, u64, 
     world.run_for(2500 * MS);
     if !world.run_while(40_000 * MS, |w| w.is_settled().is_err()) {
         let why = world.violation.clone().or(world.is_settled().err());
-        return Err((world, steps, why.unwrap_or_default()));
+        return Err(Box::new((world, steps, why.unwrap_or_default())));
     }
     let unanswered = (1..=requests)
         .filter(|r| !world.answered_requests.contains(r))
@@ -598,11 +598,11 @@ fn run_seed(seed: u64, steps: u64, tracing: bool) -> Result<World, (World, u64, 
     // A monitor that ended took its requests with it.
     let lives: u64 = world.monitors.iter().map(|m| u64::from(m.life)).sum();
     if unanswered > 0 && lives == 0 {
-        return Err((
+        return Err(Box::new((
             world,
             steps,
             format!("{unanswered} switchover requests were not answered"),
-        ));
+        )));
     }
     Ok(world)
 }
@@ -620,7 +620,7 @@ fn run_seeds(seeds: impl Iterator<Item = u64>, steps: u64) -> (usize, Vec<(u64, 
     for seed in seeds {
         match run_seed(seed, steps, false) {
             Ok(world) => done += world.done_reports(),
-            Err((_, step, why)) => failed.push((seed, step, why)),
+            Err(failure) => failed.push((seed, failure.1, failure.2)),
         }
     }
     (done, failed)
@@ -653,9 +653,9 @@ fn chaos() {
     });
     failed.sort_unstable();
     if let Some((seed, ..)) = failed.first()
-        && let Err((world, ..)) = run_seed(*seed, steps, true)
+        && let Err(failure) = run_seed(*seed, steps, true)
     {
-        println!("{}", story(&world));
+        println!("{}", story(&failure.0));
     }
     let failed: Vec<String> = failed
         .into_iter()

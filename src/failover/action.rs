@@ -101,7 +101,7 @@ pub enum Action {
 }
 
 /// What can be done to a node. Every one is idempotent.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum NodeOp {
     /// `CONFIG SET min-replicas-to-write 65535`, `CLIENT KILL TYPE normal`, `CLIENT KILL TYPE
     /// pubsub`: it accepts no write any more.

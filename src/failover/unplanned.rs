@@ -319,7 +319,7 @@ impl Failover {
 
     // ---- choose ----
 
-    fn choosing(mut self: Box<Self>, core: &mut Core) -> Next {
+    fn choosing(self: Box<Self>, core: &mut Core) -> Next {
         if !self.round.is_complete(core) {
             return self.stay(Stage::Choosing);
         }

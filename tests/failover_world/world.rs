@@ -86,6 +86,9 @@ enum Due {
     Clients,
 }
 
+/// Monitor, its life, the op, and when the monitor gives it up.
+type Unread = (usize, u32, OpId, NodeOp, u64);
+
 /// One entry of the queue, ordered by time and then by age.
 struct Entry {
     when: u64,
@@ -176,7 +179,8 @@ pub struct World {
     pub violation: Option<String>,
     /// Epochs in which a promotion was sent.
     promoted_epoch: Epoch,
-    inboxes: BTreeMap<usize, Vec<(usize, u32, OpId, NodeOp, u64)>>,
+    /// Ops that lie in the sockets of stopped nodes.
+    inboxes: BTreeMap<usize, Vec<Unread>>,
     pub answered_requests: BTreeSet<u64>,
     /// (time, monitor, gate) of every change of a gate.
     pub gates: Vec<(u64, usize, Gate)>,
