@@ -22,7 +22,7 @@ use crate::admin::{self, Admin};
 use crate::clock;
 use crate::config::{Authority, Backend, Bind, Config};
 use crate::control::{self, Control, ControlHandle};
-use crate::proxy::{self, Socket};
+use crate::proxy::{self, Proxy, Socket};
 use crate::topology::{
     EvidenceReceiver, EvidenceSender, Topology, TopologyReader, TopologyWriter, channel,
     evidence_channel,
@@ -155,17 +155,22 @@ impl App {
         waiting.abort();
         // New clients find no socket instead of one that nobody accepts from.
         drop(files);
-        let cut_off = proxy.drain().await;
-        if cut_off > 0 {
-            tracing::warn!(
-                clients = cut_off,
-                "clients were cut off: drain_timeout is over"
-            );
-        }
-        control.stop().await;
+        end(proxy, control).await;
         server.abort();
         Ok(())
     }
+}
+
+/// Answers what is on its way, then releases what the authority holds.
+async fn end(proxy: Proxy, control: Control) {
+    let cut_off = proxy.drain().await;
+    if cut_off > 0 {
+        tracing::warn!(
+            clients = cut_off,
+            "clients were cut off: drain_timeout is over"
+        );
+    }
+    control.stop().await;
 }
 
 impl Parts {
