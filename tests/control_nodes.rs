@@ -137,11 +137,8 @@ async fn a_stopped_process_is_silent_and_its_late_answer_counts() {
     }
     node.cont();
     // The same connection answers: no other failure comes before the answer.
-    loop {
-        match probing.observation().await {
-            Observation::Failed(error) => assert_eq!(error, ProbeError::Silent),
-            Observation::Info(_) => break,
-        }
+    while let Observation::Failed(error) = probing.observation().await {
+        assert_eq!(error, ProbeError::Silent);
     }
     // And a process that is stopped before the first connect is silent too.
     node.stop();
