@@ -24,7 +24,7 @@ async fn serves_again(scene: &Scene, number: usize) {
 
 #[tokio::test]
 async fn killed_at_every_moment_of_a_failover_another_start_ends_it() {
-    let mut scene = Scene::start().await;
+    let scene = Scene::start().await;
     for (number, millis) in [0, 2, 5, 10, 20, 35, 60, 120].into_iter().enumerate() {
         let mut client = scene.client().await;
         write_until_ok(&mut client, &format!("kept:{number}"), "x").await;

@@ -183,6 +183,9 @@ fn clients() -> Vec<(Kind, usize)> {
     all.filter(|(_, count)| *count > 0).collect()
 }
 
+/// Failed operations, and those whose outcome is unknown.
+type Errors = BTreeMap<Kind, (u64, u64)>;
+
 /// One row of the moving block.
 #[derive(Default)]
 struct Row {
@@ -242,7 +245,8 @@ impl Stage<'_> {
             }
             let slowest = Duration::from_micros(live.slowest_micros.load(Ordering::Relaxed));
             row.slowest = row.slowest.max(slowest);
-            errors.insert(*kind, live.errors.load(Ordering::Relaxed));
+            let failed = live.errors.load(Ordering::Relaxed);
+            errors.insert(*kind, (failed, live.unknown.load(Ordering::Relaxed)));
         }
         match self.screen.is_terminal() {
             true => self.draw(topology.open_primary().is_some(), &errors),
@@ -251,7 +255,7 @@ impl Stage<'_> {
         Ok(())
     }
 
-    fn draw(&mut self, open: bool, errors: &BTreeMap<Kind, u64>) {
+    fn draw(&mut self, open: bool, errors: &Errors) {
         let time = clock::now().since(self.began).as_secs_f64();
         let primary = match (&self.primary, open) {
             (Some(primary), true) => self.screen.good(&format!("primary {primary}")),
@@ -259,8 +263,8 @@ impl Stage<'_> {
         };
         let mut block = vec![format!("  {time:6.2} s   {primary}")];
         let head = format!(
-            "  {:<20} {:>8}  {:<WIDTH$} {:>8} {:>7}",
-            "clients", "per s", "", "slowest", "errors"
+            "  {:<20} {:>6}  {:<WIDTH$} {:>8} {:>6} {:>7}",
+            "clients", "per s", "", "slowest", "errors", "unknown"
         );
         block.push(self.screen.dim(&head));
         for (kind, row) in &self.rows {
@@ -270,13 +274,17 @@ impl Stage<'_> {
                 true => "-".to_owned(),
                 false => millis(row.slowest),
             };
-            let failed = errors.get(kind).copied().unwrap_or(0);
+            let (failed, unknown) = errors.get(kind).copied().unwrap_or_default();
             let failed = match failed {
-                0 => format!("{failed:>7}"),
-                _ => self.screen.bad(&format!("{failed:>7}")),
+                0 => format!("{failed:>6}"),
+                _ => self.screen.bad(&format!("{failed:>6}")),
+            };
+            let unknown = match unknown {
+                0 => format!("{unknown:>7}"),
+                _ => self.screen.notable(&format!("{unknown:>7}")),
             };
             block.push(format!(
-                "  {:<20} {:>8}  {:<WIDTH$} {slowest:>8} {failed}",
+                "  {:<20} {:>6}  {:<WIDTH$} {slowest:>8} {failed} {unknown}",
                 kind.name(),
                 grouped(recent),
                 bars(row.rates.iter().copied(), highest),
@@ -286,7 +294,7 @@ impl Stage<'_> {
     }
 
     /// One line a second for somebody who reads a file or a pipe.
-    fn tell(&mut self, errors: &BTreeMap<Kind, u64>) {
+    fn tell(&mut self, errors: &Errors) {
         let time = clock::now().since(self.began);
         if time.as_secs() <= self.told {
             return;
@@ -296,10 +304,11 @@ impl Stage<'_> {
         let rate: u64 = self.rows.values().map(recent).sum();
         let primary = self.primary.as_ref().map_or("-", NodeId::as_str);
         let line = format!(
-            "  {:6.2} s   primary {primary}   {} requests/s   errors {}",
+            "  {:6.2} s   primary {primary}   {} requests/s   {} errors   {} unknown",
             time.as_secs_f64(),
             grouped(rate),
-            errors.values().sum::<u64>(),
+            errors.values().map(|(failed, _)| failed).sum::<u64>(),
+            errors.values().map(|(_, unknown)| unknown).sum::<u64>(),
         );
         self.screen.say(&line);
     }

@@ -54,17 +54,25 @@ pub(super) fn report(screen: &mut Screen, report: &FailoverReport) {
         screen.say(&line);
     }
     let requests = &report.requests;
-    screen.say(&format!(
-        "    requests: {} held, {} sent again, {} refused, {} outcome unknown; {}",
-        requests.held,
-        requests.replayed,
-        requests.refused,
-        requests.unknown,
-        match report.bytes_lost {
-            Some(bytes) => format!("{} bytes only the old primary had", grouped(bytes)),
-            None => "what only the old primary had is not known".to_owned(),
+    let mut counts = vec![
+        format!("{} held", grouped(requests.held)),
+        format!("{} sent again", grouped(requests.replayed)),
+    ];
+    for (count, what) in [
+        (requests.refused, "refused"),
+        (requests.unknown, "outcome unknown"),
+    ] {
+        if count > 0 {
+            counts.push(format!("{} {what}", grouped(count)));
         }
-    ));
+    }
+    screen.say(&format!("    requests: {}", counts.join(", ")));
+    if let Some(bytes) = report.bytes_lost {
+        let bytes = grouped(bytes);
+        screen.say(&format!(
+            "    replication stream only the old primary had: {bytes} bytes"
+        ));
+    }
 }
 
 fn cause(cause: Cause) -> &'static str {
@@ -96,7 +104,9 @@ pub(super) fn clients(screen: &mut Screen, outcome: &ActOutcome) {
     let total = outcome.verdict.total();
     let line = row(screen, "all", &total, Some(total.longest_pause));
     screen.say(&line);
-    for example in total.examples.iter().take(3) {
+    // What is said below for all of them needs no example.
+    let alarming = |example: &&String| !example.contains("outcome unknown");
+    for example in total.examples.iter().filter(alarming).take(3) {
         let line = screen.dim(&format!("    {example}"));
         screen.say(&line);
     }
@@ -156,27 +166,31 @@ pub(super) fn summary(screen: &mut Screen, outcomes: &[ActOutcome], alarms: &[St
         let line = screen.bad(&format!("  {promise}"));
         screen.say(&line);
     }
-    let verdict = match broken.len() {
-        0 => screen.good("  Every promise was kept: the clients saw a pause and nothing else."),
-        count => screen.bad(&format!("  {count} promises were broken.")),
-    };
-    screen.say(&verdict);
     let unknown: u64 = outcomes
         .iter()
         .map(|o| o.verdict.total().errors_of(ErrorClass::Unknown))
         .sum();
+    let verdict = match (broken.len(), unknown) {
+        (0, 0) => {
+            screen.good("  Every promise was kept: the clients saw a pause and nothing else.")
+        }
+        (0, _) => screen.good("  Every promise was kept."),
+        (count, _) => screen.bad(&format!("  {count} promises were broken.")),
+    };
+    screen.say(&verdict);
     if unknown > 0 {
         let line = screen.dim(
-            "  \"unknown\": increments and pushes that were on their way when the primary died get an\n  \
-             error that says so, because they may have run; reads and plain writes are sent again.",
+            "  \"unknown\": increments and pushes that were on their way when the primary died get\n  \
+             an error that says so, because they may have run; reads and plain writes are sent\n  \
+             again. No connection was lost.",
         );
         screen.say(&line);
     }
     let lost: u64 = outcomes.iter().map(|o| o.verdict.total().lost).sum();
     if lost > 0 {
         let line = screen.dim(
-            "  \"lost\": acknowledged by a primary that died before a replica had them; replication is\n  \
-             asynchronous.",
+            "  \"lost\": acknowledged by a primary that died before a replica had them: replication\n  \
+             is asynchronous.",
         );
         screen.say(&line);
     }

@@ -17,8 +17,10 @@ use crate::topology::Timestamp;
 pub struct LiveKind {
     /// Operations acknowledged since the start.
     pub acknowledged: AtomicU64,
-    /// Operations failed since the start.
+    /// Operations failed since the start, without those below.
     pub errors: AtomicU64,
+    /// Operations whose outcome is unknown since the start.
+    pub unknown: AtomicU64,
     /// The longest operation since somebody last took this value with `swap(0)`, microseconds.
     pub slowest_micros: AtomicU64,
     /// What the last failed operation got, empty when none failed.
@@ -132,7 +134,11 @@ impl Driver {
                 if let Ok(last) = &mut last {
                     **last = text.to_string();
                 }
-                self.live.errors.fetch_add(1, Ordering::Relaxed)
+                let counter = match &outcome {
+                    Outcome::Failed(ErrorClass::Unknown, _) => &self.live.unknown,
+                    _ => &self.live.errors,
+                };
+                counter.fetch_add(1, Ordering::Relaxed)
             }
         };
         let micros = now.since(started).as_micros() as u64;

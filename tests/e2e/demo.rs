@@ -1,0 +1,87 @@
+//! `pointsman demo` as a person runs it.
+
+use std::process::Stdio;
+use std::time::Duration;
+
+use pointsman::lab::Scratch;
+use rustix::process::{Pid, Signal, kill_process};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
+use tokio::process::{Child, Command};
+
+/// The demo, with a directory of its own for everything temporary.
+fn demo(scratch: &Scratch, arguments: &[&str]) -> Child {
+    Command::new(env!("CARGO_BIN_EXE_pointsman"))
+        .arg("demo")
+        .args(arguments)
+        .env("TMPDIR", scratch.path())
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()
+        .unwrap()
+}
+
+fn is_empty(scratch: &Scratch) -> bool {
+    std::fs::read_dir(scratch.path()).unwrap().next().is_none()
+}
+
+#[tokio::test]
+async fn it_shows_a_fault_and_says_that_the_promise_was_kept() {
+    let scratch = Scratch::new().unwrap();
+    let output = demo(&scratch, &["--seconds", "4", "--fault", "kill"]).wait_with_output();
+    let output = tokio::time::timeout(Duration::from_secs(90), output);
+    let output = output.await.expect("it ends").unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    let error = String::from_utf8(output.stderr).unwrap();
+    assert!(output.status.success(), "{text}{error}");
+    for words in [
+        "kill -9 of",
+        "is primary now, epoch 2",
+        "what the clients saw",
+        "promote",
+    ] {
+        assert!(text.contains(words), "{words} is missing in\n{text}");
+    }
+    assert!(text.contains("Every promise was kept"), "{text}");
+    // Nobody watches at a terminal, so nothing moves.
+    assert!(!text.contains('\x1b'), "{text}");
+    assert!(is_empty(&scratch), "something was left behind");
+}
+
+#[tokio::test]
+async fn it_keeps_everything_running_until_it_is_asked_to_stop() {
+    let scratch = Scratch::new().unwrap();
+    let arguments = ["--seconds", "4", "--fault", "switchover", "--keep"];
+    let mut child = demo(&scratch, &arguments);
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    let told = async {
+        let mut text = String::new();
+        while let Some(line) = lines.next_line().await.unwrap() {
+            text.push_str(&line);
+            text.push('\n');
+            if line.contains("Ctrl-C") {
+                return text;
+            }
+        }
+        let mut error = String::new();
+        let _ = child
+            .stderr
+            .take()
+            .unwrap()
+            .read_to_string(&mut error)
+            .await;
+        panic!("it ended: {text}{error}");
+    };
+    let text = tokio::time::timeout(Duration::from_secs(90), told).await;
+    let text = text.expect("it tells what to play with");
+    for words in ["redis-cli -p ", "kill -9 ", "pointsman switchover main"] {
+        assert!(text.contains(words), "{words} is missing in\n{text}");
+    }
+    let pid = Pid::from_raw(child.id().unwrap() as i32).unwrap();
+    kill_process(pid, Signal::INT).unwrap();
+    let status = tokio::time::timeout(Duration::from_secs(20), child.wait());
+    let status = status.await.expect("it ends").unwrap();
+    assert!(status.success(), "{status}");
+    assert!(is_empty(&scratch), "something was left behind");
+}
