@@ -80,7 +80,7 @@ struct ConfigArgs {
 
 #[derive(Args)]
 struct AdminArgs {
-    /// Where the running pointsman has its admin server ([admin] bind)
+    /// Where the running pointsman has its admin server: `bind` of its admin section
     #[arg(
         long,
         value_name = "ADDR",
