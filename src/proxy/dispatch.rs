@@ -2,9 +2,10 @@
 
 use bytes::{Bytes, BytesMut};
 
+use super::client_command;
 use super::hook::{DISCARD, Hook};
+use super::identity;
 use super::lane::{Entry, Kind, SessionRef};
-use super::local;
 use super::pin::{POISON, Tx, Watch};
 use super::session::{Park, ReplyMode};
 use super::session_task::MAX_INFLIGHT;
@@ -146,10 +147,10 @@ impl Worker {
                 self.push_hook(index, lane, Hook::Monitor, Replay::Read, frame);
                 Ok(Step::Next)
             }
-            Special::Client => local::client(self, index, request, frame),
-            Special::Hello => local::hello(self, index, request, frame),
-            Special::Auth => local::auth(self, index, request, frame),
-            Special::Select => local::select(self, index, request, frame),
+            Special::Client => client_command::client(self, index, request, frame),
+            Special::Hello => identity::hello(self, index, request, frame),
+            Special::Auth => identity::auth(self, index, request, frame),
+            Special::Select => identity::select(self, index, request, frame),
             Special::Wait => self.wait(index, frame),
             Special::Pin => {
                 let lane = self.pin(index)?;

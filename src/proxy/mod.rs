@@ -16,15 +16,17 @@
 //! One worker is one thread; nothing on this path is locked or shared between workers. A lane
 //! outlives its connection: what is unanswered stays in its log, and is sent to the next primary when
 //! that is allowed (`lane.rs` has the rules). `dispatch.rs` decides the way of a request, `replies.rs`
-//! the way back, `lane_task.rs` the life of a connection.
+//! the way back, `lane_task.rs` the life of a connection; `pin.rs` is the state of a pinned one,
+//! `identity.rs` who a client is, `client_command.rs` what it asks about clients.
 
+mod client_command;
 mod dial;
 mod dispatch;
 mod hook;
+mod identity;
 mod lane;
 mod lane_task;
 mod listener;
-mod local;
 mod pin;
 mod queue;
 mod registry;
@@ -33,6 +35,7 @@ mod scripts;
 mod session;
 mod session_task;
 mod settings;
+mod state_replies;
 mod worker;
 
 use std::io;

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 
 use bytes::{Bytes, BytesMut};
 
+use super::hook::Hook;
 use super::lane::{Entry, Kind, SessionRef};
 use super::session::Park;
 use super::worker::Worker;
@@ -89,6 +90,41 @@ impl Pin {
             && !self.subscribed()
             && !self.monitor
             && self.sticky.is_empty()
+    }
+
+    /// What the reply to a request on this connection means for it; the database that the session is
+    /// in afterwards, where that changed.
+    pub(super) fn answered(&mut self, hook: Hook, request: &[Bytes], reply: &[u8]) -> Option<u32> {
+        let ok = reply[0] != b'-';
+        match hook {
+            Hook::Multi if !ok => self.tx = None,
+            Hook::Multi | Hook::Queued => {
+                if let Some(tx) = &mut self.tx {
+                    request
+                        .iter()
+                        .for_each(|piece| tx.acknowledged.extend_from_slice(piece));
+                    tx.count += 1;
+                }
+            }
+            Hook::Exec { .. } | Hook::ExecLost | Hook::Discard => {
+                let tx = self.tx.take();
+                self.watch = Watch::None;
+                let ran = reply[0] == b'*' && matches!(hook, Hook::Exec { .. });
+                return tx.filter(|_| ran).and_then(|tx| tx.select);
+            }
+            Hook::Watch if ok && self.watch == Watch::None => self.watch = Watch::Held,
+            Hook::Unwatch if ok => self.watch = Watch::None,
+            Hook::Monitor if ok => self.monitor = true,
+            Hook::Sticky { frame, word, off } if ok => {
+                self.tainted = true;
+                self.sticky.retain(|(w, _)| *w != word);
+                if !off {
+                    self.sticky.push((word, frame));
+                }
+            }
+            _ => {}
+        }
+        None
     }
 
     pub(super) fn set(&mut self, kind: Channels) -> &mut BTreeSet<Bytes> {
