@@ -25,7 +25,7 @@ build: ## the release binary, target/release/pointsman
 
 test: ## all tests, with real redis-server processes
 	@scripts/setup.sh test
-	$(CARGO) test --locked $(TEST_FLAGS)
+	$(CARGO) test --locked --no-fail-fast $(TEST_FLAGS)
 
 bench: ## micro benches, traffic against direct Redis, and the failover bench
 	@scripts/setup.sh test

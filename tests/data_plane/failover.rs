@@ -227,7 +227,8 @@ async fn a_held_request_gets_an_error_in_the_end_that_says_it_did_not_run() {
     .await;
     let mut client = plane.client().await;
     assert_eq!(ask(&mut client, "PING").await, "+PONG");
-    plane.gate(Gate::Closed);
+    let generation = plane.gate(Gate::Closed);
+    plane.obeyed(generation).await;
     let reply = ask(&mut client, "INCR n").await;
     assert!(
         reply.starts_with("-POINTSMAN not executed: there was no primary"),
