@@ -18,6 +18,8 @@ use crate::topology::{Epoch, Gate, NodeId, Primary, Timestamp};
 
 /// The longest time between two calls of `handle`: what exceeds a few of these was our own pause.
 pub(super) const HEARTBEAT: Duration = Duration::from_millis(100);
+/// How long a start may take to learn who is who before somebody should look.
+const FIRST_LOOK: Duration = Duration::from_secs(1);
 /// How often an authority that can not be read is tried again.
 const RELOAD: Duration = Duration::from_millis(500);
 
@@ -97,6 +99,8 @@ pub(super) struct Core {
     pub patient_since: Option<Timestamp>,
     /// Why nothing is decided; told once.
     pub undecided: Option<String>,
+    /// Whether that was told as something to look at.
+    undecided_warned: bool,
     pub now: Timestamp,
     ops: BTreeMap<OpId, NodeId>,
     proposed: Option<(OpId, Record)>,
@@ -104,7 +108,8 @@ pub(super) struct Core {
     actions: Vec<Action>,
     next_op: u64,
     wake: Option<Timestamp>,
-    started: bool,
+    /// When the first event came.
+    started: Option<Timestamp>,
 }
 
 impl Core {
@@ -139,6 +144,7 @@ impl Core {
             outage_since: None,
             patient_since: None,
             undecided: None,
+            undecided_warned: false,
             now,
             ops: BTreeMap::new(),
             proposed: None,
@@ -146,7 +152,7 @@ impl Core {
             actions: Vec::new(),
             next_op: 1,
             wake: None,
-            started: false,
+            started: None,
         }
     }
 
@@ -155,8 +161,8 @@ impl Core {
     /// Begins an event: sets the time, and discounts a span in which this monitor did not run.
     pub(super) fn begin(&mut self, now: Timestamp) {
         let gap = now - self.now;
-        if !self.started {
-            self.started = true;
+        if self.started.is_none() {
+            self.started = Some(now);
             for node in &mut self.nodes {
                 node.heard_at = now;
             }
@@ -549,15 +555,22 @@ impl Core {
         });
     }
 
-    /// Sets why nothing is decided, and tells a new reason once.
+    /// Sets why nothing is decided, and tells a new reason once. What is only the first look at the
+    /// nodes asks for nobody's attention, unless it lasts.
     pub(super) fn set_undecided(&mut self, reason: Option<String>) {
-        if self.undecided == reason {
+        let attention = self.started.is_some_and(|at| self.now - at >= FIRST_LOOK);
+        let changed = self.undecided != reason;
+        let lasts = attention && !self.undecided_warned;
+        if !changed && !(lasts && reason.is_some()) {
             return;
         }
+        self.undecided_warned = attention;
         self.undecided = reason.clone();
         if let Some(reason) = reason {
-            self.note(reason.clone());
-            self.emit("undecided", None, reason, true);
+            if changed {
+                self.note(reason.clone());
+            }
+            self.emit("undecided", None, reason, attention);
         }
     }
 

@@ -26,7 +26,6 @@ const FAILOVER_WORDS: &[&str] = &[
     "\"event\":\"+convert-to-slave\"",
     "\"event\":\"diverged\"",
     "which may hold newer data",
-    "for their role",
 ];
 
 /// Servers, pointsman, traffic; and at the end the judgement of log and history.
