@@ -560,8 +560,8 @@ impl Core {
     pub(super) fn set_undecided(&mut self, reason: Option<String>) {
         let attention = self.started.is_some_and(|at| self.now - at >= FIRST_LOOK);
         let changed = self.undecided != reason;
-        let lasts = attention && !self.undecided_warned;
-        if !changed && !(lasts && reason.is_some()) {
+        let lasts = attention && !self.undecided_warned && reason.is_some();
+        if !changed && !lasts {
             return;
         }
         self.undecided_warned = attention;
