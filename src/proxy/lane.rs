@@ -105,6 +105,8 @@ pub(super) enum Kind {
 pub(super) struct Upstream {
     pub(super) stream: TcpStream,
     pub(super) epoch: Epoch,
+    /// When it was opened.
+    pub(super) since: Timestamp,
     pub(super) run_id: Arc<str>,
     pub(super) input: BytesMut,
     pub(super) scanner: ReplyScanner,
@@ -147,6 +149,8 @@ pub(super) struct Lane {
     pub(super) retire: bool,
     /// Its task was asked to write and has not done so yet.
     write_asked: bool,
+    /// Its subscriptions were lost and are not made again yet; counted in `Gaps`.
+    pub(super) gap: bool,
     /// The lane must end at the next turn.
     pub(super) close: bool,
     /// When a "look again" error was seen first without a successful write since.
@@ -190,6 +194,7 @@ impl Lane {
             waker: None,
             retire: false,
             write_asked: false,
+            gap: false,
             close: false,
             signal_since: None,
             denied: false,

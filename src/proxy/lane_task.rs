@@ -5,6 +5,7 @@ use std::cell::RefCell;
 use std::future::poll_fn;
 use std::io::{self, IoSlice};
 use std::rc::Rc;
+use std::sync::atomic::Ordering;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -23,6 +24,8 @@ use crate::topology::{Epoch, Evidence, EvidenceKind, Gate};
 /// Pause after a failed connect; doubles up to the longest.
 const FIRST_PAUSE: Duration = Duration::from_millis(5);
 const LONGEST_PAUSE: Duration = Duration::from_millis(200);
+/// How long a new connection lets subscribers go first.
+const SUBSCRIBERS_FIRST: Duration = Duration::from_millis(200);
 
 /// See the module.
 pub(super) async fn run(worker: Rc<RefCell<Worker>>, lane: usize) {
@@ -122,6 +125,7 @@ impl Worker {
         state.upstream = Some(Upstream {
             stream: dialed.stream,
             epoch,
+            since: self.now,
             run_id: what.primary.run_id.clone(),
             input: BytesMut::new(),
             scanner: ReplyScanner::default(),
@@ -196,6 +200,11 @@ impl Worker {
         };
         let open = topology.gate == Gate::Open && upstream.epoch == topology.epoch;
         if !open || upstream.draining.is_some() || !state.has_unwritten() {
+            return Ok(false);
+        }
+        let gaps = &self.backends[state.backend].shared.gaps;
+        let early = self.now.since(upstream.since) < SUBSCRIBERS_FIRST;
+        if early && !state.gap && gaps.open.load(Ordering::Relaxed) > 0 {
             return Ok(false);
         }
         loop {
@@ -415,6 +424,7 @@ impl Worker {
         let backend = state.backend;
         let unread = state.log.len();
         self.backends[backend].bytes -= unread;
+        self.close_gap(lane);
         for entry in self.lanes.remove(lane).queue {
             if let Kind::Hook(hook) = entry.kind {
                 self.orphaned(*hook);

@@ -44,7 +44,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Notify, mpsc, watch};
 
 pub use listener::Socket;
 pub use settings::{BackendSettings, Retry, Settings};
@@ -104,7 +104,17 @@ struct Shared {
 #[derive(Default)]
 struct SharedBackend {
     scripts: Scripts,
+    gaps: Gaps,
     counts: Counts,
+}
+
+/// Subscribers whose connection was lost and that are not subscribed again yet. Until they are, nothing
+/// else is written to the new primary, so that no message passes them by.
+#[derive(Default)]
+struct Gaps {
+    open: AtomicUsize,
+    /// Told when the last one is closed.
+    closed: Notify,
 }
 
 #[derive(Default)]

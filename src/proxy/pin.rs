@@ -2,6 +2,7 @@
 //! again on another node without the client noticing.
 
 use std::collections::BTreeSet;
+use std::sync::atomic::Ordering;
 
 use bytes::{Bytes, BytesMut};
 
@@ -236,12 +237,12 @@ impl Worker {
 
     /// The upstream of a pinned lane is gone: puts what rebuilds the connection's state before what
     /// its session still waits for.
-    pub(super) fn restore_pin(&mut self, lane: usize) {
-        let Some(of) = self.lanes[lane].owner else {
+    pub(super) fn restore_pin(&mut self, index: usize) {
+        let Some(of) = self.lanes[index].owner else {
             return;
         };
         let now = self.now;
-        let ends_queued = self.lanes[lane]
+        let ends_queued = self.lanes[index]
             .queue
             .iter()
             .any(|e| matches!(&e.kind, Kind::Hook(hook) if hook.ends_transaction()));
@@ -260,12 +261,30 @@ impl Worker {
         pin.tainted = true;
         let gap = pin.subscribed() || pin.monitor;
         let entries = pin.restore(now);
-        let lane = &mut self.lanes[lane];
+        let lane = &mut self.lanes[index];
         let state = &mut self.backends[lane.backend];
         if gap {
             state.metrics.subscription_gaps.increment(1);
         }
         state.bytes += entries.iter().map(|(e, _)| e.len).sum::<usize>();
+        if gap && !lane.gap {
+            lane.gap = true;
+            state.shared.gaps.open.fetch_add(1, Ordering::Relaxed);
+        }
         lane.prepend(entries, &mut self.spares);
+        if !gap {
+            self.close_gap(index);
+        }
+    }
+
+    /// The lane's subscriptions are made again, or nobody wants them any more.
+    pub(super) fn close_gap(&mut self, lane: usize) {
+        let state = &mut self.lanes[lane];
+        if std::mem::take(&mut state.gap) {
+            let gaps = &self.backends[state.backend].shared.gaps;
+            if gaps.open.fetch_sub(1, Ordering::Relaxed) == 1 {
+                gaps.closed.notify_waiters();
+            }
+        }
     }
 }

@@ -326,6 +326,9 @@ impl Worker {
         let state = &mut self.lanes[lane];
         let entry = state.pop(&mut self.spares)?;
         self.backends[state.backend].bytes -= entry.len;
+        if state.gap && !state.queue.iter().any(|e| e.session.is_none()) {
+            self.close_gap(lane);
+        }
         Some(entry)
     }
 

@@ -130,6 +130,7 @@ async fn serve(worker: Rc<RefCell<Worker>>, mut receiver: mpsc::UnboundedReceive
     let backends = worker.borrow().backends.len();
     for backend in 0..backends {
         tokio::task::spawn_local(follow_topology(worker.clone(), backend));
+        tokio::task::spawn_local(follow_gaps(worker.clone(), backend));
     }
     tokio::task::spawn_local(spawn_lanes(worker.clone()));
     tokio::task::spawn_local(housekeeping(worker.clone()));
@@ -159,6 +160,15 @@ async fn follow_topology(worker: Rc<RefCell<Worker>>, backend: usize) {
         .topology_changed(backend, reader.current());
     while let Ok(topology) = reader.changed().await {
         worker.borrow_mut().topology_changed(backend, topology);
+    }
+}
+
+/// Lanes that let subscribers go first go on when these are done.
+async fn follow_gaps(worker: Rc<RefCell<Worker>>, backend: usize) {
+    let shared = worker.borrow().backends[backend].shared.clone();
+    loop {
+        shared.gaps.closed.notified().await;
+        worker.borrow_mut().wake_writers(Some(backend));
     }
 }
 
@@ -339,6 +349,15 @@ impl Worker {
         self.obey(backend);
     }
 
+    /// Lanes with something to write look whether they may.
+    fn wake_writers(&mut self, backend: Option<usize>) {
+        for (_, lane) in &mut self.lanes {
+            if lane.has_unwritten() && backend.is_none_or(|b| b == lane.backend) {
+                lane.ask_to_write();
+            }
+        }
+    }
+
     /// What waited in this lane goes on now.
     pub(super) fn hold_ends(&self, lane: usize) {
         let lane = &self.lanes[lane];
@@ -422,6 +441,7 @@ impl Worker {
             self.expire(lane);
         }
         self.end_idle_lanes();
+        self.wake_writers(None);
         for backend in 0..self.backends.len() {
             self.feed_starved(backend);
         }
