@@ -105,7 +105,7 @@ debian_root() {
     # shellcheck disable=SC2016  # apt fills in its own variables
     mirror=$(apt-get indextargets 'Created-By: Packages' --format '$(REPO_URI) $(CODENAME)' 2>/dev/null |
         awk '$2 == "bookworm" {print $1; exit}')
-    mirror=${mirror:-http://deb.debian.org/debian}
+    [ -n "$mirror" ] || die "apt here knows no mirror of bookworm to make a bare system from"
     mirror=${mirror%/}
     say "debootstrap bookworm from $mirror"
     debootstrap --variant=minbase bookworm "$1" "$mirror" >"$1.log" 2>&1 || {
