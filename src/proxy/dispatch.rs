@@ -483,7 +483,7 @@ impl Worker {
             serial: session.serial,
         };
         if session.inflight == 0 {
-            self.deliver(of, reply, false);
+            self.deliver(of, reply);
             return;
         }
         session.inflight += 1;

@@ -174,7 +174,7 @@ impl Worker {
         session.lane = lane;
         self.leave_lane(left);
         self.backends[backend].turn.local += 1;
-        self.deliver(SessionRef { index, serial }, b"+RESET\r\n", false);
+        self.deliver(SessionRef { index, serial }, b"+RESET\r\n");
         Ok(())
     }
 }

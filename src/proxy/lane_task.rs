@@ -153,7 +153,7 @@ impl Worker {
             }
             if flush {
                 // Invalidations of the meantime are lost: the client must forget what it cached.
-                self.deliver(of, b">2\r\n$10\r\ninvalidate\r\n_\r\n", false);
+                self.deliver(of, b">2\r\n$10\r\ninvalidate\r\n_\r\n");
                 self.flush_dirty();
             }
         }

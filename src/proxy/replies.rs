@@ -198,7 +198,7 @@ impl Worker {
         };
         if message {
             let limit = self.settings.subscriber_reply_limit;
-            self.deliver(of, frame, false);
+            self.deliver(of, frame);
             if let Some(session) = self.session(of)
                 && session.out.len() > limit
             {
@@ -367,8 +367,7 @@ impl Worker {
     }
 
     /// Bytes for a client that answer no request of the log.
-    pub(super) fn deliver(&mut self, of: SessionRef, frame: &[u8], owned: bool) {
-        debug_assert!(!owned);
+    pub(super) fn deliver(&mut self, of: SessionRef, frame: &[u8]) {
         let Some(session) = self
             .sessions
             .get_mut(of.index)

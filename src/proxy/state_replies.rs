@@ -157,7 +157,7 @@ impl Worker {
                 .update(|s| [s.channels, s.patterns, s.shard_channels] = counts);
         }
         if !eaten && !mute {
-            self.deliver(of, frame, false);
+            self.deliver(of, frame);
         }
         if done {
             self.pop_entry(lane);

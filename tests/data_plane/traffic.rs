@@ -59,6 +59,7 @@ async fn a_stopped_primary_reaches_nobody_when_it_wakes_up() {
     let plane = Plane::start(1).await;
     let traffic = start(&plane, Protocol::Resp2).await;
     plane.node(0).stop();
+    // Nothing is to be seen of requests that pile up at a process that hangs: only time helps.
     tokio::time::sleep(Duration::from_millis(200)).await;
     plane.promote(2, 1).await;
     progress(&traffic).await;

@@ -108,6 +108,7 @@ pub async fn write_from_elsewhere(port: u16) {
         {
             return;
         }
+        // The pace of a client, not a wait for anything.
         tokio::time::sleep(std::time::Duration::from_millis(5)).await;
     }
 }
