@@ -4,6 +4,7 @@
 //!
 //! `cargo bench --bench traffic -- --help`
 
+mod floor;
 mod load;
 mod process;
 mod system;
@@ -46,6 +47,9 @@ struct Options {
     /// Idle connections whose memory is measured; 0 to leave that out.
     #[arg(long, default_value_t = 1000)]
     idle: usize,
+    /// Be the floor: serve this port with the node at that one.
+    #[arg(long, hide = true, num_args = 2, value_names = ["PORT", "NODE"])]
+    floor: Option<Vec<u16>>,
     /// `cargo bench` says so.
     #[arg(long, hide = true)]
     bench: bool,
@@ -53,6 +57,9 @@ struct Options {
 
 fn main() -> Result<(), Box<dyn Error>> {
     let options = Options::parse();
+    if let Some([port, target]) = options.floor.as_deref() {
+        return Ok(floor::run(*port, *target)?);
+    }
     if !options.bench {
         eprintln!("run this with: cargo bench --bench traffic");
         return Ok(());

@@ -23,16 +23,22 @@ pub enum Kind {
     Pointsman,
     /// HAProxy in tcp mode, one thread.
     Haproxy,
+    /// HAProxy in tcp mode, one thread, with splice.
+    HaproxySplice,
     /// twemproxy (nutcracker).
     Twemproxy,
+    /// The least that a multiplexer can cost: `floor.rs`.
+    Floor,
 }
 
 impl Kind {
-    pub const ALL: [Kind; 4] = [
+    pub const ALL: [Kind; 6] = [
         Kind::Direct,
         Kind::Pointsman,
         Kind::Haproxy,
+        Kind::HaproxySplice,
         Kind::Twemproxy,
+        Kind::Floor,
     ];
 }
 
@@ -42,7 +48,9 @@ impl fmt::Display for Kind {
             Kind::Direct => "direct",
             Kind::Pointsman => "pointsman",
             Kind::Haproxy => "haproxy",
+            Kind::HaproxySplice => "splice",
             Kind::Twemproxy => "twemproxy",
+            Kind::Floor => "floor",
         })
     }
 }
@@ -128,7 +136,15 @@ impl System {
         let target = redis.port.number();
         let program = match kind {
             Kind::Pointsman => pointsman(directory, port.number(), target, cpu)?,
-            Kind::Haproxy => haproxy(directory, port.number(), target, cpu)?,
+            Kind::Haproxy => haproxy(directory, port.number(), target, cpu, "")?,
+            Kind::HaproxySplice => haproxy(
+                directory,
+                port.number(),
+                target,
+                cpu,
+                "  option splice-auto\n",
+            )?,
+            Kind::Floor => floor(port.number(), target, cpu)?,
             Kind::Direct | Kind::Twemproxy => twemproxy(directory, port.number(), target, cpu)?,
         };
         let log = directory.join(format!("{kind}.log"));
@@ -183,13 +199,14 @@ fn haproxy(
     port: u16,
     target: u16,
     cpu: Option<u32>,
+    options: &str,
 ) -> Result<Command, StartError> {
     installed("haproxy")?;
     let config = write(
-        directory.join("haproxy.cfg"),
+        directory.join(format!("haproxy-{port}.cfg")),
         &format!(
             "global\n  nbthread 1\n  maxconn 8000\n\
-             defaults\n  mode tcp\n  timeout connect 5s\n  timeout client 1h\n  timeout server 1h\n\
+             defaults\n  mode tcp\n{options}  timeout connect 5s\n  timeout client 1h\n  timeout server 1h\n\
              listen redis\n  bind 127.0.0.1:{port}\n  server redis 127.0.0.1:{target}\n"
         ),
     )?;
@@ -222,6 +239,12 @@ fn twemproxy(
         .arg(directory.join("nutcracker.log"))
         .arg("--pid-file")
         .arg(directory.join("nutcracker.pid"));
+    Ok(program)
+}
+
+fn floor(port: u16, target: u16, cpu: Option<u32>) -> Result<Command, StartError> {
+    let mut program = command(std::env::current_exe()?, cpu);
+    program.args(["--floor", &port.to_string(), &target.to_string()]);
     Ok(program)
 }
 

@@ -12,9 +12,13 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpStream, lookup_host};
 
 use super::lane::{LaneKey, Login};
+use crate::clock;
 use crate::metrics::ConnectFailure;
 use crate::resp::{Credentials, ReplyScanner, encode_request};
 use crate::topology::{EvidenceKind, Primary};
+
+/// A node is near when it takes less than this to connect to.
+const NEAR: Duration = Duration::from_micros(150);
 
 /// What to open.
 pub(super) struct Dial {
@@ -34,6 +38,8 @@ pub(super) struct Dial {
 pub(super) struct Dialed {
     pub(super) stream: TcpStream,
     pub(super) client_id: u64,
+    /// The node answers so quickly that waiting for a reply costs nothing.
+    pub(super) near: bool,
 }
 
 /// Why there is none.
@@ -111,12 +117,13 @@ pub(super) async fn dial(what: &Dial) -> Result<Dialed, DialError> {
 }
 
 async fn dial_unbounded(what: &Dial) -> Result<Dialed, DialError> {
-    let mut stream = connect(what.primary.node.as_str(), what.timeout).await?;
+    let (mut stream, near) = connect(what.primary.node.as_str(), what.timeout).await?;
     let mut script = Script::new(what);
     let mut replies = script.run(&mut stream).await?.into_iter();
     let mut dialed = Dialed {
         stream,
         client_id: 0,
+        near,
     };
     let mut verified = false;
     let mut hidden = false;
@@ -152,7 +159,7 @@ async fn dial_unbounded(what: &Dial) -> Result<Dialed, DialError> {
 /// The client's user may not run INFO (or has not said AUTH yet, so that it may run nothing at all):
 /// asks on a second connection as ourselves.
 async fn verify_apart(what: &Dial) -> Result<(), DialError> {
-    let mut stream = connect(what.primary.node.as_str(), what.timeout).await?;
+    let (mut stream, _) = connect(what.primary.node.as_str(), what.timeout).await?;
     let mut script = Script {
         steps: Vec::new(),
         bytes: BytesMut::new(),
@@ -215,7 +222,8 @@ fn integer(reply: &[u8]) -> Option<u64> {
         .ok()
 }
 
-async fn connect(address: &str, timeout: Duration) -> Result<TcpStream, DialError> {
+/// The connection, and whether the node is near.
+async fn connect(address: &str, timeout: Duration) -> Result<(TcpStream, bool), DialError> {
     let addresses: Vec<SocketAddr> = match lookup_host(address).await {
         Ok(found) => found.collect(),
         Err(error) => return Err(DialError::Unresolved(address.to_owned(), error)),
@@ -223,8 +231,13 @@ async fn connect(address: &str, timeout: Duration) -> Result<TcpStream, DialErro
     let share = timeout * 3 / 4 / addresses.len().clamp(1, 8) as u32;
     let mut last = io::Error::other("the name has no address");
     for address in addresses {
+        let began = clock::now();
         match tokio::time::timeout(share, TcpStream::connect(address)).await {
             Ok(Ok(stream)) => {
+                let same_host = stream
+                    .local_addr()
+                    .is_ok_and(|own| own.ip() == address.ip());
+                let near = same_host || clock::now().since(began) < NEAR;
                 stream.set_nodelay(true).map_err(DialError::Connect)?;
                 let keepalive = TcpKeepalive::new()
                     .with_time(Duration::from_secs(15))
@@ -232,7 +245,7 @@ async fn connect(address: &str, timeout: Duration) -> Result<TcpStream, DialErro
                 SockRef::from(&stream)
                     .set_tcp_keepalive(&keepalive)
                     .map_err(DialError::Connect)?;
-                return Ok(stream);
+                return Ok((stream, near));
             }
             Ok(Err(error)) => last = error,
             Err(_) => last = io::Error::from(io::ErrorKind::TimedOut),

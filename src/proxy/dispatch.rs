@@ -8,7 +8,6 @@ use super::identity;
 use super::lane::{Entry, Kind, SessionRef};
 use super::pin::{POISON, Tx, Watch};
 use super::session::{Park, ReplyMode};
-use super::session_task::MAX_INFLIGHT;
 use super::worker::Worker;
 use crate::resp::command::{Channels, Patience, lookup, patience, refused, replay};
 use crate::resp::request::rewrite_inline;
@@ -50,7 +49,7 @@ impl Worker {
         if session.moving {
             return Step::Park(Park::Drained);
         }
-        if session.inflight >= MAX_INFLIGHT {
+        if session.inflight >= session.window {
             return Step::Park(Park::Crowded);
         }
         if backend.bytes >= backend.plan.settings.hold_bytes {
@@ -437,13 +436,13 @@ impl Worker {
             }
         }
         let backend = &mut self.backends[session.backend];
-        let lane = &mut self.lanes[lane];
-        if lane.upstream.is_none() || backend.topology.gate == Gate::Closed {
+        let state = &mut self.lanes[lane];
+        if state.upstream.is_none() || backend.topology.gate == Gate::Closed {
             backend.turn.held += 1;
         }
         backend.bytes += frame.len();
-        lane.push(entry, frame, &mut self.spares);
-        lane.ask_to_write();
+        state.push(entry, frame, &mut self.spares);
+        self.ask_to_write(lane);
     }
 
     pub(super) fn push_hook(
@@ -460,10 +459,10 @@ impl Worker {
     /// A request of our own, whose reply nobody sees.
     fn push_internal(&mut self, lane: usize, frame: &[u8]) {
         let entry = Entry::internal(frame.len(), 1, self.now);
-        let lane = &mut self.lanes[lane];
-        self.backends[lane.backend].bytes += frame.len();
-        lane.push(entry, frame, &mut self.spares);
-        lane.ask_to_write();
+        let state = &mut self.lanes[lane];
+        self.backends[state.backend].bytes += frame.len();
+        state.push(entry, frame, &mut self.spares);
+        self.ask_to_write(lane);
     }
 
     /// Answers a request ourselves, in its turn.

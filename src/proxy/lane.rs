@@ -12,19 +12,22 @@
 //! that left leaves its entry behind, which eats the reply.
 
 use std::collections::VecDeque;
-use std::io::IoSlice;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::Waker;
 
 use bytes::{Bytes, BytesMut};
-use tokio::net::TcpStream;
 
 use super::hook::Hook;
 use super::queue::{ByteQueue, Spares};
+use super::replies::LaneEnd;
 use super::settings::Retry;
+use super::socket::Socket;
 use crate::resp::{OwnError, Replay, ReplyScanner, Signal};
 use crate::topology::{Epoch, Timestamp};
+
+/// Bytes that a node reads from one connection at once (PROTO_IOBUF_LEN of Redis).
+const NODE_READS: usize = 16 * 1024;
 
 /// What connections may be shared by: nobody ever runs under another client's user, in another
 /// database or with another protocol version.
@@ -103,13 +106,18 @@ pub(super) enum Kind {
 
 /// A connection that was verified as the primary of its epoch.
 pub(super) struct Upstream {
-    pub(super) stream: TcpStream,
+    pub(super) socket: Socket,
     pub(super) epoch: Epoch,
     /// When it was opened.
     pub(super) since: Timestamp,
     pub(super) run_id: Arc<str>,
-    pub(super) input: BytesMut,
+    /// The part of a reply that came; nothing most of the time.
+    pub(super) input: Vec<u8>,
     pub(super) scanner: ReplyScanner,
+    /// The node is so close that its replies are worth waiting for: see [`Lane::may_wait`].
+    pub(super) near: bool,
+    /// Why it ends; its task sees to that.
+    pub(super) end: Option<LaneEnd>,
     /// Its id on the node (pinned lanes).
     pub(super) client_id: u64,
     /// A "look again" error came: nothing more is written, the replies to what was sent are
@@ -143,12 +151,14 @@ pub(super) struct Lane {
     /// Bytes of the log that belong to the first `sent` entries.
     sent_bytes: usize,
     pub(super) upstream: Option<Upstream>,
-    /// The lane's task; woken to write, to connect or to end.
-    pub(super) waker: Option<Waker>,
+    /// The lane's task; woken to connect or to end.
+    waker: Option<Waker>,
     /// The upstream must be dropped at the next turn: another epoch began.
     pub(super) retire: bool,
-    /// Its task was asked to write and has not done so yet.
-    write_asked: bool,
+    /// It is in the worker's list of lanes to write.
+    pub(super) write_asked: bool,
+    /// Bytes of the log whose replies came in this turn; they are dropped at its end.
+    answered: usize,
     /// Its subscriptions were lost and are not made again yet; counted in `Gaps`.
     pub(super) gap: bool,
     /// The lane must end at the next turn.
@@ -194,6 +204,7 @@ impl Lane {
             waker: None,
             retire: false,
             write_asked: false,
+            answered: 0,
             gap: false,
             close: false,
             signal_since: None,
@@ -203,22 +214,29 @@ impl Lane {
         }
     }
 
-    /// Wakes the task, once for all requests of a turn.
-    pub(super) fn ask_to_write(&mut self) {
-        if !self.write_asked
-            && let Some(waker) = &self.waker
-        {
-            self.write_asked = true;
+    /// Its task looks at it at its next turn.
+    pub(super) fn wake_task(&self) {
+        if let Some(waker) = &self.waker {
             waker.wake_by_ref();
         }
     }
 
     /// The task runs.
     pub(super) fn task_runs(&mut self, waker: &Waker) {
-        self.write_asked = false;
         if !self.waker.as_ref().is_some_and(|w| w.will_wake(waker)) {
             self.waker = Some(waker.clone());
         }
+    }
+
+    /// Whether a write may wait for a reply: while one is awaited the node is busy, and what gathers until
+    /// it comes costs the node, and us, one read and one write together. Never for more than the
+    /// node reads at once, and never where a round trip costs more than that saves.
+    #[inline]
+    pub(super) fn may_wait(&self) -> bool {
+        self.sent > 0
+            && !self.pinned
+            && self.log.len() - self.written < NODE_READS
+            && self.upstream.as_ref().is_some_and(|u| u.near)
     }
 
     /// Appends a request.
@@ -226,11 +244,6 @@ impl Lane {
         debug_assert_eq!(entry.len, bytes.len());
         self.log.push(bytes, spares);
         self.queue.push_back(entry);
-    }
-
-    /// What may be written next.
-    pub(super) fn unwritten<'a>(&'a self, out: &mut [IoSlice<'a>]) -> usize {
-        self.log.slices(self.written, out)
     }
 
     /// `n` bytes were handed to the kernel.
@@ -264,6 +277,28 @@ impl Lane {
         let bytes = self.log.split(entry.len, spares);
         self.forget_head(entry.len);
         Some((entry, bytes))
+    }
+
+    /// Takes the first entry off; its reply is complete, its bytes leave the log at
+    /// [`Lane::drop_answered`], before anything else looks at them.
+    #[inline]
+    pub(super) fn pop_answered(&mut self) -> Option<Entry> {
+        let entry = self.queue.pop_front()?;
+        self.answered += entry.len;
+        self.sent -= 1;
+        Some(entry)
+    }
+
+    /// Drops the bytes of all that [`Lane::pop_answered`] took off; returns how many.
+    #[inline]
+    pub(super) fn drop_answered(&mut self, spares: &mut Spares) -> usize {
+        let answered = std::mem::take(&mut self.answered);
+        if answered > 0 {
+            self.log.consume(answered, spares);
+            self.written -= answered;
+            self.sent_bytes -= answered;
+        }
+        answered
     }
 
     fn forget_head(&mut self, len: usize) {

@@ -9,12 +9,13 @@ use std::sync::atomic::Ordering;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 
 use super::dial::{Dial, DialError, Dialed, dial};
 use super::hook::Hook;
 use super::lane::{Entry, Kind, Upstream, own_error};
 use super::replies::LaneEnd;
+use super::socket::Token;
 use super::worker::Worker;
 use crate::clock;
 use crate::metrics::UpstreamKind;
@@ -42,7 +43,7 @@ pub(super) async fn run(worker: Rc<RefCell<Worker>>, lane: usize) {
                 if !worker.borrow_mut().lane_up(lane, &what, epoch, dialed) {
                     continue;
                 }
-                let end = poll_fn(|cx| worker.borrow_mut().poll_lane(lane, cx)).await;
+                let end = poll_fn(|cx| worker.borrow_mut().lane_ends(lane, cx)).await;
                 let pause = worker.borrow_mut().lane_down(lane, end);
                 wait(&worker, lane, epoch, pause).await;
             }
@@ -107,6 +108,18 @@ impl Worker {
     /// The connection is there and verified; false when another epoch began meanwhile.
     fn lane_up(&mut self, lane: usize, what: &Dial, epoch: Epoch, dialed: Dialed) -> bool {
         self.now = clock::now();
+        let (client_id, near) = (dialed.client_id, dialed.near);
+        let watched = dialed
+            .stream
+            .into_std()
+            .and_then(|stream| self.watch(stream.into(), |serial| Token::upstream(lane, serial)));
+        let socket = match watched {
+            Ok(socket) => socket,
+            Err(error) => {
+                tracing::warn!(%error, "a connection to the primary can not be watched");
+                return false;
+            }
+        };
         let state = &mut self.lanes[lane];
         let backend = &self.backends[state.backend];
         if backend.topology.epoch != epoch || state.close {
@@ -123,13 +136,15 @@ impl Worker {
         state.retire = false;
         state.denied = false;
         state.upstream = Some(Upstream {
-            stream: dialed.stream,
+            socket,
             epoch,
             since: self.now,
             run_id: what.primary.run_id.clone(),
-            input: BytesMut::new(),
+            input: Vec::new(),
             scanner: ReplyScanner::default(),
-            client_id: dialed.client_id,
+            client_id,
+            near,
+            end: None,
             draining: None,
         });
         if let Some(of) = state.owner {
@@ -142,7 +157,7 @@ impl Worker {
             if let Some(session) = self.session(of) {
                 if blocked {
                     let id = &session.client.blocked_on;
-                    id.store(dialed.client_id, std::sync::atomic::Ordering::Relaxed);
+                    id.store(client_id, std::sync::atomic::Ordering::Relaxed);
                 }
                 let tracks = |(word, _): &(&str, Bytes)| *word == "TRACKING";
                 flush = resp3
@@ -154,86 +169,115 @@ impl Worker {
             if flush {
                 // Invalidations of the meantime are lost: the client must forget what it cached.
                 self.deliver(of, b">2\r\n$10\r\ninvalidate\r\n_\r\n");
-                self.flush_dirty();
             }
         }
         self.hold_ends(lane);
+        self.ask_to_write(lane);
+        self.settle();
         true
     }
 
-    fn poll_lane(&mut self, lane: usize, cx: &mut Context<'_>) -> Poll<LaneEnd> {
-        self.now = clock::now();
-        self.lanes[lane].task_runs(cx.waker());
-        let turn = self.lane_turn(lane, cx);
-        self.flush_dirty();
-        turn
-    }
-
-    fn lane_turn(&mut self, lane: usize, cx: &mut Context<'_>) -> Poll<LaneEnd> {
-        loop {
-            let state = &self.lanes[lane];
-            if state.close {
-                return Poll::Ready(LaneEnd::Closed);
-            }
-            if state.retire {
-                return Poll::Ready(LaneEnd::Retired);
-            }
-            let wrote = match self.write_lane(lane, cx) {
-                Ok(wrote) => wrote,
-                Err(_) => return Poll::Ready(LaneEnd::Lost),
-            };
-            match self.read_lane(lane, cx) {
-                Ok(true) => {}
-                Ok(false) if wrote => {}
-                Ok(false) => return Poll::Pending,
-                Err(end) => return Poll::Ready(end),
-            }
+    /// Ready when the connection ends, another epoch began, or the lane ends.
+    fn lane_ends(&mut self, lane: usize, cx: &mut Context<'_>) -> Poll<LaneEnd> {
+        let state = &mut self.lanes[lane];
+        state.task_runs(cx.waker());
+        if state.close {
+            return Poll::Ready(LaneEnd::Closed);
+        }
+        if state.retire {
+            return Poll::Ready(LaneEnd::Retired);
+        }
+        match state
+            .upstream
+            .as_mut()
+            .and_then(|upstream| upstream.end.take())
+        {
+            Some(end) => Poll::Ready(end),
+            None => Poll::Pending,
         }
     }
 
-    /// Writes what the gate lets through and the kernel takes; whether there may be more.
-    fn write_lane(&mut self, lane: usize, cx: &mut Context<'_>) -> io::Result<bool> {
+    /// The connection is of no use any more; the lane's task sees to it.
+    fn end_lane(&mut self, lane: usize, end: LaneEnd) {
+        let state = &mut self.lanes[lane];
+        if let Some(upstream) = &mut state.upstream {
+            upstream.end = Some(end);
+            state.wake_task();
+        }
+    }
+
+    /// Asks for the lane to be written at the end of this turn, or for a connection where there is none.
+    #[inline]
+    pub(super) fn ask_to_write(&mut self, lane: usize) {
+        let state = &mut self.lanes[lane];
+        if state.upstream.is_none() {
+            state.wake_task();
+        } else if !state.write_asked {
+            state.write_asked = true;
+            self.to_write.push(lane);
+        }
+    }
+
+    /// Writes every lane that has something to write, each once.
+    pub(super) fn write_lanes(&mut self) {
+        let mut lanes = std::mem::take(&mut self.to_write);
+        for lane in lanes.drain(..) {
+            let Some(state) = self.lanes.get_mut(lane) else {
+                continue;
+            };
+            state.write_asked = false;
+            if self.write_lane(lane).is_err() {
+                self.end_lane(lane, LaneEnd::Lost);
+            }
+        }
+        self.to_write = lanes;
+    }
+
+    /// An event came for its connection.
+    pub(super) fn lane_turn(&mut self, lane: usize) {
+        if let Err(end) = self.read_lane(lane) {
+            self.end_lane(lane, end);
+        }
+        if self.lanes[lane].has_unwritten() {
+            self.ask_to_write(lane);
+        }
+    }
+
+    /// Writes what the gate lets through and the kernel takes.
+    fn write_lane(&mut self, lane: usize) -> io::Result<()> {
         let state = &mut self.lanes[lane];
         let topology = &self.backends[state.backend].topology;
         let Some(upstream) = &state.upstream else {
-            return Ok(false);
+            return Ok(());
         };
         let open = topology.gate == Gate::Open && upstream.epoch == topology.epoch;
-        if !open || upstream.draining.is_some() || !state.has_unwritten() {
-            return Ok(false);
+        if !open
+            || upstream.draining.is_some()
+            || upstream.end.is_some()
+            || !state.has_unwritten()
+            || state.may_wait()
+        {
+            return Ok(());
         }
         let gaps = &self.backends[state.backend].shared.gaps;
         let early = self.now.since(upstream.since) < SUBSCRIBERS_FIRST;
         if early && !state.gap && gaps.open.load(Ordering::Relaxed) > 0 {
-            return Ok(false);
+            return Ok(());
         }
-        loop {
+        while state.has_unwritten() {
+            let Some(upstream) = &mut state.upstream else {
+                break;
+            };
+            if !upstream.socket.is_writable() {
+                break;
+            }
             let mut slices = [IoSlice::new(&[]); 16];
-            let filled = state.unwritten(&mut slices);
-            if filled == 0 {
-                // Local replies behind the last request count as sent.
-                state.wrote(0);
-                return Ok(false);
-            }
-            let Some(upstream) = &state.upstream else {
-                return Ok(false);
-            };
-            let result = match &slices[..filled] {
-                [one] => upstream.stream.try_write(one),
-                many => upstream.stream.try_write_vectored(many),
-            };
-            match result {
-                Ok(n) => state.wrote(n),
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    return match upstream.stream.poll_write_ready(cx) {
-                        Poll::Ready(Ok(())) => Ok(true),
-                        Poll::Ready(Err(error)) => Err(error),
-                        Poll::Pending => Ok(false),
-                    };
-                }
-                Err(error) => return Err(error),
+            let filled = state.log.slices(state.written, &mut slices);
+            if let Some(n) = upstream.socket.write(&slices[..filled])? {
+                state.wrote(n);
             }
         }
+        Ok(())
     }
 
     /// The connection is gone: what may be sent again stays, the rest gets its error in its turn.
@@ -293,7 +337,7 @@ impl Worker {
             self.restore_pin(lane);
         }
         self.settle_head(lane);
-        self.flush_dirty();
+        self.settle();
         self.obey(index);
         match (end, signal) {
             (LaneEnd::Signal, Some(Signal::NoReplicas)) => Duration::from_millis(20),
@@ -322,6 +366,7 @@ impl Worker {
             state.denied = true;
             let reply = reply.clone();
             self.fail_entries(lane, |_| true, |_| reply.clone());
+            self.settle();
             return Duration::ZERO;
         }
         let pause = FIRST_PAUSE * 2u32.saturating_pow(state.failures.min(10));
@@ -333,7 +378,7 @@ impl Worker {
     pub(super) fn expire(&mut self, lane: usize) {
         if self.lanes[lane].upstream.is_some() {
             self.lanes[lane].retire = true;
-            self.wake_lane(lane);
+            self.lanes[lane].wake_task();
             return;
         }
         let timeout = self.backends[self.lanes[lane].backend]
@@ -380,7 +425,6 @@ impl Worker {
             self.finish_request(of, &error, Some(&error), entry.mute);
         }
         self.settle_head(lane);
-        self.flush_dirty();
     }
 
     /// A request that would have changed the session's state got an error instead.

@@ -1,17 +1,17 @@
 //! Accepts clients and gives each to the worker with the fewest. Nothing slow happens here.
 
-use std::io::{self, Write};
+use std::io;
+use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixListener as StdUnixListener;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
+use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::mpsc;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use super::Shared;
-use super::session::Stream;
 use super::worker::Message;
 use crate::metrics::{RejectReason, WorkerMetrics};
 
@@ -27,34 +27,10 @@ pub enum Socket {
 /// A client that was just accepted.
 pub(super) struct Accepted {
     pub(super) backend: usize,
-    pub(super) socket: AcceptedSocket,
+    /// Its socket, not yet watched by anybody's event loop: that is for its worker to do.
+    pub(super) socket: OwnedFd,
     /// Its address and ours, as CLIENT LIST shows them.
     pub(super) names: (String, String),
-}
-
-/// Its socket, not yet registered with anybody's event loop: that is for its worker to do.
-pub(super) enum AcceptedSocket {
-    Tcp(std::net::TcpStream),
-    Unix(std::os::unix::net::UnixStream),
-}
-
-impl AcceptedSocket {
-    /// Registers it with the event loop of this thread.
-    pub(super) fn register(self) -> io::Result<Stream> {
-        Ok(match self {
-            AcceptedSocket::Tcp(socket) => Stream::Tcp(TcpStream::from_std(socket)?),
-            AcceptedSocket::Unix(socket) => Stream::Unix(UnixStream::from_std(socket)?),
-        })
-    }
-
-    /// Says why and hangs up.
-    fn refuse(&mut self, error: &[u8]) {
-        // The client may be gone; there is nobody else to tell.
-        let _ = match self {
-            AcceptedSocket::Tcp(socket) => socket.write(error),
-            AcceptedSocket::Unix(socket) => socket.write(error),
-        };
-    }
 }
 
 /// What an acceptor needs.
@@ -116,10 +92,11 @@ impl Acceptor {
         }
     }
 
-    fn place(&self, mut socket: AcceptedSocket, names: (String, String)) {
+    fn place(&self, socket: OwnedFd, names: (String, String)) {
         let Some(worker) = self.shared.clients.enter(self.max_clients) else {
             self.metrics.rejected(RejectReason::MaxClients);
-            socket.refuse(b"-ERR max number of clients reached\r\n");
+            // The client may be gone; there is nobody else to tell.
+            let _ = rustix::io::write(&socket, b"-ERR max number of clients reached\r\n");
             return;
         };
         let accepted = Accepted {
@@ -137,7 +114,7 @@ impl Acceptor {
 }
 
 impl Listening {
-    async fn accept(&self) -> io::Result<(AcceptedSocket, (String, String))> {
+    async fn accept(&self) -> io::Result<(OwnedFd, (String, String))> {
         match self {
             Listening::Tcp(listener) => {
                 let (stream, peer) = listener.accept().await?;
@@ -147,10 +124,7 @@ impl Listening {
                     .local_addr()
                     .map(|a| a.to_string())
                     .unwrap_or_default();
-                Ok((
-                    AcceptedSocket::Tcp(stream.into_std()?),
-                    (peer.to_string(), local),
-                ))
+                Ok((stream.into_std()?.into(), (peer.to_string(), local)))
             }
             Listening::Unix(listener) => {
                 let (stream, _) = listener.accept().await?;
@@ -159,10 +133,7 @@ impl Listening {
                     .ok()
                     .and_then(|a| Some(format!("{}:0", a.as_pathname()?.display())))
                     .unwrap_or_default();
-                Ok((
-                    AcceptedSocket::Unix(stream.into_std()?),
-                    (path.clone(), path),
-                ))
+                Ok((stream.into_std()?.into(), (path.clone(), path)))
             }
         }
     }

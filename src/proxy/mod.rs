@@ -4,7 +4,7 @@
 //!   client sockets                                              the primary
 //!      |  (a) listener: accept, give to the least loaded worker     ^ |
 //!      v                                                            | |
-//!   session ---(b) read once into the worker's scratch buffer       | |
+//!   session ---(b) every ready client read, into one scratch buffer | |
 //!      |       (c) cut into requests, each scanned once             | |
 //!      |       (d) dispatch: which lane? ------------> lane (FIFO and log)
 //!      |              shared: (backend, user, db, protocol)    |    | |
@@ -13,10 +13,12 @@
 //!      |                                      one write for all       |
 //!      +<--(g) one write a turn <-- (f) replies cut and given out <---+
 //! ```
-//! One worker is one thread; nothing on this path is locked or shared between workers. A lane
+//! One worker is one thread; nothing on this path is locked or shared between workers. Its turn
+//! (`worker.rs`) takes all sockets that are ready, (b) to (f), and ends with (e) and (g). A lane
 //! outlives its connection: what is unanswered stays in its log, and is sent to the next primary when
-//! that is allowed (`lane.rs` has the rules). `dispatch.rs` decides the way of a request, `replies.rs`
-//! the way back, `lane_task.rs` the life of a connection; `pin.rs` is the state of a pinned one,
+//! that is allowed (`lane.rs` has the rules). `session_turn.rs` reads and cuts requests, `dispatch.rs`
+//! decides the way of those that are not plain, `replies.rs` is the way back, `lane_task.rs` the life of
+//! a connection; `pin.rs` is the state of a pinned one,
 //! `identity.rs` who a client is, `client_command.rs` what it asks about clients.
 
 mod client_command;
@@ -33,8 +35,9 @@ mod registry;
 mod replies;
 mod scripts;
 mod session;
-mod session_task;
+mod session_turn;
 mod settings;
+mod socket;
 mod state_replies;
 mod worker;
 

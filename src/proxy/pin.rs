@@ -231,7 +231,7 @@ impl Worker {
             idle.push(pin.lane);
         } else {
             lane.close = true;
-            self.wake_lane(pin.lane);
+            lane.wake_task();
         }
     }
 

@@ -11,21 +11,39 @@ pub(super) const LARGE: usize = 16 * 1024;
 
 const CHUNK: usize = 16 * 1024;
 const MAX_SPARES: usize = 64;
+/// Room for one read at least.
+const MIN_READ: usize = 4 * 1024;
+/// Room that is made for a frame of which little came yet.
+const MAX_GUESS: usize = 64 * 1024;
 
 /// Empty buffers of one worker, so that an idle session or lane holds none.
 #[derive(Default)]
 pub(super) struct Spares(Vec<Vec<u8>>);
 
 impl Spares {
+    #[inline]
     fn take(&mut self) -> Vec<u8> {
         self.0.pop().unwrap_or_else(|| Vec::with_capacity(CHUNK))
     }
 
+    #[inline]
     fn give(&mut self, mut buffer: Vec<u8>) {
-        if self.0.len() < MAX_SPARES && buffer.capacity() <= 2 * CHUNK {
+        let ours = buffer.capacity() >= CHUNK && buffer.capacity() <= 2 * CHUNK;
+        if ours && self.0.len() < MAX_SPARES {
             buffer.clear();
             self.0.push(buffer);
         }
+    }
+}
+
+/// Makes room in a buffer that holds a part of a frame of at least `least` bytes: for all that is missing,
+/// but never for more than came already, because a length that was only declared costs its sender
+/// nothing.
+pub(super) fn make_room(buffer: &mut Vec<u8>, least: usize) {
+    let missing = least.saturating_sub(buffer.len()).max(MIN_READ);
+    let room = missing.min(buffer.len().max(MAX_GUESS));
+    if buffer.capacity() - buffer.len() < room {
+        buffer.reserve_exact(room);
     }
 }
 
@@ -46,8 +64,11 @@ impl Chunk {
 /// See the module.
 #[derive(Default)]
 pub(super) struct ByteQueue {
+    /// Everything before the tail; most of the time that is nothing.
     chunks: VecDeque<Chunk>,
-    /// Bytes of the first chunk that were dropped already.
+    /// Where small pieces are gathered.
+    tail: Vec<u8>,
+    /// Bytes of the first chunk (or of the tail) that were dropped already.
     head: usize,
     len: usize,
 }
@@ -62,21 +83,44 @@ impl ByteQueue {
     }
 
     /// Appends a copy of `bytes`.
+    #[inline]
     pub(super) fn push(&mut self, bytes: &[u8], spares: &mut Spares) {
         self.len += bytes.len();
-        if let Some(Chunk::Gathered(tail)) = self.chunks.back_mut()
-            && tail.capacity() - tail.len() >= bytes.len()
-        {
-            tail.extend_from_slice(bytes);
-            return;
+        if self.tail.capacity() - self.tail.len() >= bytes.len() {
+            self.tail.extend_from_slice(bytes);
+        } else {
+            self.push_more(bytes, spares);
         }
-        if bytes.len() > CHUNK {
+    }
+
+    /// The same where the tail has no room for all of it.
+    fn push_more(&mut self, mut bytes: &[u8], spares: &mut Spares) {
+        if bytes.len() > 4 * CHUNK {
+            self.end_tail(spares);
             self.chunks
                 .push_back(Chunk::Large(Bytes::copy_from_slice(bytes)));
-        } else if !bytes.is_empty() {
-            let mut buffer = spares.take();
-            buffer.extend_from_slice(bytes);
-            self.chunks.push_back(Chunk::Gathered(buffer));
+            return;
+        }
+        loop {
+            let room = self.tail.capacity() - self.tail.len();
+            let (now, later) = bytes.split_at(bytes.len().min(room));
+            self.tail.extend_from_slice(now);
+            bytes = later;
+            if bytes.is_empty() {
+                return;
+            }
+            self.end_tail(spares);
+            self.tail = spares.take();
+        }
+    }
+
+    /// What comes next goes behind the tail.
+    fn end_tail(&mut self, spares: &mut Spares) {
+        let tail = std::mem::take(&mut self.tail);
+        if tail.is_empty() {
+            spares.give(tail);
+        } else {
+            self.chunks.push_back(Chunk::Gathered(tail));
         }
     }
 
@@ -86,16 +130,23 @@ impl ByteQueue {
             self.push(&bytes, spares);
         } else {
             self.len += bytes.len();
+            self.end_tail(spares);
             self.chunks.push_back(Chunk::Large(bytes));
         }
+    }
+
+    /// Everything, where it is in one piece.
+    #[inline]
+    pub(super) fn only(&self) -> Option<&[u8]> {
+        self.chunks.is_empty().then(|| &self.tail[self.head..])
     }
 
     /// Fills `out` with what follows the first `from` bytes; returns how many slices it filled.
     pub(super) fn slices<'a>(&'a self, from: usize, out: &mut [IoSlice<'a>]) -> usize {
         let mut skip = self.head + from;
         let mut filled = 0;
-        for chunk in &self.chunks {
-            let bytes = chunk.as_slice();
+        let pieces = self.chunks.iter().map(Chunk::as_slice);
+        for bytes in pieces.chain([self.tail.as_slice()]) {
             if skip >= bytes.len() {
                 skip -= bytes.len();
                 continue;
@@ -111,10 +162,20 @@ impl ByteQueue {
     }
 
     /// Drops the first `n` bytes.
+    #[inline]
     pub(super) fn consume(&mut self, n: usize, spares: &mut Spares) {
         debug_assert!(n <= self.len);
         self.len -= n;
         self.head += n;
+        if self.len == 0 && self.chunks.is_empty() {
+            self.head = 0;
+            spares.give(std::mem::take(&mut self.tail));
+        } else if !self.chunks.is_empty() {
+            self.drop_chunks(spares);
+        }
+    }
+
+    fn drop_chunks(&mut self, spares: &mut Spares) {
         while let Some(first) = self.chunks.front() {
             let size = first.as_slice().len();
             if self.head < size {
@@ -125,6 +186,10 @@ impl ByteQueue {
                 spares.give(buffer);
             }
         }
+        if self.len == 0 {
+            self.head = 0;
+            spares.give(std::mem::take(&mut self.tail));
+        }
     }
 
     /// Takes the first `n` bytes out; large pieces are not copied.
@@ -132,16 +197,19 @@ impl ByteQueue {
         let mut pieces = Vec::new();
         let mut left = n;
         while left > 0 {
-            let Some(first) = self.chunks.front() else {
-                break;
+            let (bytes, large) = match self.chunks.front() {
+                Some(Chunk::Large(bytes)) => (bytes.as_ref(), Some(bytes)),
+                Some(Chunk::Gathered(bytes)) => (bytes.as_slice(), None),
+                None => (self.tail.as_slice(), None),
             };
-            let available = first.as_slice().len() - self.head;
-            let take = available.min(left);
-            pieces.push(match first {
-                Chunk::Gathered(bytes) => {
-                    Bytes::copy_from_slice(&bytes[self.head..self.head + take])
-                }
-                Chunk::Large(bytes) => bytes.slice(self.head..self.head + take),
+            let take = (bytes.len() - self.head).min(left);
+            if take == 0 {
+                break;
+            }
+            let range = self.head..self.head + take;
+            pieces.push(match large {
+                Some(large) => large.slice(range),
+                None => Bytes::copy_from_slice(&bytes[range]),
             });
             left -= take;
             self.consume(take, spares);
@@ -176,7 +244,19 @@ mod tests {
         queue.consume(LARGE + 1, &mut spares);
         assert_eq!(contents(&queue, 0), b"def");
         queue.consume(3, &mut spares);
-        assert!(queue.is_empty() && queue.chunks.is_empty());
+        assert!(queue.is_empty() && queue.chunks.is_empty() && queue.tail.capacity() == 0);
+    }
+
+    #[test]
+    fn room_is_made_for_what_is_missing_and_for_no_lie() {
+        let mut buffer = vec![0; 100];
+        make_room(&mut buffer, 512 * 1024 * 1024);
+        assert!(buffer.capacity() <= 100 + MAX_GUESS);
+        let mut buffer = vec![0; 1 << 20];
+        make_room(&mut buffer, (1 << 20) + 5000);
+        assert_eq!(buffer.capacity(), (1 << 20) + 5000);
+        make_room(&mut buffer, 0);
+        assert!(buffer.capacity() - buffer.len() >= MIN_READ);
     }
 
     #[test]
@@ -195,7 +275,7 @@ mod tests {
             seed = seed
                 .wrapping_mul(6364136223846793005)
                 .wrapping_add(1442695040888963407);
-            let size = (seed >> 33) as usize % 5_000;
+            let size = (seed >> 33) as usize % 40_000;
             if seed >> 63 == 0 {
                 let bytes = vec![step as u8; size];
                 expected.extend_from_slice(&bytes);

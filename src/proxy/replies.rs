@@ -1,12 +1,10 @@
 //! The way back: replies are cut at their ends and given to whom they belong to, in order.
 
-use std::task::{Context, Poll};
-
-use bytes::{Buf, Bytes, BytesMut};
+use bytes::Bytes;
 
 use super::hook::Hook;
 use super::lane::{Draining, Entry, Kind, SessionRef, may_replay};
-use super::queue::LARGE;
+use super::queue::{LARGE, make_room};
 use super::session::{Life, Park};
 use super::worker::Worker;
 use crate::resp::reply::{error_code, first_element, signal};
@@ -28,68 +26,187 @@ pub(super) enum LaneEnd {
     Closed,
 }
 
+/// Reads from one node in one turn.
+const READS_PER_TURN: usize = 4;
+
 impl Worker {
-    /// Reads once; `Ok(false)`: nothing came.
-    pub(super) fn read_lane(&mut self, lane: usize, cx: &mut Context<'_>) -> Result<bool, LaneEnd> {
-        let Some(upstream) = &mut self.lanes[lane].upstream else {
-            return Ok(false);
-        };
-        if upstream.input.capacity() - upstream.input.len() < 4 * 1024 {
-            upstream.input.reserve(16 * 1024);
-        }
-        let stream = std::pin::Pin::new(&mut upstream.stream);
-        match tokio_util::io::poll_read_buf(stream, cx, &mut upstream.input) {
-            Poll::Pending => Ok(false),
-            Poll::Ready(Ok(0) | Err(_)) => Err(LaneEnd::Lost),
-            Poll::Ready(Ok(_)) => {
-                let backend = self.lanes[lane].backend;
-                self.backends[backend].plan.evidence.replied(self.now);
-                self.cut_replies(lane)?;
-                self.obey(backend);
-                self.feed_starved(backend);
-                Ok(true)
+    /// Reads what came and gives it out.
+    pub(super) fn read_lane(&mut self, lane: usize) -> Result<(), LaneEnd> {
+        for _ in 0..READS_PER_TURN {
+            let state = &mut self.lanes[lane];
+            let backend = state.backend;
+            let gone = state.retire || state.close;
+            let Some(upstream) = &mut state.upstream else {
+                return Ok(());
+            };
+            // What another epoch's primary says late is nobody's reply.
+            if gone || upstream.end.is_some() || !upstream.socket.is_readable() {
+                return Ok(());
             }
+            if upstream.input.is_empty() {
+                let mut scratch = std::mem::take(&mut self.scratch);
+                let result = match upstream.socket.read(&mut scratch) {
+                    Ok(Some(0)) | Err(_) => Err(LaneEnd::Lost),
+                    Ok(None) => Ok(()),
+                    Ok(Some(n)) => self.cut_replies(lane, &scratch[..n], None).map(|cut| {
+                        self.keep_input(lane, &scratch[cut..n]);
+                    }),
+                };
+                self.scratch = scratch;
+                result?;
+            } else {
+                make_room(&mut upstream.input, upstream.scanner.least_len());
+                match upstream.socket.read_more(&mut upstream.input) {
+                    Ok(Some(0)) | Err(_) => return Err(LaneEnd::Lost),
+                    Ok(None) => return Ok(()),
+                    Ok(Some(_)) if upstream.scanner.least_len() > upstream.input.len() => {}
+                    Ok(Some(_)) => {
+                        // Large replies are passed on as they are, without a copy.
+                        let input = Bytes::from(std::mem::take(&mut upstream.input));
+                        let cut = self.cut_replies(lane, &input, Some(&input))?;
+                        self.keep_input(lane, &input[cut..]);
+                    }
+                }
+            }
+            self.backends[backend].plan.evidence.replied(self.now);
+            self.obey(backend);
+            self.feed_starved(backend);
+        }
+        if let Some(upstream) = &self.lanes[lane].upstream
+            && upstream.socket.is_readable()
+        {
+            self.again.push(upstream.socket.token());
+        }
+        Ok(())
+    }
+
+    fn keep_input(&mut self, lane: usize, rest: &[u8]) {
+        if let Some(upstream) = &mut self.lanes[lane].upstream
+            && !rest.is_empty()
+        {
+            upstream.input.extend_from_slice(rest);
         }
     }
 
-    fn cut_replies(&mut self, lane: usize) -> Result<(), LaneEnd> {
+    /// Cuts `data` at the ends of replies; returns how much of it was given out. `owner` is the same
+    /// bytes where they may be kept.
+    fn cut_replies(
+        &mut self,
+        lane: usize,
+        data: &[u8],
+        owner: Option<&Bytes>,
+    ) -> Result<usize, LaneEnd> {
         let Some(upstream) = &mut self.lanes[lane].upstream else {
-            return Ok(());
+            return Ok(data.len());
         };
-        let mut input = std::mem::take(&mut upstream.input);
         let mut scanner = std::mem::take(&mut upstream.scanner);
-        let (mut at, mut large) = (0, false);
+        let mut run = Run::default();
+        let mut at = 0;
         let result = loop {
-            match scanner.scan(&input[at..]) {
-                Ok(Some(n)) if n >= LARGE => {
-                    large = true;
-                    input.advance(at);
-                    at = 0;
-                    let frame = input.split_to(n).freeze();
-                    if let Err(end) = self.on_reply(lane, &frame, Some(&frame)) {
-                        break Err(end);
-                    }
-                }
+            match scanner.scan(&data[at..]) {
                 Ok(Some(n)) => {
-                    if let Err(end) = self.on_reply(lane, &input[at..at + n], None) {
+                    let end = at + n;
+                    if let Some(of) = self.take_plain(lane, data[at]) {
+                        if run.session != of {
+                            self.give(&run, &data[run.start..at], owner);
+                            run = Run {
+                                session: of,
+                                start: at,
+                                count: 0,
+                            };
+                        }
+                        run.count += 1;
+                        at = end;
+                        continue;
+                    }
+                    self.end_run(lane, &mut run, &data[..at], owner);
+                    let frame = &data[at..end];
+                    let owned = owner.filter(|_| n >= LARGE).map(|o| o.slice_ref(frame));
+                    at = end;
+                    if let Err(end) = self.on_reply(lane, frame, owned.as_ref()) {
                         break Err(end);
                     }
-                    at += n;
                 }
-                Ok(None) => break Ok(()),
+                Ok(None) => break Ok(at),
                 Err(_) => break Err(LaneEnd::Garbage),
             }
         };
-        input.advance(at);
-        if large {
-            // The large buffer lives on in the reply and goes when that is written.
-            input = BytesMut::from(&input[..]);
-        }
+        self.end_run(lane, &mut run, &data[..at], owner);
         if let Some(upstream) = &mut self.lanes[lane].upstream {
-            upstream.input = input;
             upstream.scanner = scanner;
         }
         result
+    }
+
+    /// Takes the first entry off when a reply that begins with `kind` is all it waits for and is its
+    /// client's as it is; returns whose it is, `None` where more must be thought of.
+    #[inline]
+    fn take_plain(&mut self, lane: usize, kind: u8) -> Option<Option<SessionRef>> {
+        let state = &mut self.lanes[lane];
+        if state.pinned || state.sent == 0 || matches!(kind, b'-' | b'>') {
+            return None;
+        }
+        let head = state.queue.front()?;
+        if !matches!(head.kind, Kind::Plain)
+            || head.replies != 1
+            || head.mute
+            || state.upstream.as_ref()?.draining.is_some()
+            || matches!(state.queue.get(1), Some(next) if matches!(next.kind, Kind::Local(_)))
+        {
+            return None;
+        }
+        let entry = state.pop_answered()?;
+        if entry.replay != Replay::Read {
+            state.signal_since = None;
+        }
+        Some(entry.session)
+    }
+
+    /// Gives out what is left of a run, whose replies end where `data` does, and makes the lane's log
+    /// match its queue again.
+    #[inline]
+    fn end_run(&mut self, lane: usize, run: &mut Run, data: &[u8], owner: Option<&Bytes>) {
+        self.give(run, &data[run.start.min(data.len())..], owner);
+        *run = Run::default();
+        let state = &mut self.lanes[lane];
+        self.backends[state.backend].bytes -= state.drop_answered(&mut self.spares);
+    }
+
+    /// The replies of one session's requests side by side.
+    #[inline]
+    fn give(&mut self, run: &Run, frames: &[u8], owner: Option<&Bytes>) {
+        let Some(of) = run.session else { return };
+        let Some(session) = self
+            .sessions
+            .get_mut(of.index)
+            .filter(|s| s.serial == of.serial)
+        else {
+            return;
+        };
+        self.backends[session.backend].turn.replied += u64::from(run.count);
+        session.inflight -= run.count;
+        session.learn(run.count, frames.len());
+        match owner {
+            Some(owner) if frames.len() >= LARGE => {
+                let frames = owner.slice_ref(frames);
+                session.out.push_owned(frames, &mut self.spares);
+            }
+            _ => session.out.push(frames, &mut self.spares),
+        }
+        self.got_replies(of.index);
+    }
+
+    /// A session has more to write, and perhaps may go on.
+    #[inline]
+    fn got_replies(&mut self, index: usize) {
+        let session = &mut self.sessions[index];
+        if !session.dirty {
+            session.dirty = true;
+            self.dirty.push(index);
+        }
+        if session.park != Park::No || session.life != Life::Open {
+            self.wake_session(index);
+        }
     }
 
     /// One reply came; `owned` is the same bytes where they can be kept without a copy.
@@ -209,6 +326,7 @@ impl Worker {
                     "subscriber dropped: it does not read its messages"
                 );
                 session.kill();
+                self.wake_session(of.index);
             }
         }
         message
@@ -354,14 +472,10 @@ impl Worker {
                 None => session.out.push(frame, &mut self.spares),
             }
         }
-        if !session.dirty {
-            session.dirty = true;
-            self.dirty.push(of.index);
-        }
-        if session.park != Park::No || session.life != Life::Open {
-            session.wake();
-        }
-        if session.pin.is_some() {
+        session.learn(1, frame.len());
+        let pinned = session.pin.is_some();
+        self.got_replies(of.index);
+        if pinned {
             self.settle_pin(of);
         }
     }
@@ -389,11 +503,20 @@ impl Worker {
             return;
         }
         for of in std::mem::take(&mut state.starved) {
-            if let Some(session) = self.session(of) {
-                session.wake();
+            if self.session(of).is_some() {
+                self.wake_session(of.index);
             }
         }
     }
+}
+
+/// Plain replies side by side in what was read, all of one session.
+#[derive(Default)]
+struct Run {
+    /// `None`: of nobody, or of one that left.
+    session: Option<SessionRef>,
+    start: usize,
+    count: u32,
 }
 
 /// Errors that prove that the request did not run here and may run elsewhere. An -UNBLOCKED by

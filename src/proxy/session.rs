@@ -2,25 +2,23 @@
 //! as values, so that it can be built up again on another node.
 
 use std::io::{self, IoSlice};
-use std::pin::Pin as StdPin;
 use std::sync::Arc;
-use std::task::{Context, Poll, Waker};
-
-use bytes::BytesMut;
-use tokio::io::{AsyncRead, ReadBuf};
-use tokio::net::{TcpStream, UnixStream};
+use std::sync::atomic::Ordering;
 
 use super::lane::LaneKey;
 use super::pin::Pin;
 use super::queue::{ByteQueue, Spares};
 use super::registry::Client;
+use super::socket::Socket;
 use crate::resp::RequestScanner;
 
-/// A client's connection.
-pub(super) enum Stream {
-    Tcp(TcpStream),
-    Unix(UnixStream),
-}
+/// Requests of one session on their way at most, and before it is known how large its replies are.
+const MAX_WINDOW: u32 = 1024;
+const FIRST_WINDOW: u32 = 64;
+/// Replies that may come for requests on their way, bytes, going by the size of earlier ones.
+const WINDOW_BYTES: usize = 4 * 1024 * 1024;
+/// Of replies up to this size a whole window fits.
+const SMALL_REPLY: usize = WINDOW_BYTES / MAX_WINDOW as usize;
 
 /// Why requests of a session are not looked at for the moment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,7 +58,7 @@ pub(super) enum Life {
 pub(super) struct Session {
     pub(super) serial: u64,
     pub(super) backend: usize,
-    pub(super) stream: Stream,
+    pub(super) socket: Socket,
     pub(super) client: Arc<Client>,
     /// Which lanes fit this session: its user, database and protocol version.
     pub(super) key: LaneKey,
@@ -69,12 +67,17 @@ pub(super) struct Session {
     /// Its own lane, while its state demands one.
     pub(super) pin: Option<Box<Pin>>,
     /// What was read and is not a complete request, or waits because the session is parked.
-    pub(super) input: BytesMut,
+    pub(super) input: Vec<u8>,
     pub(super) scanner: RequestScanner,
     /// Replies that are not written yet.
     pub(super) out: ByteQueue,
     /// Requests without a reply.
     pub(super) inflight: u32,
+    /// Requests that may be without a reply before no more are read: few until it is known that the
+    /// replies are small, so that a client that does not read them can not make us keep many.
+    pub(super) window: u32,
+    /// Bytes of a reply lately, leaning to the large ones.
+    reply_size: usize,
     pub(super) park: Park,
     pub(super) reply_mode: ReplyMode,
     pub(super) life: Life,
@@ -82,14 +85,15 @@ pub(super) struct Session {
     pub(super) moving: bool,
     /// Whether it is in the worker's list of sessions with something to write.
     pub(super) dirty: bool,
-    pub(super) waker: Option<Waker>,
+    /// Whether it is in the worker's list of sessions to look at again.
+    pub(super) woken: bool,
 }
 
 impl Session {
     pub(super) fn new(
         serial: u64,
         backend: usize,
-        stream: Stream,
+        socket: Socket,
         client: Arc<Client>,
         key: LaneKey,
         lane: usize,
@@ -97,102 +101,86 @@ impl Session {
         Session {
             serial,
             backend,
-            stream,
+            socket,
             client,
             key,
             lane,
             pin: None,
-            input: BytesMut::new(),
+            input: Vec::new(),
             scanner: RequestScanner::default(),
             out: ByteQueue::default(),
             inflight: 0,
+            window: FIRST_WINDOW,
+            reply_size: 0,
             park: Park::No,
             reply_mode: ReplyMode::On,
             life: Life::Open,
             moving: false,
             dirty: false,
-            waker: None,
+            woken: false,
         }
     }
 
-    /// Its task looks at it again.
-    pub(super) fn wake(&self) {
-        if let Some(waker) = &self.waker {
-            waker.wake_by_ref();
-        }
-    }
-
-    /// Nothing more is read.
+    /// Nothing more is read; it ends when every reply is written.
     pub(super) fn finish(&mut self) {
         if self.life == Life::Open {
             self.life = Life::Finishing;
         }
-        self.wake();
     }
 
-    /// Ends without waiting for anything.
+    /// Ends without waiting for anything, at its next turn.
     pub(super) fn kill(&mut self) {
         self.life = Life::Killed;
-        self.wake();
     }
 
-    /// Writes what the kernel takes; whether something is left.
-    pub(super) fn flush(&mut self, spares: &mut Spares) -> io::Result<(usize, bool)> {
+    /// Whether it waits at the node for something that nobody would take if it left.
+    pub(super) fn waits_at_node(&self) -> bool {
+        self.client.blocked_on.load(Ordering::Relaxed) != 0
+            || self
+                .pin
+                .as_ref()
+                .is_some_and(|p| p.subscribed() || p.monitor)
+    }
+
+    /// Whether a request may go to the shared lane as it is.
+    #[inline]
+    pub(super) fn is_plain(&self) -> bool {
+        self.pin.is_none()
+            && !self.moving
+            && self.reply_mode == ReplyMode::On
+            && self.inflight < self.window
+    }
+
+    /// `count` replies of `bytes` together came: how many may be on their way from now on.
+    #[inline]
+    pub(super) fn learn(&mut self, count: u32, bytes: usize) {
+        if self.window == MAX_WINDOW && bytes <= SMALL_REPLY {
+            return;
+        }
+        let size = bytes / count.max(1) as usize;
+        self.reply_size = size.max(self.reply_size - self.reply_size / 8);
+        let fits = WINDOW_BYTES / self.reply_size.max(SMALL_REPLY);
+        let earned = self.window.saturating_add(count * 4).min(MAX_WINDOW);
+        self.window = earned.min(u32::try_from(fits).unwrap_or(MAX_WINDOW)).max(1);
+    }
+
+    /// Writes what the kernel takes; returns how much that was.
+    pub(super) fn flush(&mut self, spares: &mut Spares) -> io::Result<usize> {
         let mut written = 0;
-        while !self.out.is_empty() {
-            let mut slices = [IoSlice::new(&[]); 16];
-            let filled = self.out.slices(0, &mut slices);
-            match self.stream.try_write(&slices[..filled]) {
-                Ok(n) => {
-                    written += n;
-                    self.out.consume(n, spares);
+        while !self.out.is_empty() && self.socket.is_writable() {
+            let n = match self.out.only() {
+                Some(all) => self.socket.write(&[IoSlice::new(all)])?,
+                None => {
+                    let mut slices = [IoSlice::new(&[]); 16];
+                    let filled = self.out.slices(0, &mut slices);
+                    self.socket.write(&slices[..filled])?
                 }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    return Ok((written, true));
-                }
-                Err(error) => return Err(error),
+            };
+            if let Some(n) = n {
+                written += n;
+                self.out.consume(n, spares);
             }
         }
-        Ok((written, false))
-    }
-}
-
-impl Stream {
-    fn try_write(&self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
-        match (self, slices) {
-            (Stream::Tcp(stream), [one]) => stream.try_write(one),
-            (Stream::Tcp(stream), _) => stream.try_write_vectored(slices),
-            (Stream::Unix(stream), [one]) => stream.try_write(one),
-            (Stream::Unix(stream), _) => stream.try_write_vectored(slices),
-        }
-    }
-
-    pub(super) fn poll_write_ready(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match self {
-            Stream::Tcp(stream) => stream.poll_write_ready(cx),
-            Stream::Unix(stream) => stream.poll_write_ready(cx),
-        }
-    }
-
-    pub(super) fn poll_read(
-        &mut self,
-        cx: &mut Context<'_>,
-        into: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        match self {
-            Stream::Tcp(stream) => StdPin::new(stream).poll_read(cx, into),
-            Stream::Unix(stream) => StdPin::new(stream).poll_read(cx, into),
-        }
-    }
-
-    pub(super) fn poll_read_buf(
-        &mut self,
-        cx: &mut Context<'_>,
-        into: &mut BytesMut,
-    ) -> Poll<io::Result<usize>> {
-        match self {
-            Stream::Tcp(stream) => tokio_util::io::poll_read_buf(StdPin::new(stream), cx, into),
-            Stream::Unix(stream) => tokio_util::io::poll_read_buf(StdPin::new(stream), cx, into),
-        }
+        Ok(written)
     }
 }

@@ -4,12 +4,15 @@
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::io;
+use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use rustix::event::epoll::Event;
 use slab::Slab;
+use tokio::io::unix::AsyncFd;
 use tokio::runtime::LocalOptions;
 use tokio::sync::{Notify, mpsc};
 
@@ -18,7 +21,8 @@ use super::listener::Accepted;
 use super::queue::Spares;
 use super::session::Session;
 use super::settings::Settings;
-use super::{BackendPlan, Shared, SharedBackend, lane_task, session_task};
+use super::socket::{Poller, Socket, Token};
+use super::{BackendPlan, Shared, SharedBackend, lane_task};
 use crate::clock;
 use crate::metrics::{RejectReason, RequestOutcome, WorkerMetrics};
 use crate::resp::Limits;
@@ -26,8 +30,6 @@ use crate::topology::{Gate, Timestamp, Topology};
 
 /// How often held requests are checked for their time limit and idle lanes for theirs.
 const HOUSEKEEPING: Duration = Duration::from_millis(50);
-/// Tasks that run before the loop looks for more that is ready.
-const EVENT_INTERVAL: u32 = 256;
 /// A lane nobody uses is kept for this long.
 const LANE_IDLE: Duration = Duration::from_secs(30);
 
@@ -59,6 +61,13 @@ pub(super) struct Worker {
     /// Time of the present turn.
     pub(super) now: Timestamp,
     pub(super) draining: bool,
+    poller: Poller,
+    /// Lanes with something to write after this turn.
+    pub(super) to_write: Vec<usize>,
+    /// Sessions that something happened to, to be looked at in this turn.
+    woken: Vec<usize>,
+    /// Sockets with more to read, left for the next turn so that the others get theirs.
+    pub(super) again: Vec<Token>,
     /// Lanes that were made and have no task yet.
     pub(super) new_lanes: Vec<usize>,
     pub(super) spawner: Rc<Notify>,
@@ -114,19 +123,19 @@ pub(super) fn run(
         mpsc::UnboundedReceiver<Message>,
     ),
 ) -> io::Result<()> {
-    // Tasks that became ready together run one after the other before the loop looks for more, and a
-    // lane woken by the first of them runs behind the last: that is what gathers the requests of many
-    // sessions in one write. (A `LocalSet` would run the lane first.)
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
-        .event_interval(EVENT_INTERVAL)
         .build_local(LocalOptions::default())?;
-    let worker = Worker::new(index, settings, shared, plans, sender);
-    runtime.block_on(serve(Rc::new(RefCell::new(worker)), receiver));
-    Ok(())
+    let worker = Worker::new(index, settings, shared, plans, sender)?;
+    runtime.block_on(serve(Rc::new(RefCell::new(worker)), receiver))
 }
 
-async fn serve(worker: Rc<RefCell<Worker>>, mut receiver: mpsc::UnboundedReceiver<Message>) {
+async fn serve(
+    worker: Rc<RefCell<Worker>>,
+    mut receiver: mpsc::UnboundedReceiver<Message>,
+) -> io::Result<()> {
+    let ready = worker.borrow().poller.watched()?;
+    tokio::task::spawn_local(serve_sockets(worker.clone(), ready));
     let backends = worker.borrow().backends.len();
     for backend in 0..backends {
         tokio::task::spawn_local(follow_topology(worker.clone(), backend));
@@ -136,7 +145,7 @@ async fn serve(worker: Rc<RefCell<Worker>>, mut receiver: mpsc::UnboundedReceive
     tokio::task::spawn_local(housekeeping(worker.clone()));
     while let Some(message) = receiver.recv().await {
         match message {
-            Message::Accept(accepted) => session_task::start(&worker, accepted),
+            Message::Accept(accepted) => worker.borrow_mut().admit(accepted),
             Message::Kill(id) => worker.borrow_mut().kill(id),
             Message::Drain => worker.borrow_mut().drain(),
         }
@@ -149,6 +158,30 @@ async fn serve(worker: Rc<RefCell<Worker>>, mut receiver: mpsc::UnboundedReceive
     if stopping {
         while !worker.borrow().drained() {
             tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+    Ok(())
+}
+
+/// The turns of the worker: each takes all that is ready.
+async fn serve_sockets(worker: Rc<RefCell<Worker>>, ready: AsyncFd<Poller>) {
+    let mut events = Vec::new();
+    loop {
+        let mut more = {
+            let Ok(mut guard) = ready.readable().await else {
+                // Only when the runtime ends.
+                return;
+            };
+            let more = worker.borrow_mut().turn(&mut events);
+            if !more {
+                guard.clear_ready();
+            }
+            more
+        };
+        while more {
+            // Others of this thread get their turn as well.
+            tokio::task::yield_now().await;
+            more = worker.borrow_mut().turn(&mut events);
         }
     }
 }
@@ -199,7 +232,7 @@ impl Worker {
         shared: Arc<Shared>,
         plans: Vec<BackendPlan>,
         messages: mpsc::UnboundedSender<Message>,
-    ) -> Self {
+    ) -> io::Result<Self> {
         let backends = plans
             .into_iter()
             .zip(&shared.backends)
@@ -217,7 +250,7 @@ impl Worker {
                 held: 0,
             })
             .collect();
-        Worker {
+        Ok(Worker {
             index,
             limits: Limits::default(),
             settings,
@@ -230,46 +263,138 @@ impl Worker {
             dirty: Vec::new(),
             now: clock::now(),
             draining: false,
+            poller: Poller::new()?,
+            to_write: Vec::new(),
+            woken: Vec::new(),
+            again: Vec::new(),
             new_lanes: Vec::new(),
             spawner: Rc::default(),
             messages,
             last_serial: 0,
+        })
+    }
+
+    /// One turn: reads every socket that is ready, then writes every connection that got something,
+    /// each once. Returns whether there may be more at once. `events` is empty, and comes back so.
+    fn turn(&mut self, events: &mut Vec<Event>) -> bool {
+        let more = self.poller.take(events).unwrap_or_else(|error| {
+            tracing::error!(%error, "sockets can not be polled");
+            false
+        });
+        self.now = clock::now();
+        // All requests first, so that the replies that come with them find them waiting.
+        for event in events.iter() {
+            if let Some(session) = self.session_of(Socket::token_of(event)) {
+                self.sessions[session].socket.note(event);
+                self.session_turn(session);
+            }
+        }
+        for event in events.drain(..) {
+            if let Some(lane) = self.lane_of(Socket::token_of(&event))
+                && let Some(upstream) = &mut self.lanes[lane].upstream
+            {
+                upstream.socket.note(&event);
+                self.lane_turn(lane);
+            }
+        }
+        let mut again = std::mem::take(&mut self.again);
+        for token in again.drain(..) {
+            if let Some(session) = self.session_of(token) {
+                self.session_turn(session);
+            } else if let Some(lane) = self.lane_of(token) {
+                self.lane_turn(lane);
+            }
+        }
+        again.append(&mut self.again);
+        self.again = again;
+        self.settle();
+        more || !self.again.is_empty()
+    }
+
+    fn session_of(&self, token: Token) -> Option<usize> {
+        let Token::Session(index, _) = token else {
+            return None;
+        };
+        let session = self.sessions.get(index as usize)?;
+        (session.socket.token() == token).then_some(index as usize)
+    }
+
+    fn lane_of(&self, token: Token) -> Option<usize> {
+        let Token::Upstream(index, _) = token else {
+            return None;
+        };
+        let upstream = self.lanes.get(index as usize)?.upstream.as_ref()?;
+        (upstream.socket.token() == token).then_some(index as usize)
+    }
+
+    /// The end of every turn, of whichever task: what was queued is written, to the nodes first, so that they
+    /// work while the clients are written to.
+    pub(super) fn settle(&mut self) {
+        loop {
+            self.write_lanes();
+            self.flush_dirty();
+            if self.woken.is_empty() {
+                return;
+            }
+            for index in std::mem::take(&mut self.woken) {
+                if let Some(session) = self.sessions.get_mut(index)
+                    && std::mem::take(&mut session.woken)
+                {
+                    self.session_turn(index);
+                }
+            }
         }
     }
 
-    /// Takes a client in; `None` when there is no room.
-    pub(super) fn admit(&mut self, accepted: Accepted) -> Option<SessionRef> {
-        let backend = accepted.backend;
-        if self.draining {
-            self.backends[backend]
-                .metrics
-                .rejected(RejectReason::Draining);
-            return None;
+    /// The session is looked at again before this turn ends.
+    pub(super) fn wake_session(&mut self, index: usize) {
+        let session = &mut self.sessions[index];
+        if !session.woken {
+            session.woken = true;
+            self.woken.push(index);
         }
-        let stream = match accepted.socket.register() {
-            Ok(stream) => stream,
+    }
+
+    /// Polls a connection from now on, under a serial number that was not used before.
+    pub(super) fn watch(
+        &mut self,
+        fd: OwnedFd,
+        token: impl FnOnce(u64) -> Token,
+    ) -> io::Result<Socket> {
+        self.last_serial += 1;
+        self.poller.add(fd, token(self.last_serial))
+    }
+
+    /// Takes a client in, or closes its connection where there is no room.
+    fn admit(&mut self, accepted: Accepted) {
+        let backend = accepted.backend;
+        let metrics = &self.backends[backend].metrics;
+        if self.draining {
+            metrics.rejected(RejectReason::Draining);
+            return self.shared.clients.left(self.index);
+        }
+        self.now = clock::now();
+        let index = self.sessions.vacant_key();
+        let watched = self.watch(accepted.socket, |serial| Token::session(index, serial));
+        let socket = match watched {
+            Ok(socket) => socket,
             Err(error) => {
                 tracing::warn!(%error, "a client could not be taken in");
-                return None;
+                return self.shared.clients.left(self.index);
             }
         };
-        self.now = clock::now();
         let client =
             self.shared
                 .registry
                 .add(backend, accepted.names, self.now, self.messages.clone());
-        self.last_serial += 1;
-        let serial = self.last_serial;
         let key = LaneKey::initial();
         let lane = self.shared_lane(backend, &key);
-        let session = Session::new(serial, backend, stream, client, key, lane);
+        let serial = self.last_serial;
+        self.sessions
+            .insert(Session::new(serial, backend, socket, client, key, lane));
         let metrics = &self.backends[backend].metrics;
         metrics.clients.increment(1);
         metrics.clients_opened.increment(1);
-        Some(SessionRef {
-            index: self.sessions.insert(session),
-            serial,
-        })
     }
 
     /// The session, if it still lives.
@@ -314,13 +439,6 @@ impl Worker {
         lane
     }
 
-    /// The lane's task sees to it at its next turn.
-    pub(super) fn wake_lane(&mut self, lane: usize) {
-        if let Some(waker) = &self.lanes[lane].waker {
-            waker.wake_by_ref();
-        }
-    }
-
     fn topology_changed(&mut self, backend: usize, topology: Arc<Topology>) {
         self.now = clock::now();
         let state = &mut self.backends[backend];
@@ -344,18 +462,25 @@ impl Worker {
             if opens && self.lanes[lane].upstream.is_some() && !self.lanes[lane].retire {
                 self.hold_ends(lane);
             }
-            self.wake_lane(lane);
+            self.lanes[lane].wake_task();
+            self.ask_to_write(lane);
         }
+        self.settle();
         self.obey(backend);
     }
 
     /// Lanes with something to write look whether they may.
     fn wake_writers(&mut self, backend: Option<usize>) {
-        for (_, lane) in &mut self.lanes {
-            if lane.has_unwritten() && backend.is_none_or(|b| b == lane.backend) {
-                lane.ask_to_write();
-            }
+        let waiting: Vec<usize> = self
+            .lanes
+            .iter()
+            .filter(|(_, lane)| lane.has_unwritten() && backend.is_none_or(|b| b == lane.backend))
+            .map(|(index, _)| index)
+            .collect();
+        for lane in waiting {
+            self.ask_to_write(lane);
         }
+        self.settle();
     }
 
     /// What waited in this lane goes on now.
@@ -401,16 +526,21 @@ impl Worker {
     }
 
     fn kill(&mut self, id: u64) {
-        if let Some((_, session)) = self.sessions.iter_mut().find(|(_, s)| s.client.id == id) {
+        if let Some((index, session)) = self.sessions.iter_mut().find(|(_, s)| s.client.id == id) {
             session.kill();
+            self.wake_session(index);
+            self.settle();
         }
     }
 
     fn drain(&mut self) {
         self.draining = true;
-        for (_, session) in self.sessions.iter_mut() {
-            session.finish();
+        let all: Vec<usize> = self.sessions.iter().map(|(index, _)| index).collect();
+        for index in all {
+            self.sessions[index].finish();
+            self.wake_session(index);
         }
+        self.settle();
     }
 
     fn drained(&self) -> bool {
@@ -446,7 +576,7 @@ impl Worker {
             self.feed_starved(backend);
         }
         self.count();
-        self.flush_dirty();
+        self.settle();
     }
 
     fn end_idle_lanes(&mut self) {
@@ -464,7 +594,7 @@ impl Worker {
         }
         for lane in ended {
             self.forget_lane(lane);
-            self.wake_lane(lane);
+            self.lanes[lane].wake_task();
         }
     }
 

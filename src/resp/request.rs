@@ -84,6 +84,11 @@ impl RequestScanner {
     #[inline]
     pub fn scan(&mut self, buf: &[u8], limits: &Limits) -> Result<Option<Request>, ProtocolError> {
         if self.pos == 0 {
+            if self.searched == 0
+                && let Some(request) = scan_common(buf)
+            {
+                return Ok(Some(request));
+            }
             match buf.first() {
                 None => return Ok(None),
                 Some(b'*') => {}
@@ -196,6 +201,33 @@ impl RequestScanner {
             ..Request::empty(newline + 1, true)
         }))
     }
+}
+
+/// A request of up to nine short arguments that came whole, as nearly all do. `None`: look closer.
+#[inline]
+fn scan_common(buf: &[u8]) -> Option<Request> {
+    let [b'*', count @ b'1'..=b'9', b'\r', b'\n', ..] = *buf else {
+        return None;
+    };
+    let argc = usize::from(count - b'0');
+    let mut spans = [Span::default(); SPANS];
+    let mut at = 4;
+    for i in 0..argc {
+        let (start, end) = number::short_bulk(buf, at)?;
+        if let Some(span) = spans.get_mut(i) {
+            // Nine arguments of less than 1000 bytes.
+            let (start, len) = (start as u32, (end - start) as u32);
+            *span = Span { start, len };
+        }
+        at = end + 2;
+    }
+    Some(Request {
+        len: at,
+        argc,
+        inline: false,
+        spans,
+        spanned: argc.min(SPANS) as u8,
+    })
 }
 
 impl Request {

@@ -238,7 +238,8 @@ async fn an_increment_on_its_way_to_a_hanging_primary_says_that_its_outcome_is_u
     scene.failed_over().await;
     let reply = client.receive().await.unwrap();
     assert!(reply.to_string().contains("outcome unknown"), "{reply}");
-    assert!(setter.receive().await.unwrap().is_ok());
+    let set = setter.receive().await.unwrap();
+    assert!(set.is_ok(), "{set}");
     assert_eq!(get(&mut setter, "key").await.as_deref(), Some("value"));
     // The connection goes on.
     assert_eq!(ask(&mut client, &["INCR", "n"]).await, Value::Integer(2));

@@ -438,40 +438,78 @@ pub(super) static COMMANDS: &[Command] = &[
 ];
 
 /// Places of the hash table; a power of two, about four times the number of commands.
-const SLOTS: usize = 1024;
+const SLOTS: usize = 1 << SLOT_BITS;
+const SLOT_BITS: u32 = 10;
 
 /// Longest name, bytes.
 const MAX_NAME: usize = 20;
 
-/// Index into [`COMMANDS`] plus one for each hash; 0: free. Collisions go to the next place.
-static INDEX: [u16; SLOTS] = index();
+/// A place of the hash table.
+#[derive(Clone, Copy)]
+struct Slot {
+    /// See [`key`]; 0: free.
+    key: u64,
+    /// Index into [`COMMANDS`].
+    command: u16,
+    /// The name's length.
+    len: u8,
+    /// The key and the length are the whole name: it is short and all letters.
+    whole: bool,
+}
 
-const fn index() -> [u16; SLOTS] {
+/// Collisions go to the next place.
+static INDEX: [Slot; SLOTS] = index();
+
+const fn index() -> [Slot; SLOTS] {
     assert!(COMMANDS.len() * 3 < SLOTS);
-    let mut index = [0; SLOTS];
+    let free = Slot {
+        key: 0,
+        command: 0,
+        len: 0,
+        whole: false,
+    };
+    let mut index = [free; SLOTS];
     let mut i = 0;
     while i < COMMANDS.len() {
         let name = COMMANDS[i].name.as_bytes();
         assert!(name.len() <= MAX_NAME);
-        let mut slot = hash(name);
-        while index[slot] != 0 {
+        let mut whole = name.len() <= 8;
+        let mut at = 0;
+        while at < name.len() {
+            whole &= name[at].is_ascii_alphabetic();
+            at += 1;
+        }
+        let mut slot = place(key(name), name.len());
+        while index[slot].key != 0 {
             slot = (slot + 1) % SLOTS;
         }
-        index[slot] = i as u16 + 1;
+        index[slot] = Slot {
+            key: key(name),
+            command: i as u16,
+            len: name.len() as u8,
+            whole,
+        };
         i += 1;
     }
     index
 }
 
-/// The same for capital and small letters (and for some other pairs of bytes, which does no harm).
-const fn hash(name: &[u8]) -> usize {
-    let mut hash: u32 = 0x811c_9dc5;
-    let mut i = 0;
-    while i < name.len() {
-        hash = (hash ^ (name[i] | 0x20) as u32).wrapping_mul(0x0100_0193);
-        i += 1;
+/// The first eight bytes, the same for capital and small letters. Never 0.
+#[inline]
+const fn key(name: &[u8]) -> u64 {
+    let mut key: u64 = 0;
+    let mut at = 0;
+    while at < name.len() && at < 8 {
+        key |= (name[at] as u64) << (8 * at);
+        at += 1;
     }
-    ((hash ^ (hash >> 15)) as usize) % SLOTS
+    key | 0x2020_2020_2020_2020
+}
+
+#[inline]
+const fn place(key: u64, len: usize) -> usize {
+    let mixed = (key ^ len as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    (mixed >> (64 - SLOT_BITS)) as usize
 }
 
 #[inline]
@@ -479,12 +517,19 @@ pub(super) fn find(name: &[u8]) -> Option<&'static Command> {
     if name.len() > MAX_NAME {
         return None;
     }
-    let mut slot = hash(name);
+    let key = key(name);
+    let mut at = place(key, name.len());
     loop {
-        let command = &COMMANDS[usize::from(INDEX[slot]).checked_sub(1)?];
-        if command.name.as_bytes().eq_ignore_ascii_case(name) {
-            return Some(command);
+        let slot = &INDEX[at];
+        if slot.key == 0 {
+            return None;
         }
-        slot = (slot + 1) % SLOTS;
+        if slot.key == key && usize::from(slot.len) == name.len() {
+            let command = &COMMANDS[usize::from(slot.command)];
+            if slot.whole || command.name.as_bytes().eq_ignore_ascii_case(name) {
+                return Some(command);
+            }
+        }
+        at = (at + 1) % SLOTS;
     }
 }

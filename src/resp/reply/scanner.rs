@@ -38,6 +38,17 @@ impl ReplyScanner {
     /// The bytes are no reply; the connection is of no use any more.
     #[inline]
     pub fn scan(&mut self, buf: &[u8]) -> Result<Option<usize>, ProtocolError> {
+        if self.pos == 0
+            && self.pending == 0
+            && self.searched == 0
+            && let Some(len) = scan_common(buf)
+        {
+            return Ok(Some(len));
+        }
+        self.scan_any(buf)
+    }
+
+    fn scan_any(&mut self, buf: &[u8]) -> Result<Option<usize>, ProtocolError> {
         loop {
             if self.pos > buf.len() {
                 return Ok(None);
@@ -68,6 +79,12 @@ impl ReplyScanner {
                 Step::Value => {}
             }
         }
+    }
+
+    /// Bytes that the present, incomplete reply has at least, as far as its lengths were read. Never
+    /// allocate from it.
+    pub fn least_len(&self) -> usize {
+        self.pos.max(self.searched)
     }
 
     /// One value was passed; whether it was the last one.
@@ -164,6 +181,18 @@ impl ReplyScanner {
         } else {
             Step::Value
         })
+    }
+}
+
+/// The replies that are most of the traffic, where they came whole: `+OK`, a short string, nothing, a small
+/// number. `None`: look closer.
+#[inline]
+fn scan_common(buf: &[u8]) -> Option<usize> {
+    match *buf {
+        [b'$', b'-', b'1', b'\r', b'\n', ..] | [b'+', b'O', b'K', b'\r', b'\n', ..] => Some(5),
+        [b'$', ..] => number::short_bulk(buf, 0).map(|(_, end)| end + 2),
+        [b':', b'0'..=b'9', b'\r', b'\n', ..] => Some(4),
+        _ => None,
     }
 }
 

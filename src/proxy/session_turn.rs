@@ -1,0 +1,308 @@
+//! The turns of a session: write what waits, read what came, cut it into requests.
+
+use std::sync::atomic::Ordering;
+
+use bytes::{Bytes, BytesMut};
+
+use super::dispatch::Step;
+use super::lane::{Entry, Kind, SessionRef};
+use super::queue::{LARGE, make_room};
+use super::session::{Life, Park};
+use super::worker::Worker;
+use crate::resp::command::{lookup, replay};
+use crate::resp::{Request, Special, put_error};
+use crate::topology::Gate;
+
+/// Reads in one turn, so that one busy client does not keep the others waiting.
+const READS_PER_TURN: usize = 4;
+
+impl Worker {
+    /// Does what can be done for a session now.
+    pub(super) fn session_turn(&mut self, index: usize) {
+        let mut reads = 0;
+        loop {
+            if self.sessions[index].life == Life::Killed || self.write_session(index).is_err() {
+                return self.end_session(index);
+            }
+            let session = &mut self.sessions[index];
+            if session.park != Park::No {
+                if session.socket.has_ended() && session.waits_at_node() {
+                    session.kill();
+                    continue;
+                }
+                if !self.may_go_on(index) {
+                    break;
+                }
+                self.sessions[index].park = Park::No;
+                self.process_input(index);
+                continue;
+            }
+            if session.life == Life::Finishing || !session.socket.is_readable() {
+                break;
+            }
+            if reads == READS_PER_TURN {
+                let token = session.socket.token();
+                self.again.push(token);
+                break;
+            }
+            reads += 1;
+            if !self.read_session(index) {
+                self.client_left(index);
+            }
+        }
+        let session = &self.sessions[index];
+        let idle = session.inflight == 0 && session.out.is_empty() && session.park == Park::No;
+        if session.life == Life::Finishing && idle {
+            self.end_session(index);
+        }
+    }
+
+    fn end_session(&mut self, index: usize) {
+        let serial = self.sessions[index].serial;
+        self.remove_session(SessionRef { index, serial });
+        self.shared.clients.left(self.index);
+    }
+
+    /// Writes replies as far as the kernel takes them.
+    fn write_session(&mut self, index: usize) -> std::io::Result<()> {
+        let session = &mut self.sessions[index];
+        if !session.out.is_empty() {
+            let written = session.flush(&mut self.spares)?;
+            self.backends[session.backend].turn.sent += written as u64;
+        }
+        Ok(())
+    }
+
+    fn may_go_on(&self, index: usize) -> bool {
+        let session = &self.sessions[index];
+        let backend = &self.backends[session.backend];
+        match session.park {
+            Park::No => true,
+            Park::Drained => session.inflight == 0,
+            Park::Crowded => session.inflight <= session.window / 2,
+            Park::Starved => backend.bytes < backend.plan.settings.hold_bytes,
+            Park::Slow => session.out.len() <= self.settings.client_reply_high_water / 2,
+        }
+    }
+
+    /// Reads once and processes it; false when the client will send nothing more.
+    fn read_session(&mut self, index: usize) -> bool {
+        let session = &mut self.sessions[index];
+        let backend = session.backend;
+        if session.input.is_empty() {
+            let mut scratch = std::mem::take(&mut self.scratch);
+            let read = session.socket.read(&mut scratch);
+            let more = match read {
+                Ok(Some(0)) | Err(_) => false,
+                Ok(None) => true,
+                Ok(Some(n)) => {
+                    self.backends[backend].turn.received += n as u64;
+                    let consumed = self.process(index, &scratch[..n], None);
+                    if consumed < n {
+                        self.sessions[index]
+                            .input
+                            .extend_from_slice(&scratch[consumed..n]);
+                    }
+                    true
+                }
+            };
+            self.scratch = scratch;
+            return more;
+        }
+        make_room(&mut session.input, session.scanner.least_len());
+        match session.socket.read_more(&mut session.input) {
+            Ok(Some(0)) | Err(_) => false,
+            Ok(None) => true,
+            Ok(Some(n)) => {
+                self.backends[backend].turn.received += n as u64;
+                self.process_input(index);
+                true
+            }
+        }
+    }
+
+    /// Processes what was read before.
+    fn process_input(&mut self, index: usize) {
+        let input = std::mem::take(&mut self.sessions[index].input);
+        if input.len() < LARGE || self.sessions[index].scanner.least_len() > input.len() {
+            let consumed = self.process(index, &input, None);
+            self.sessions[index].input = match consumed {
+                0 => input,
+                n => input[n..].to_vec(),
+            };
+            return;
+        }
+        // Large requests are passed on as they are, without a copy.
+        let input = Bytes::from(input);
+        let consumed = self.process(index, &input, Some(&input));
+        self.sessions[index].input = input[consumed..].to_vec();
+    }
+
+    /// Cuts `data` into requests and sends each its way; returns how much of it is done with. `owner`
+    /// is the same bytes where they may be kept.
+    fn process(&mut self, index: usize, data: &[u8], owner: Option<&Bytes>) -> usize {
+        self.sessions[index]
+            .client
+            .last_request
+            .store(self.now.as_millis(), Ordering::Relaxed);
+        // Plain requests side by side go to the log in one piece: from here on they are not there yet.
+        let mut run = Run::default();
+        let mut at = 0;
+        while at < data.len() {
+            let session = &mut self.sessions[index];
+            match session.scanner.scan(&data[at..], &self.limits) {
+                Ok(Some(request)) => {
+                    let end = at + request.len;
+                    if self.queue_plain(index, &request, &data[at..end]) {
+                        run.count += 1;
+                        at = end;
+                        continue;
+                    }
+                    self.append(index, &run, &data[run.start..at], owner);
+                    match self.dispatch(index, &request, &data[at..end], &data[end..]) {
+                        Step::Next => at = end,
+                        Step::Took(more) => at = end + more,
+                        Step::Park(why) => {
+                            self.park(index, why);
+                            return at;
+                        }
+                        Step::Stop => return data.len(),
+                    }
+                    run = Run {
+                        start: at,
+                        count: 0,
+                    };
+                }
+                Ok(None) if session.scanner.least_len() > self.settings.max_request_bytes => {
+                    self.append(index, &run, &data[run.start..at], owner);
+                    self.refuse_stream(index, "Protocol error: request too large");
+                    return data.len();
+                }
+                Ok(None) => break,
+                Err(error) => {
+                    self.append(index, &run, &data[run.start..at], owner);
+                    self.refuse_stream(index, &error.to_string());
+                    return data.len();
+                }
+            }
+        }
+        self.append(index, &run, &data[run.start..at], owner);
+        at
+    }
+
+    /// Queues a request that needs nothing but its reply, and whose bytes [`Worker::append`] adds to the
+    /// log; false when it is of another sort, or must wait.
+    #[inline]
+    fn queue_plain(&mut self, index: usize, request: &Request, frame: &[u8]) -> bool {
+        let session = &mut self.sessions[index];
+        let backend = &self.backends[session.backend];
+        if request.inline
+            || request.argc == 0
+            || !session.is_plain()
+            || backend.bytes >= backend.plan.settings.hold_bytes
+            || session.out.len() > self.settings.client_reply_high_water
+        {
+            return false;
+        }
+        let command = request.arg(frame, 0).and_then(lookup);
+        if command.is_some_and(|command| command.special != Special::None) {
+            return false;
+        }
+        session.inflight += 1;
+        let of = SessionRef {
+            index,
+            serial: session.serial,
+        };
+        let replay = replay(command, request, frame);
+        let entry = Entry::new(of, frame.len(), replay, self.now, Kind::Plain);
+        self.lanes[session.lane].queue.push_back(entry);
+        true
+    }
+
+    /// The bytes of the requests that were queued last.
+    #[inline]
+    fn append(&mut self, index: usize, run: &Run, bytes: &[u8], owner: Option<&Bytes>) {
+        if bytes.is_empty() {
+            return;
+        }
+        let session = &self.sessions[index];
+        let backend = &mut self.backends[session.backend];
+        let lane = session.lane;
+        let state = &mut self.lanes[lane];
+        if state.upstream.is_none() || backend.topology.gate == Gate::Closed {
+            backend.turn.held += u64::from(run.count);
+        }
+        backend.bytes += bytes.len();
+        match owner {
+            Some(owner) if bytes.len() >= LARGE => {
+                state
+                    .log
+                    .push_owned(owner.slice_ref(bytes), &mut self.spares);
+            }
+            _ => state.log.push(bytes, &mut self.spares),
+        }
+        self.ask_to_write(lane);
+    }
+
+    fn park(&mut self, index: usize, why: Park) {
+        let session = &mut self.sessions[index];
+        session.park = why;
+        if why == Park::Starved {
+            let of = SessionRef {
+                index,
+                serial: session.serial,
+            };
+            self.backends[session.backend].starved.push(of);
+        }
+    }
+
+    /// The bytes are not RESP: Redis' own words, then the connection is closed.
+    fn refuse_stream(&mut self, index: usize, error: &str) {
+        tracing::debug!(
+            client = self.sessions[index].client.id,
+            error,
+            "client sent no valid request"
+        );
+        let mut reply = BytesMut::new();
+        put_error(&mut reply, &format!("ERR {error}"));
+        self.reply_local(index, &reply);
+        self.sessions[index].finish();
+    }
+
+    /// The client closed its side: what it asked for is still answered, unless it waits at the node
+    /// for something that nobody would take then (an abandoned BLPOP must not eat an element).
+    fn client_left(&mut self, index: usize) {
+        let session = &mut self.sessions[index];
+        if session.waits_at_node() {
+            session.kill();
+        } else {
+            session.finish();
+        }
+    }
+
+    /// Writes every session that got a reply in this turn, each once.
+    pub(super) fn flush_dirty(&mut self) {
+        let mut dirty = std::mem::take(&mut self.dirty);
+        for index in dirty.drain(..) {
+            let Some(session) = self.sessions.get_mut(index) else {
+                continue;
+            };
+            session.dirty = false;
+            match session.flush(&mut self.spares) {
+                Ok(written) => self.backends[session.backend].turn.sent += written as u64,
+                Err(_) => session.kill(),
+            }
+            if session.park != Park::No || session.life != Life::Open {
+                self.wake_session(index);
+            }
+        }
+        self.dirty = dirty;
+    }
+}
+
+/// Plain requests side by side in what was read.
+#[derive(Default)]
+struct Run {
+    start: usize,
+    count: u32,
+}
