@@ -11,7 +11,8 @@ use std::net::{TcpListener, TcpStream};
 
 use rustix::buffer::spare_capacity;
 use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
-use rustix::io::{Errno, read, write};
+use rustix::io::Errno;
+use rustix::net::{RecvFlags, SendFlags, recv, send};
 
 const LISTENER: u64 = u64::MAX;
 const NODE: u64 = u64::MAX - 1;
@@ -111,23 +112,22 @@ fn requests(clients: &mut [Option<Client>], index: usize, node: &mut Node, scrat
     let Some(client) = &mut clients[index] else {
         return;
     };
-    let n = match read(&client.stream, &mut *scratch) {
+    let n = match recv(&client.stream, &mut *scratch, RecvFlags::empty()) {
         Err(Errno::AGAIN) => return,
-        Ok(0) | Err(_) => {
+        Ok((_, 0)) | Err(_) => {
             clients[index] = None;
             return;
         }
-        Ok(n) => n,
+        Ok((_, n)) => n,
     };
-    let (whole, count) = frames(&mut client.input, &scratch[..n], &mut node.out);
-    debug_assert!(whole <= n + 64 * 1024);
+    let count = frames(&mut client.input, &scratch[..n], &mut node.out);
     if count > 0 {
         node.awaited.push_back((index, count));
     }
 }
 
-/// Appends the frames that are whole to `out`; keeps the rest. Returns their bytes and their number.
-fn frames(input: &mut Vec<u8>, data: &[u8], out: &mut Vec<u8>) -> (usize, u32) {
+/// Appends the frames that are whole to `out`; keeps the rest. Returns their number.
+fn frames(input: &mut Vec<u8>, data: &[u8], out: &mut Vec<u8>) -> u32 {
     let (mut end, mut count) = (0, 0);
     if input.is_empty() {
         while let Some(len) = frame(&data[end..]) {
@@ -145,7 +145,7 @@ fn frames(input: &mut Vec<u8>, data: &[u8], out: &mut Vec<u8>) -> (usize, u32) {
         out.extend_from_slice(&input[..end]);
         input.drain(..end);
     }
-    (end, count)
+    count
 }
 
 fn replies(
@@ -154,10 +154,10 @@ fn replies(
     dirty: &mut Vec<usize>,
     scratch: &mut [u8],
 ) -> io::Result<()> {
-    let n = match read(&node.stream, &mut *scratch) {
+    let n = match recv(&node.stream, &mut *scratch, RecvFlags::empty()) {
         Err(Errno::AGAIN) => return Ok(()),
-        Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
-        Ok(n) => n,
+        Ok((_, 0)) => return Err(io::ErrorKind::UnexpectedEof.into()),
+        Ok((_, n)) => n,
         Err(error) => return Err(error.into()),
     };
     node.input.extend_from_slice(&scratch[..n]);
@@ -191,7 +191,7 @@ fn replies(
 fn flush(stream: &TcpStream, out: &mut Vec<u8>) -> io::Result<()> {
     let mut at = 0;
     while at < out.len() {
-        match write(stream, &out[at..]) {
+        match send(stream, &out[at..], SendFlags::NOSIGNAL) {
             Ok(n) => at += n,
             Err(Errno::AGAIN) => break,
             Err(error) => return Err(error.into()),

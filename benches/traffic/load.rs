@@ -6,16 +6,7 @@ use std::net::TcpStream;
 use std::time::Duration;
 
 use super::process::command;
-
-/// One kind of load.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Load {
-    pub command: &'static str,
-    pub clients: u32,
-    pub pipeline: u32,
-    pub size: u32,
-    pub requests: u64,
-}
+use super::scenario::Scenario;
 
 /// What redis-benchmark says; latencies in milliseconds.
 #[derive(Clone, Copy, Debug)]
@@ -37,32 +28,28 @@ pub struct Measured {
     pub proxy_cpu: f64,
 }
 
-impl Load {
-    pub fn name(&self) -> String {
-        let command = self.command.to_uppercase();
-        match self.pipeline {
-            1 => format!("{command}, no pipeline"),
-            depth => format!("{command}, pipeline of {depth}"),
-        }
+/// Runs redis-benchmark against `port`.
+pub fn run(scenario: &Scenario, requests: u64, port: u16) -> Result<Latency, Box<dyn Error>> {
+    // Large values go to few keys, or Redis would hold gigabytes.
+    let keys = if scenario.size > 1024 { 100 } else { 10_000 };
+    let output = command(
+        "redis-benchmark",
+        scenario.place.cpus().map(|cpus| cpus.rest),
+    )
+    .args(["-h", "127.0.0.1", "-p", &port.to_string()])
+    .args(["-t", scenario.command, "--precision", "3"])
+    .args(["-r", &keys.to_string()])
+    .args(["-c", &scenario.clients.to_string()])
+    .args(["-n", &requests.to_string()])
+    .args(["-P", &scenario.pipeline.to_string()])
+    .args(["-d", &scenario.size.to_string()])
+    .output()?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    if !output.status.success() {
+        let error = String::from_utf8_lossy(&output.stderr);
+        return Err(format!("redis-benchmark failed: {error}{text}").into());
     }
-
-    /// Runs redis-benchmark against `port`.
-    pub fn run(&self, port: u16, cpu: Option<u32>) -> Result<Latency, Box<dyn Error>> {
-        let output = command("redis-benchmark", cpu)
-            .args(["-h", "127.0.0.1", "-p", &port.to_string()])
-            .args(["-t", self.command, "-r", "100000", "--precision", "3"])
-            .args(["-c", &self.clients.to_string()])
-            .args(["-n", &self.requests.to_string()])
-            .args(["-P", &self.pipeline.to_string()])
-            .args(["-d", &self.size.to_string()])
-            .output()?;
-        let text = String::from_utf8_lossy(&output.stdout);
-        if !output.status.success() {
-            let error = String::from_utf8_lossy(&output.stderr);
-            return Err(format!("redis-benchmark failed: {error}{text}").into());
-        }
-        parse(&text).ok_or_else(|| format!("redis-benchmark printed:\n{text}").into())
-    }
+    parse(&text).ok_or_else(|| format!("redis-benchmark printed:\n{text}").into())
 }
 
 /// Reads the report of redis-benchmark for one command.

@@ -1,52 +1,50 @@
-//! Real traffic against Redis directly, through pointsman, and through other proxies where they are
-//! installed, in turns within one run, so that the figures can be compared with each other. They
-//! can not be compared with those of another machine.
+//! Real traffic against Redis directly, through pointsman, through other proxies where they are installed,
+//! and through a floor, in turns within one run, so that the figures can be compared with each other. They
+//! can not be compared with those of another machine. At the end stands whether each goal is reached.
 //!
 //! `cargo bench --bench traffic -- --help`
 
 mod floor;
+mod goals;
 mod load;
 mod process;
+mod rate;
+mod scenario;
 mod system;
 mod table;
 
+use std::collections::BTreeMap;
 use std::error::Error;
+use std::net::TcpStream;
 
 use clap::Parser;
 use pointsman::lab::Scratch;
 
-use load::{Load, Measured};
-use system::{Kind, System};
-use table::Results;
+use goals::{Bound, Round};
+use load::Measured;
+use scenario::Scenario;
+use system::{Kind, Redis, System};
+use table::{Judgement, median};
 
-/// Measures requests per second, latency, CPU and memory, and prints them as ratios to direct Redis.
+/// Measures requests per second, latency, CPU and memory, and judges them as ratios.
 #[derive(Debug, Parser)]
 #[command(name = "traffic", bin_name = "cargo bench --bench traffic --")]
 struct Options {
-    /// Rounds; in each, every system takes its turn with every load. Medians are printed.
-    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..))]
+    /// Rounds; in each, every system takes its turn with every scenario. Medians are printed.
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
     rounds: u32,
-    /// Requests of one measurement without pipelining; four times as many with it.
-    #[arg(long, default_value_t = 200_000, value_parser = clap::value_parser!(u64).range(1000..))]
-    requests: u64,
-    /// Client connections.
-    #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=10_000))]
-    clients: u32,
-    /// Requests that each client sends at once; several values with commas between.
-    #[arg(long, value_delimiter = ',', default_values_t = [1, 16])]
-    pipeline: Vec<u32>,
-    /// Bytes of a value.
-    #[arg(long, default_value_t = 64)]
-    size: u32,
+    /// Multiplies the number of requests of every measurement.
+    #[arg(long, default_value_t = 1.0)]
+    scale: f64,
+    /// Scenarios, by their names or the beginnings of them, with commas between; all where none is named.
+    #[arg(long, value_delimiter = ',')]
+    only: Vec<String>,
     /// What to measure; one that is not installed is left out, and said so.
     #[arg(long, value_enum, value_delimiter = ',', default_values_t = Kind::ALL)]
     systems: Vec<Kind>,
-    /// The proxy alone on CPU 0, Redis and the load on CPU 1, for direct Redis as well.
+    /// Print the names of the scenarios and end.
     #[arg(long)]
-    pin: bool,
-    /// Idle connections whose memory is measured; 0 to leave that out.
-    #[arg(long, default_value_t = 1000)]
-    idle: usize,
+    list: bool,
     /// Be the floor: serve this port with the node at that one.
     #[arg(long, hide = true, num_args = 2, value_names = ["PORT", "NODE"])]
     floor: Option<Vec<u16>>,
@@ -55,10 +53,24 @@ struct Options {
     bench: bool,
 }
 
+/// What is running, and what was found so far.
+struct Bench {
+    redis: Redis,
+    systems: Vec<System>,
+    /// Requests per second of each system with "p1-get", by round.
+    closed_loop: BTreeMap<(Kind, usize), f64>,
+    /// Bytes for an idle connection.
+    idle: BTreeMap<Kind, Vec<f64>>,
+}
+
 fn main() -> Result<(), Box<dyn Error>> {
     let options = Options::parse();
     if let Some([port, target]) = options.floor.as_deref() {
         return Ok(floor::run(*port, *target)?);
+    }
+    if options.list {
+        scenario::ALL.iter().for_each(|s| println!("{}", s.name));
+        return Ok(());
     }
     if !options.bench {
         eprintln!("run this with: cargo bench --bench traffic");
@@ -66,11 +78,10 @@ fn main() -> Result<(), Box<dyn Error>> {
     }
     process::raise_file_limit();
     let scratch = Scratch::new()?;
-    let cpus = options.pin.then_some(process::Cpus { proxy: 0, rest: 1 });
-    let redis = system::Redis::start(&scratch, cpus)?;
+    let redis = Redis::start(&scratch)?;
     let mut systems = Vec::new();
     for &kind in &options.systems {
-        match System::start(kind, &redis, &scratch, cpus) {
+        match System::start(kind, &redis, &scratch) {
             Ok(system) => systems.push(system),
             Err(system::StartError::NotInstalled(program)) => {
                 println!("{kind}: not measured, {program} is not installed");
@@ -78,88 +89,148 @@ fn main() -> Result<(), Box<dyn Error>> {
             Err(error) => return Err(format!("{kind}: {error}").into()),
         }
     }
+    let mut bench = Bench {
+        redis,
+        systems,
+        closed_loop: BTreeMap::new(),
+        idle: BTreeMap::new(),
+    };
     println!(
-        "{} clients, values of {} bytes, {} rounds, {}",
-        options.clients,
-        options.size,
-        options.rounds,
-        if options.pin {
-            "proxy on CPU 0, Redis and load on CPU 1"
-        } else {
-            "CPUs shared by all"
-        }
+        "{} rounds; CPU: seconds for a million requests",
+        options.rounds
     );
-    let mut results = Results::default();
-    for load in loads(&options) {
-        for round in 0..options.rounds as usize {
-            for turn in 0..systems.len() {
-                // Nobody always comes first, or always after the same one.
-                let system = &systems[(turn + round) % systems.len()];
-                let measured = measure(&load, system, &redis, cpus)?;
-                results.add(&load, system.kind, measured);
-            }
+    let mut judgement = Judgement::default();
+    let chosen = scenario::ALL.iter().filter(|scenario| {
+        let wanted = |only: &String| scenario.name.starts_with(only.as_str());
+        options.only.is_empty() || options.only.iter().any(wanted)
+    });
+    for scenario in chosen {
+        let rounds = bench.run(scenario, &options)?;
+        table::print_scenario(scenario, &rounds);
+        judgement.add(scenario, &rounds);
+        if scenario.idle > 0 {
+            bench.judge_idle(scenario, &rounds, &mut judgement);
         }
-        results.print_load(&load);
     }
-    if options.idle > 0 {
-        table::print_idle(&idle(&systems, &redis, options.idle)?);
-    }
+    bench.print_memory()?;
+    judgement.print();
     Ok(())
 }
 
-fn loads(options: &Options) -> Vec<Load> {
-    let mut loads = Vec::new();
-    for &pipeline in &options.pipeline {
-        // SET first: then GET finds what it asks for.
-        for command in ["set", "get"] {
-            loads.push(Load {
-                command,
-                clients: options.clients,
-                pipeline,
-                size: options.size,
-                requests: options.requests * if pipeline > 1 { 4 } else { 1 },
-            });
+impl Bench {
+    fn run(
+        &mut self,
+        scenario: &Scenario,
+        options: &Options,
+    ) -> Result<Vec<Round>, Box<dyn Error>> {
+        let cpus = scenario.place.cpus();
+        self.redis.place(cpus)?;
+        for system in &self.systems {
+            system.place(cpus)?;
         }
+        let requests = (scenario.requests as f64 * options.scale).max(100.0) as u64;
+        let mut rounds = Vec::new();
+        for number in 0..options.rounds as usize {
+            let mut round = Round::default();
+            for turn in 0..self.systems.len() {
+                // Nobody always comes first, or always after the same one.
+                let at = (turn + number) % self.systems.len();
+                if !self.systems[at].kind.can_hold(scenario.idle) {
+                    continue;
+                }
+                let measured = self.measure(scenario, requests, at, number)?;
+                round.add(self.systems[at].kind, measured);
+            }
+            rounds.push(round);
+        }
+        Ok(rounds)
     }
-    loads
-}
 
-fn measure(
-    load: &Load,
-    system: &System,
-    redis: &system::Redis,
-    cpus: Option<process::Cpus>,
-) -> Result<Measured, Box<dyn Error>> {
-    let before = (redis.cpu_seconds()?, system.cpu_seconds()?);
-    let latency = load.run(system.port, cpus.map(|cpus| cpus.rest))?;
-    let after = (redis.cpu_seconds()?, system.cpu_seconds()?);
-    let millions = load.requests as f64 / 1e6;
-    Ok(Measured {
-        latency,
-        redis_cpu: (after.0 - before.0) / millions,
-        proxy_cpu: (after.1 - before.1) / millions,
-    })
-}
+    fn measure(
+        &mut self,
+        scenario: &Scenario,
+        requests: u64,
+        at: usize,
+        round: usize,
+    ) -> Result<Measured, Box<dyn Error>> {
+        let idle = match scenario.idle {
+            0 => Vec::new(),
+            count => self.open_idle(at, count)?,
+        };
+        let system_kind = self.systems[at].kind;
+        let before = (self.redis.cpu_seconds()?, self.systems[at].cpu_seconds()?);
+        let latency = match scenario.rate {
+            None => load::run(scenario, requests, self.systems[at].port)?,
+            Some(share) => {
+                let direct = self.closed_loop.get(&(Kind::Direct, round));
+                let direct = direct.ok_or("a fixed rate needs --only p1-get,rate-get")?;
+                rate::run(
+                    self.systems[at].port,
+                    scenario.clients,
+                    requests,
+                    direct * share,
+                )?
+            }
+        };
+        let after = (self.redis.cpu_seconds()?, self.systems[at].cpu_seconds()?);
+        drop(idle);
+        if scenario.name == "p1-get" {
+            self.closed_loop
+                .insert((system_kind, round), latency.per_second);
+        }
+        let millions = requests as f64 / 1e6;
+        Ok(Measured {
+            latency,
+            redis_cpu: (after.0 - before.0) / millions,
+            proxy_cpu: (after.1 - before.1) / millions,
+        })
+    }
 
-/// Bytes of memory for each idle connection, in the process that clients connect to.
-fn idle(
-    systems: &[System],
-    redis: &system::Redis,
-    count: usize,
-) -> Result<Vec<(Kind, f64)>, Box<dyn Error>> {
-    let mut found = Vec::new();
-    for system in systems {
+    /// Opens connections that do nothing, and notes what each costs the process they lead to.
+    fn open_idle(&mut self, at: usize, count: usize) -> Result<Vec<TcpStream>, Box<dyn Error>> {
+        let system = &self.systems[at];
         let resident = || match system.kind {
-            Kind::Direct => redis.resident_bytes(),
+            Kind::Direct => self.redis.resident_bytes(),
             _ => system.resident_bytes(),
         };
-        // The first connections pay for what all share.
-        drop(load::open_idle(system.port, 50)?);
         let before = resident()?;
         let connections = load::open_idle(system.port, count)?;
-        let after = resident()?;
-        drop(connections);
-        found.push((system.kind, (after as f64 - before as f64) / count as f64));
+        let each = (resident()? as f64 - before as f64) / count as f64;
+        self.idle.entry(system.kind).or_default().push(each);
+        Ok(connections)
     }
-    Ok(found)
+
+    fn judge_idle(&self, scenario: &Scenario, rounds: &[Round], judgement: &mut Judgement) {
+        let ratios = rounds.iter().enumerate().filter_map(|(number, round)| {
+            let busy = round.of(Kind::Pointsman)?.latency.per_second;
+            Some(busy / self.closed_loop.get(&(Kind::Pointsman, number))?)
+        });
+        let ratio = median(ratios.collect());
+        judgement.one(
+            scenario.name,
+            "requests/s : without idle ones",
+            Bound::AtLeast(0.95),
+            ratio,
+        );
+        // Later rounds find memory that earlier ones freed: the first is the dearest.
+        let first = self.idle.get(&Kind::Pointsman).and_then(|all| all.first());
+        judgement.one(
+            scenario.name,
+            "bytes of an idle connection",
+            Bound::AtMost(2048.0),
+            first.copied(),
+        );
+    }
+
+    fn print_memory(&self) -> Result<(), Box<dyn Error>> {
+        let mut each = Vec::new();
+        for system in &self.systems {
+            if system.kind != Kind::Direct {
+                let idle = self.idle.get(&system.kind).and_then(|all| all.first());
+                each.push((system.kind, idle.copied(), system.peak_bytes()? as f64));
+            }
+        }
+        table::print_memory(&each);
+        Ok(())
+    }
 }

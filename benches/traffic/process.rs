@@ -7,7 +7,8 @@ use std::io;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use rustix::process::{Pid, Resource, Rlimit, getrlimit, setrlimit};
+use rustix::thread::{CpuSet, sched_setaffinity};
 
 /// The unit of times in /proc/PID/stat: USER_HZ, the same on every Linux we build for.
 const TICKS_PER_SECOND: f64 = 100.0;
@@ -89,14 +90,37 @@ impl Process {
         Ok(ticks / TICKS_PER_SECOND)
     }
 
+    /// Runs all its threads on this CPU from now on; `None`: on any.
+    pub fn place(&self, cpu: Option<u32>) -> Result<(), Box<dyn Error>> {
+        let mut cpus = CpuSet::new();
+        match cpu {
+            Some(cpu) => cpus.set(cpu as usize),
+            None => (0..CpuSet::MAX_CPU.min(256)).for_each(|cpu| cpus.set(cpu)),
+        }
+        for thread in fs::read_dir(format!("/proc/{}/task", self.child.id()))? {
+            let id: i32 = thread?.file_name().to_string_lossy().parse()?;
+            sched_setaffinity(Pid::from_raw(id), &cpus)?;
+        }
+        Ok(())
+    }
+
     /// Memory it occupies, bytes.
     pub fn resident_bytes(&self) -> Result<u64, Box<dyn Error>> {
+        self.memory("VmRSS:")
+    }
+
+    /// The most memory it ever occupied, bytes.
+    pub fn peak_bytes(&self) -> Result<u64, Box<dyn Error>> {
+        self.memory("VmHWM:")
+    }
+
+    fn memory(&self, field: &str) -> Result<u64, Box<dyn Error>> {
         let text = fs::read_to_string(format!("/proc/{}/status", self.child.id()))?;
         let kilobytes = text
             .lines()
-            .find_map(|line| line.strip_prefix("VmRSS:"))
+            .find_map(|line| line.strip_prefix(field))
             .and_then(|rest| rest.split_whitespace().next()?.parse::<u64>().ok())
-            .ok_or("no VmRSS: the process has ended")?;
+            .ok_or_else(|| format!("no {field} the process has ended"))?;
         Ok(kilobytes * 1024)
     }
 }

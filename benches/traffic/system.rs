@@ -12,10 +12,10 @@ use std::time::Duration;
 use clap::ValueEnum;
 use pointsman::lab::{Port, Scratch, until};
 
-use super::process::{Cpus, Process, command, is_installed};
+use super::process::{Cpus, Process, is_installed};
 
 /// A way from the client to Redis.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
 pub enum Kind {
     /// Nothing in between.
     Direct,
@@ -40,6 +40,13 @@ impl Kind {
         Kind::Twemproxy,
         Kind::Floor,
     ];
+}
+
+impl Kind {
+    /// Whether it can hold so many connections: HAProxy needs two descriptors for each, and more with splice.
+    pub fn can_hold(self, connections: usize) -> bool {
+        !matches!(self, Kind::Haproxy | Kind::HaproxySplice) || connections < 3_000
+    }
 }
 
 impl fmt::Display for Kind {
@@ -84,12 +91,13 @@ pub struct Redis {
 }
 
 impl Redis {
-    pub fn start(scratch: &Scratch, cpus: Option<Cpus>) -> Result<Redis, Box<dyn Error>> {
+    pub fn start(scratch: &Scratch) -> Result<Redis, Box<dyn Error>> {
         let port = Port::pick()?;
-        let mut program = command("redis-server", cpus.map(|cpus| cpus.rest));
+        let mut program = Command::new("redis-server");
         program
             .args(["--port", &port.number().to_string()])
             .args(["--bind", "127.0.0.1", "--save", "", "--appendonly", "no"])
+            .args(["--maxclients", "12000"])
             .arg("--dir")
             .arg(scratch.path());
         let log = scratch.path().join("redis.log");
@@ -100,6 +108,10 @@ impl Redis {
 
     pub fn cpu_seconds(&self) -> Result<f64, Box<dyn Error>> {
         self.process.cpu_seconds()
+    }
+
+    pub fn place(&self, cpus: Option<Cpus>) -> Result<(), Box<dyn Error>> {
+        self.process.place(cpus.map(|cpus| cpus.rest))
     }
 
     pub fn resident_bytes(&self) -> Result<u64, Box<dyn Error>> {
@@ -117,12 +129,7 @@ pub struct System {
 }
 
 impl System {
-    pub fn start(
-        kind: Kind,
-        redis: &Redis,
-        scratch: &Scratch,
-        cpus: Option<Cpus>,
-    ) -> Result<System, StartError> {
+    pub fn start(kind: Kind, redis: &Redis, scratch: &Scratch) -> Result<System, StartError> {
         if kind == Kind::Direct {
             return Ok(System {
                 kind,
@@ -131,21 +138,16 @@ impl System {
             });
         }
         let port = Port::pick()?;
-        let cpu = cpus.map(|cpus| cpus.proxy);
         let directory = scratch.path();
         let target = redis.port.number();
         let program = match kind {
-            Kind::Pointsman => pointsman(directory, port.number(), target, cpu)?,
-            Kind::Haproxy => haproxy(directory, port.number(), target, cpu, "")?,
-            Kind::HaproxySplice => haproxy(
-                directory,
-                port.number(),
-                target,
-                cpu,
-                "  option splice-auto\n",
-            )?,
-            Kind::Floor => floor(port.number(), target, cpu)?,
-            Kind::Direct | Kind::Twemproxy => twemproxy(directory, port.number(), target, cpu)?,
+            Kind::Pointsman => pointsman(directory, port.number(), target)?,
+            Kind::Haproxy => haproxy(directory, port.number(), target, "")?,
+            Kind::HaproxySplice => {
+                haproxy(directory, port.number(), target, "  option splice-auto\n")?
+            }
+            Kind::Floor => floor(port.number(), target)?,
+            Kind::Direct | Kind::Twemproxy => twemproxy(directory, port.number(), target)?,
         };
         let log = directory.join(format!("{kind}.log"));
         let mut process = Process::start(program, &log)?;
@@ -164,6 +166,19 @@ impl System {
             .map_or(Ok(0.0), |(process, _)| process.cpu_seconds())
     }
 
+    pub fn place(&self, cpus: Option<Cpus>) -> Result<(), Box<dyn Error>> {
+        self.proxy.as_ref().map_or(Ok(()), |(process, _)| {
+            process.place(cpus.map(|cpus| cpus.proxy))
+        })
+    }
+
+    /// Of the proxy, at most so far; 0 where there is none.
+    pub fn peak_bytes(&self) -> Result<u64, Box<dyn Error>> {
+        self.proxy
+            .as_ref()
+            .map_or(Ok(0), |(process, _)| process.peak_bytes())
+    }
+
     /// Of the proxy; 0 where there is none.
     pub fn resident_bytes(&self) -> Result<u64, Box<dyn Error>> {
         self.proxy
@@ -172,55 +187,42 @@ impl System {
     }
 }
 
-fn pointsman(
-    directory: &Path,
-    port: u16,
-    target: u16,
-    cpu: Option<u32>,
-) -> Result<Command, StartError> {
+fn pointsman(directory: &Path, port: u16, target: u16) -> Result<Command, StartError> {
     let admin = Port::pick()?.number();
     let config = write(
         directory.join("pointsman.toml"),
         &format!(
             "[admin]\nbind = \"127.0.0.1:{admin}\"\n\n\
+             [proxy]\nmax_clients = 12000\n\n\
              [[listener]]\nbind = \"127.0.0.1:{port}\"\nbackend = \"main\"\n\n\
              [backend.main]\n\
              source = {{ kind = \"static\", nodes = [\"127.0.0.1:{target}\"] }}\n\
              authority = {{ kind = \"follow\" }}\n"
         ),
     )?;
-    let mut program = command(env!("CARGO_BIN_EXE_pointsman"), cpu);
+    let mut program = Command::new(env!("CARGO_BIN_EXE_pointsman"));
     program.arg("run").arg("--config").arg(config);
     Ok(program)
 }
 
-fn haproxy(
-    directory: &Path,
-    port: u16,
-    target: u16,
-    cpu: Option<u32>,
-    options: &str,
-) -> Result<Command, StartError> {
+fn haproxy(directory: &Path, port: u16, target: u16, options: &str) -> Result<Command, StartError> {
     installed("haproxy")?;
+    // With splice each connection needs a pipe each way, and descriptors are limited.
+    let connections = if options.is_empty() { 8_000 } else { 3_000 };
     let config = write(
         directory.join(format!("haproxy-{port}.cfg")),
         &format!(
-            "global\n  nbthread 1\n  maxconn 8000\n\
+            "global\n  nbthread 1\n  maxconn {connections}\n\
              defaults\n  mode tcp\n{options}  timeout connect 5s\n  timeout client 1h\n  timeout server 1h\n\
              listen redis\n  bind 127.0.0.1:{port}\n  server redis 127.0.0.1:{target}\n"
         ),
     )?;
-    let mut program = command("haproxy", cpu);
+    let mut program = Command::new("haproxy");
     program.arg("-db").arg("-f").arg(config);
     Ok(program)
 }
 
-fn twemproxy(
-    directory: &Path,
-    port: u16,
-    target: u16,
-    cpu: Option<u32>,
-) -> Result<Command, StartError> {
+fn twemproxy(directory: &Path, port: u16, target: u16) -> Result<Command, StartError> {
     installed("nutcracker")?;
     let config = write(
         directory.join("nutcracker.yml"),
@@ -230,7 +232,7 @@ fn twemproxy(
         ),
     )?;
     let statistics = Port::pick()?.number().to_string();
-    let mut program = command("nutcracker", cpu);
+    let mut program = Command::new("nutcracker");
     program
         .arg("--conf-file")
         .arg(config)
@@ -242,8 +244,8 @@ fn twemproxy(
     Ok(program)
 }
 
-fn floor(port: u16, target: u16, cpu: Option<u32>) -> Result<Command, StartError> {
-    let mut program = command(std::env::current_exe()?, cpu);
+fn floor(port: u16, target: u16) -> Result<Command, StartError> {
+    let mut program = Command::new(std::env::current_exe()?);
     program.args(["--floor", &port.to_string(), &target.to_string()]);
     Ok(program)
 }

@@ -12,6 +12,7 @@ use rustix::buffer::spare_capacity;
 use rustix::event::Timespec;
 use rustix::event::epoll::{self, CreateFlags, Event, EventData, EventFlags};
 use rustix::io::Errno;
+use rustix::net::{RecvFlags, SendAncillaryBuffer, SendFlags, recv, send, sendmsg};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
@@ -169,15 +170,15 @@ impl Socket {
     /// Reads once; `None`: there is nothing now. 0: the peer closed its side.
     pub(super) fn read(&mut self, into: &mut [u8]) -> io::Result<Option<usize>> {
         let wanted = into.len();
-        let read = rustix::io::read(&self.fd, into);
-        self.was_read(read, wanted)
+        let read = recv(&self.fd, into, RecvFlags::empty());
+        self.was_read(read.map(|(_, n)| n), wanted)
     }
 
     /// The same, to the spare capacity of `into`.
     pub(super) fn read_more(&mut self, into: &mut Vec<u8>) -> io::Result<Option<usize>> {
         let wanted = into.capacity() - into.len();
-        let read = rustix::io::read(&self.fd, spare_capacity(into));
-        self.was_read(read, wanted)
+        let read = recv(&self.fd, spare_capacity(into), RecvFlags::empty());
+        self.was_read(read.map(|(_, n)| n), wanted)
     }
 
     #[inline]
@@ -200,8 +201,13 @@ impl Socket {
     /// Writes once; `None`: the kernel takes nothing now, and an event tells when it does.
     pub(super) fn write(&mut self, slices: &[IoSlice<'_>]) -> io::Result<Option<usize>> {
         let written = match slices {
-            [one] => rustix::io::write(&self.fd, one),
-            many => rustix::io::writev(&self.fd, many),
+            [one] => send(&self.fd, one, SendFlags::NOSIGNAL),
+            many => sendmsg(
+                &self.fd,
+                many,
+                &mut SendAncillaryBuffer::default(),
+                SendFlags::NOSIGNAL,
+            ),
         };
         match written {
             Ok(n) => Ok(Some(n)),
