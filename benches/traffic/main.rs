@@ -155,7 +155,8 @@ impl Bench {
     ) -> Result<Measured, Box<dyn Error>> {
         let idle = match scenario.idle {
             0 => Vec::new(),
-            count => self.open_idle(at, count)?,
+            // pointsman takes half as many clients as it may open files: each might need a connection of its own.
+            count => self.open_idle(at, count.min(process::file_limit() / 2 - 300))?,
         };
         let system_kind = self.systems[at].kind;
         let before = (self.redis.cpu_seconds()?, self.systems[at].cpu_seconds()?);

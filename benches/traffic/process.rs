@@ -132,6 +132,14 @@ impl Drop for Process {
     }
 }
 
+/// How many files this user may open.
+pub fn file_limit() -> usize {
+    let limit = getrlimit(Resource::Nofile).maximum;
+    limit
+        .and_then(|limit| usize::try_from(limit).ok())
+        .unwrap_or(1 << 20)
+}
+
 /// As many files as this user may open, for us and for what we start.
 pub fn raise_file_limit() {
     let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);

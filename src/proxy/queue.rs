@@ -101,6 +101,9 @@ impl ByteQueue {
                 .push_back(Chunk::Large(Bytes::copy_from_slice(bytes)));
             return;
         }
+        if self.tail.capacity() == 0 {
+            self.tail = spares.take();
+        }
         loop {
             let room = self.tail.capacity() - self.tail.len();
             let (now, later) = bytes.split_at(bytes.len().min(room));
