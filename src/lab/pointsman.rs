@@ -148,6 +148,16 @@ impl Pointsman {
 
     /// Starts it again with the same configuration, ending it first if it lives.
     pub fn restart(&self) -> Result<(), LabError> {
+        self.spawn(&[])
+    }
+
+    /// As [`Pointsman::restart`], and it ends itself at this point of the next failover or switchover:
+    /// `before-promote`, `after-promote`, ...
+    pub fn restart_to_crash(&self, point: &str) -> Result<(), LabError> {
+        self.spawn(&[("POINTSMAN_CRASH_AT", point)])
+    }
+
+    fn spawn(&self, environment: &[(&str, &str)]) -> Result<(), LabError> {
         self.kill();
         let path = self.log_file();
         let what = format!("write {}", path.display());
@@ -159,6 +169,8 @@ impl Pointsman {
             .arg(self.config_file())
             .current_dir(self.scratch.path())
             .env_remove("POINTSMAN_LOG")
+            .env_remove("POINTSMAN_CRASH_AT")
+            .envs(environment.iter().copied())
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::from(log))

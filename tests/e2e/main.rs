@@ -7,6 +7,7 @@
 mod support;
 
 mod candidates;
+mod crash;
 mod demo;
 mod failover;
 mod network;

@@ -3,39 +3,14 @@
 use std::time::Duration;
 
 use pointsman::lab::{
-    Cluster, ClusterOptions, Kind, Persistence, Pointsman, PointsmanOptions, ShardOptions, Value,
+    Cluster, ClusterOptions, Kind, Pointsman, PointsmanOptions, ShardOptions, Value,
 };
 use pointsman::topology::Fault;
 
 use crate::support::{
-    Scene, ask, assert_no_error_at_all, becomes_true, clients, get, let_pass, write_until_ok,
+    Scene, ask, assert_no_error_at_all, becomes_true, clients, get, let_pass, snapshots_fail,
+    with_snapshots, write_until_ok,
 };
-
-/// Makes every snapshot of the primary fail, as a full disk does: its file can not be replaced.
-async fn fill_the_disk(scene: &Scene) {
-    let primary = scene.primary().await;
-    let _ = std::fs::remove_file(primary.directory().join("dump.rdb"));
-    std::fs::create_dir(primary.directory().join("dump.rdb")).unwrap();
-    primary.cli(&["BGSAVE"]).await.unwrap();
-    becomes_true("a failed snapshot", async || {
-        match primary
-            .info_field("rdb_last_bgsave_status")
-            .await
-            .as_deref()
-        {
-            Ok("err") => Ok(()),
-            other => Err(format!("{other:?}")),
-        }
-    })
-    .await;
-}
-
-fn with_snapshots() -> ClusterOptions {
-    ClusterOptions {
-        persistence: Persistence::Rdb,
-        ..ClusterOptions::default()
-    }
-}
 
 #[tokio::test]
 async fn a_full_disk_is_told_to_the_client_and_is_no_failover() {
@@ -43,7 +18,7 @@ async fn a_full_disk_is_told_to_the_client_and_is_no_failover() {
     scene.expect_log("MISCONF");
     let mut client = scene.client().await;
     write_until_ok(&mut client, "key", "1").await;
-    fill_the_disk(&scene).await;
+    snapshots_fail(scene.primary().await).await;
     let refused = client.call(&["SET", "key", "2"]).await.unwrap();
     assert!(refused.to_string().starts_with("-MISCONF"), "{refused}");
     // Reads go on, on the same connection.
@@ -66,7 +41,7 @@ async fn a_full_disk_is_a_failover_where_the_operator_wants_it() {
     write_until_ok(&mut client, "key", "1").await;
     let old = scene.primary().await.id();
     scene.in_sync().await;
-    fill_the_disk(&scene).await;
+    snapshots_fail(scene.primary().await).await;
     let report = scene.failed_over().await;
     assert_eq!(report.fault, Fault::ErrorReplies);
     assert_ne!(report.to, Some(old));

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use pointsman::clock;
 use pointsman::lab::{
-    Client, ClusterOptions, Data, History, Kind, Server, Shard, ShardOptions, Traffic,
+    Client, ClusterOptions, Data, History, Kind, Persistence, Server, Shard, ShardOptions, Traffic,
     TrafficOptions, Value, Verdict, judge, until,
 };
 use pointsman::topology::{FailoverReport, NodeId, Timestamp};
@@ -268,6 +268,33 @@ pub fn clients(scene: &Scene, kinds: &[Kind]) -> TrafficOptions {
 /// Kills the node and starts it again at once, empty.
 pub fn restart_empty(node: &Server) {
     node.restart_now(Data::Empty).unwrap();
+}
+
+/// Nodes that keep snapshots, and take no write when one fails.
+pub fn with_snapshots() -> ClusterOptions {
+    ClusterOptions {
+        persistence: Persistence::Rdb,
+        ..ClusterOptions::default()
+    }
+}
+
+/// Makes every snapshot of a node fail, as a full disk does: its file can not be replaced.
+pub async fn snapshots_fail(node: &Server) {
+    let _ = std::fs::remove_file(node.directory().join("dump.rdb"));
+    std::fs::create_dir(node.directory().join("dump.rdb")).unwrap();
+    node.cli(&["BGSAVE"]).await.unwrap();
+    becomes_true("a failed snapshot", async || {
+        match node.info_field("rdb_last_bgsave_status").await.as_deref() {
+            Ok("err") => Ok(()),
+            other => Err(format!("{other:?}")),
+        }
+    })
+    .await;
+}
+
+/// The end of [`snapshots_fail`].
+pub fn snapshots_work(node: &Server) {
+    std::fs::remove_dir(node.directory().join("dump.rdb")).unwrap();
 }
 
 /// Lets `time` pass while the traffic goes on. For what must *not* happen within a time, there is
