@@ -9,6 +9,7 @@ mod support;
 mod candidates;
 mod crash;
 mod demo;
+mod disk;
 mod failover;
 mod network;
 mod outage;

@@ -1,5 +1,7 @@
 //! Sentences for tests with real servers; the laboratory does the work.
 
+pub mod disk;
+pub mod namespace;
 pub mod network;
 
 use std::time::Duration;
