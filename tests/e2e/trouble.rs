@@ -150,6 +150,18 @@ async fn a_follower_never_acts() {
     );
 }
 
+/// Waits until the status holds this text.
+async fn status_says(pointsman: &Pointsman, text: &str) {
+    becomes_true(
+        "a status that says so",
+        async || match pointsman::lab::http::get(&pointsman.admin(), "/api/status").await {
+            Ok((200, status)) if status.contains(text) => Ok(()),
+            other => Err(format!("{other:?}\n{}", pointsman.log_tail())),
+        },
+    )
+    .await;
+}
+
 #[tokio::test]
 async fn a_stranger_among_the_nodes_hurts_nobody() {
     let cluster = Cluster::start(ClusterOptions::default()).await.unwrap();
@@ -169,6 +181,7 @@ async fn a_stranger_among_the_nodes_hurts_nobody() {
     })
     .await
     .unwrap();
+    status_says(&pointsman, "not_redis").await;
     let mut client = pointsman.client(None).await.unwrap();
     write_until_ok(&mut client, "key", "1").await;
     cluster.in_sync(Duration::from_secs(10)).await.unwrap();
@@ -227,4 +240,26 @@ async fn a_node_without_room_for_more_clients_keeps_those_it_has() {
     let reply = blocked.receive().await.unwrap();
     assert!(matches!(reply, Value::Null | Value::Error(_)), "{reply}");
     scene.nothing_else_happened().await;
+}
+
+#[tokio::test]
+async fn a_primary_that_takes_nobody_in_is_no_failover_and_the_status_says_so() {
+    let mut scene = Scene::start().await;
+    scene.expect_log("too many clients");
+    let mut client = scene.client().await;
+    write_until_ok(&mut client, "key", "1").await;
+    let primary = scene.primary().await;
+    let mut direct = primary.client().await.unwrap();
+    ask(&mut direct, &["CONFIG", "SET", "maxclients", "1"]).await;
+    ask(&mut direct, &["CLIENT", "KILL", "TYPE", "normal"]).await;
+    client.send(&["GET", "key"]).await.unwrap();
+    status_says(&scene.shard.pointsman, "has too many clients").await;
+    // For what must not happen there is nothing else to wait for.
+    let_pass(Duration::from_millis(1500)).await;
+    scene.nothing_else_happened().await;
+    ask(&mut direct, &["CONFIG", "SET", "maxclients", "1000"]).await;
+    let reply = client.receive().await.unwrap();
+    assert_eq!(reply.text(), Some("1"), "{reply}");
+    scene.nothing_else_happened().await;
+    scene.assert_log_is_clean();
 }
