@@ -136,6 +136,26 @@ impl Scene {
         self.shard.cluster.node(number)
     }
 
+    /// Kills the primary; returns its number.
+    pub async fn kill_primary(&self) -> usize {
+        let primary = self.primary().await;
+        primary.kill();
+        self.shard.number_of(primary)
+    }
+
+    /// Makes the primary hang; returns its number.
+    pub async fn stop_primary(&self) -> usize {
+        let primary = self.primary().await;
+        primary.stop();
+        self.shard.number_of(primary)
+    }
+
+    /// Waits until node `number` follows the primary.
+    pub async fn becomes_a_replica(&self, number: usize) {
+        let follows = self.shard.cluster.becomes_a_replica(number, SOON).await;
+        follows.unwrap_or_else(|error| panic!("{error}\n{}", self.shard.pointsman.log_tail()));
+    }
+
     /// A connection through pointsman.
     pub async fn client(&self) -> Client {
         self.shard.client().await.unwrap()
@@ -302,6 +322,11 @@ pub fn snapshots_work(node: &Server) {
 /// Lets `time` pass while the traffic goes on. For what must *not* happen within a time, there is
 /// nothing else to wait for.
 pub async fn let_pass(time: Duration) {
+    tokio::time::sleep(time).await;
+}
+
+/// The fault lasts this long: its length is what the test is about.
+pub async fn lasts(time: Duration) {
     tokio::time::sleep(time).await;
 }
 
