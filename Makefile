@@ -8,7 +8,7 @@ BENCH_FLAGS ?=
 # Tests call ip and iptables, also for a user whose PATH has no sbin.
 export PATH := $(PATH):/usr/sbin:/sbin
 
-.PHONY: help demo build test bench lint docs ci image-check deploy-check fresh-check clean
+.PHONY: help demo build test test-servers bench lint docs ci image-check deploy-check fresh-check clean
 
 help: ## print this list
 	@echo "pointsman: a failover-aware proxy for Redis and Valkey"
@@ -27,6 +27,10 @@ build: ## the release binary, target/release/pointsman
 test: ## all tests, with real redis-server processes
 	@scripts/setup.sh test
 	$(CARGO) test --locked --no-fail-fast $(TEST_FLAGS)
+
+test-servers: ## the tests that matter, on Redis 6.0 and 8.0 and Valkey 8.1
+	@scripts/setup.sh test
+	@scripts/servers.sh test || [ $$? = 77 ]
 
 bench: ## micro benches, traffic against direct Redis, and the failover bench
 	@scripts/setup.sh test

@@ -98,15 +98,19 @@ packages() {
     apt install --no-install-recommends --no-remove "$@" || die "could not install $* ($reason)"
 }
 
+# The mirror of Debian that this machine's apt uses, without a slash at the end; nothing when it uses none.
+debian_mirror() {
+    # shellcheck disable=SC2016  # apt fills in its own variables
+    apt-get indextargets 'Created-By: Packages' --format '$(REPO_URI) $(LABEL)' 2>/dev/null |
+        awk '$2 == "Debian" {sub("/$", "", $1); print $1; exit}'
+}
+
 # debian_root DIRECTORY: a bare Debian 12 below DIRECTORY, from the mirror this machine's apt uses, with
 # updates and security as an installed Debian has them, and with this machine's extra certificates.
 debian_root() {
     have debootstrap || packages "debootstrap" debootstrap
-    # shellcheck disable=SC2016  # apt fills in its own variables
-    mirror=$(apt-get indextargets 'Created-By: Packages' --format '$(REPO_URI) $(CODENAME)' 2>/dev/null |
-        awk '$2 == "bookworm" {print $1; exit}')
-    [ -n "$mirror" ] || die "apt here knows no mirror of bookworm to make a bare system from"
-    mirror=${mirror%/}
+    mirror=$(debian_mirror)
+    [ -n "$mirror" ] || die "apt here knows no mirror of Debian to make a bare system from"
     say "debootstrap bookworm from $mirror"
     debootstrap --variant=minbase bookworm "$1" "$mirror" >"$1.log" 2>&1 || {
         tail -n 20 "$1.log" >&2

@@ -72,11 +72,21 @@ pub fn start_log(settings: &LogSettings) -> Result<(), TelemetryError> {
         Ok(level) if !level.is_empty() => parse_level(&level).map_err(TelemetryError::Variable)?,
         _ => parse_level(&settings.level).map_err(TelemetryError::Level)?,
     };
+    install(settings.format, filter)
+}
+
+/// For the message why the program does not start: the level that is asked for may be what is wrong.
+pub fn start_plain_log(format: LogFormat) {
+    // Err: a log was started, and takes the message.
+    let _ = install(format, EnvFilter::new("info"));
+}
+
+fn install(format: LogFormat, filter: EnvFilter) -> Result<(), TelemetryError> {
     let log = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
         .with_ansi(std::io::stderr().is_terminal());
-    match settings.format {
+    match format {
         LogFormat::Text => log.with_target(false).try_init(),
         LogFormat::Json => log.json().flatten_event(true).try_init(),
     }

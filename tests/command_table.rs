@@ -9,7 +9,7 @@ use bytes::BytesMut;
 use pointsman::resp::command::{self, Special};
 use pointsman::resp::{Limits, Replay, RequestScanner, encode_request, reply};
 
-use redis::Server;
+use redis::{Server, version};
 
 /// What COMMAND says about one command.
 struct Described {
@@ -58,24 +58,35 @@ const NOSCRIPT_BUT_PLAIN: &[&str] = &[
 /// `pubsub` commands that do not change the connection.
 const PUBSUB_BUT_PLAIN: &[&str] = &["PUBLISH", "SPUBLISH"];
 
+/// What they are depends on their subcommands, and old servers do not list those; the last two are no
+/// commands at all.
+const CONTAINERS: &[&str] = &[
+    "ACL", "CONFIG", "LATENCY", "MEMORY", "MODULE", "OBJECT", "PUBSUB", "XINFO", "POST", "HOST:",
+];
+
 #[test]
 fn the_table_agrees_with_the_servers_own_description() {
     let server = Server::start();
     let description = server.connect().ask("COMMAND");
     let commands: Vec<Described> = reply::elements(&description).map(described).collect();
     assert!(commands.len() > 200, "COMMAND answered {}", commands.len());
+    // Before Redis 7 it told neither subcommands nor which commands block.
+    let in_full = version().1 >= (7, 0);
     let mut wrong = Vec::new();
     for described in &commands {
         // Commands of modules carry a dot or this flag; not all of them are ours to know.
         if described.name.contains('.') || described.flags.contains("MODULE") {
             continue;
         }
-        wrong.extend(disagreements(described));
+        if !in_full && CONTAINERS.contains(&described.name.as_str()) {
+            continue;
+        }
+        wrong.extend(disagreements(described, in_full));
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
-fn disagreements(described: &Described) -> Vec<String> {
+fn disagreements(described: &Described, in_full: bool) -> Vec<String> {
     let mut wrong = Vec::new();
     let mut check = |holds: bool, what: &str| {
         if !holds {
@@ -100,7 +111,7 @@ fn disagreements(described: &Described) -> Vec<String> {
     );
     let blocking = matches!(command.special, Special::Blocking(_));
     check(
-        flag("BLOCKING") == blocking || command.special == Special::Wait,
+        !in_full || flag("BLOCKING") == blocking || command.special == Special::Wait,
         "blocking or not",
     );
     check(

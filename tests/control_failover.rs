@@ -10,11 +10,11 @@ use pointsman::control::{
     AuthoritySettings, BackendControl, Control, ControlHandle, PublisherSettings,
 };
 use pointsman::failover::Policy;
-use pointsman::lab::{Cluster, ClusterOptions, Data, until};
+use pointsman::lab::{Cluster, ClusterOptions, Data, Server, until};
 use pointsman::resp::Credentials;
 use pointsman::topology::{
-    EvidenceSender, FailoverReport, Fault, Gate, NodeId, Outcome, RequestCounts, Topology,
-    TopologyReader, channel, evidence_channel,
+    EvidenceSender, FailoverReport, Fault, Gate, NodeId, Outcome, RequestCounts, Timestamp,
+    Topology, TopologyReader, channel, evidence_channel,
 };
 
 const LIMIT: Duration = Duration::from_secs(15);
@@ -138,117 +138,145 @@ fn show(what: &str, took: Duration, report: &FailoverReport) {
     }
 }
 
-async fn cluster() -> Cluster {
-    Cluster::start(ClusterOptions::default())
-        .await
-        .expect("servers")
+/// Servers, and the control plane that watches them; the sentences are those of the end-to-end tests.
+struct Scene {
+    plane: Plane,
+    cluster: Cluster,
+    directory: tempfile::TempDir,
+    /// Of the primary that was last waited for.
+    epoch: u64,
 }
 
-/// Kills the process of `node` hard.
+impl Scene {
+    /// One primary, two replicas, everything healthy.
+    async fn start() -> Scene {
+        Scene::with(ClusterOptions::default(), |_| Vec::new()).await
+    }
+
+    /// With these servers, and with publishers that may have files in a directory.
+    async fn with(
+        options: ClusterOptions,
+        publishers: impl FnOnce(&Path) -> Vec<PublisherSettings>,
+    ) -> Scene {
+        let cluster = Cluster::start(options).await.expect("servers");
+        let directory = tempfile::tempdir().expect("directory");
+        let publishers = publishers(directory.path());
+        let plane = Plane::start(&cluster, &directory.path().join("main.json"), publishers);
+        let epoch = plane.open().await.epoch.0;
+        plane.settled().await;
+        Scene {
+            plane,
+            cluster,
+            directory,
+            epoch,
+        }
+    }
+
+    fn node(&self, number: usize) -> &Server {
+        self.cluster.node(number)
+    }
+
+    /// Waits until another primary serves; returns it with the report, which is shown.
+    async fn failed_over(&mut self, what: &str, since: Timestamp) -> (&Server, FailoverReport) {
+        let after = self.plane.open_after(self.epoch).await;
+        let took = clock::now() - since;
+        self.epoch = after.epoch.0;
+        let report = self.plane.report().await;
+        show(what, took, &report);
+        let primary = after.primary.clone().expect("a primary").node;
+        (self.cluster.find(&primary).expect("one of ours"), report)
+    }
+
+    async fn switchover(&self, to: &NodeId) -> FailoverReport {
+        let report = self.plane.handle().switchover(Some(to.clone())).await;
+        let report = report.expect("running");
+        assert_eq!(report.outcome, Outcome::Done);
+        report
+    }
+
+    async fn becomes_a_replica(&self, number: usize) {
+        let follows = self.cluster.becomes_a_replica(number, LIMIT).await;
+        follows.expect("demoted");
+    }
+
+    async fn end(self) {
+        self.plane.stop().await;
+    }
+}
+
 #[tokio::test]
 async fn kill_9_is_a_short_pause() {
-    let cluster = cluster().await;
-    let directory = tempfile::tempdir().expect("directory");
-    let plane = Plane::start(&cluster, &directory.path().join("main.json"), Vec::new());
-    let before = plane.open().await;
-    plane.settled().await;
-
+    let mut scene = Scene::start().await;
+    let old = scene.node(0).id();
     let start = clock::now();
-    cluster.node(0).kill();
-    let after = plane.open_after(before.epoch.0).await;
-    let took = clock::now() - start;
-    let report = plane.report().await;
-    show("kill -9", took, &report);
+    scene.node(0).kill();
+    let (primary, report) = scene.failed_over("kill -9", start).await;
+    assert_ne!(primary.id(), old);
+    assert!(primary.is_primary().await.expect("answers"));
     assert_eq!(report.outcome, Outcome::Done);
     assert_eq!(report.fault, Fault::Refused);
-    assert!(took < Duration::from_secs(1), "{took:?}");
-    let primary = after.primary.clone().expect("a primary").node;
-    assert_ne!(primary, cluster.node(0).id());
-    let server = cluster.find(&primary).expect("one of ours");
-    assert!(server.is_primary().await.expect("answers"));
+    assert!(report.pause < Duration::from_secs(1), "{report:?}");
 
-    // The former primary returns, becomes a replica, and serves again after a switchover.
-    cluster.node(0).restart(Data::Kept).await.expect("starts");
-    plane.replica(&cluster, 0).await;
-    plane.stop().await;
+    // The former primary returns and becomes a replica.
+    scene.node(0).restart(Data::Kept).await.expect("starts");
+    scene.becomes_a_replica(0).await;
+    scene.end().await;
 }
 
 #[tokio::test]
 async fn a_switchover_closes_the_gate_for_a_moment() {
-    let cluster = cluster().await;
-    let directory = tempfile::tempdir().expect("directory");
-    let plane = Plane::start(&cluster, &directory.path().join("main.json"), Vec::new());
-    plane.open().await;
-    plane.settled().await;
+    let scene = Scene::start().await;
     for round in 0..4 {
-        let target = cluster.node(1 + round % 2).id();
+        let target = scene.node(1 + round % 2).id();
         let start = clock::now();
-        let report = plane
-            .handle()
-            .switchover(Some(target.clone()))
-            .await
-            .expect("running");
+        let report = scene.switchover(&target).await;
         show("switchover", clock::now() - start, &report);
-        assert_eq!(report.outcome, Outcome::Done);
         assert_eq!(report.to.as_ref(), Some(&target));
         assert!(
             report.pause < Duration::from_millis(300),
             "{:?}",
             report.pause
         );
-        let now = plane.open().await;
+        let now = scene.plane.open().await;
         assert_eq!(now.primary.as_ref().map(|p| &p.node), Some(&target));
-        cluster.in_sync(LIMIT).await.expect("in sync");
-        plane.settled().await;
+        scene.cluster.in_sync(LIMIT).await.expect("in sync");
+        scene.plane.settled().await;
     }
-    plane.stop().await;
+    scene.end().await;
 }
 
 #[tokio::test]
 async fn a_hang_is_noticed_and_what_wakes_up_is_demoted() {
-    let cluster = cluster().await;
-    let directory = tempfile::tempdir().expect("directory");
-    let plane = Plane::start(&cluster, &directory.path().join("main.json"), Vec::new());
-    let before = plane.open().await;
-    plane.settled().await;
+    let mut scene = Scene::start().await;
     let start = clock::now();
-    cluster.node(0).stop();
-    plane.open_after(before.epoch.0).await;
-    let report = plane.report().await;
-    show("SIGSTOP", clock::now() - start, &report);
+    scene.node(0).stop();
+    let (_, report) = scene.failed_over("SIGSTOP", start).await;
     assert_eq!(report.fault, Fault::Silent);
-    cluster.node(0).cont();
-    plane.replica(&cluster, 0).await;
-    plane.stop().await;
+    scene.node(0).cont();
+    scene.becomes_a_replica(0).await;
+    scene.end().await;
 }
 
 #[tokio::test]
 async fn an_empty_restart_empties_nobody() {
-    let cluster = cluster().await;
-    let directory = tempfile::tempdir().expect("directory");
-    let plane = Plane::start(&cluster, &directory.path().join("main.json"), Vec::new());
-    let before = plane.open().await;
-    plane.settled().await;
-    let filled = cluster.node(0).cli(&["SET", "key", "value"]).await;
+    let mut scene = Scene::start().await;
+    let filled = scene.node(0).cli(&["SET", "key", "value"]).await;
     filled.expect("written");
-    cluster.in_sync(LIMIT).await.expect("in sync");
+    scene.cluster.in_sync(LIMIT).await.expect("in sync");
     let start = clock::now();
-    cluster.node(0).kill();
-    cluster.node(0).restart_now(Data::Empty).expect("starts");
-    let after = plane.open_after(before.epoch.0).await;
-    let report = plane.report().await;
-    show("empty restart", clock::now() - start, &report);
-    let primary = after.primary.clone().expect("a primary").node;
-    let server = cluster.find(&primary).expect("one of ours");
-    let keys = server.cli(&["DBSIZE"]).await.expect("answers");
-    assert!(format!("{keys:?}").contains('1'), "{keys:?}");
-    plane.replica(&cluster, 0).await;
-    plane.stop().await;
+    scene.node(0).restart_now(Data::Empty).expect("starts");
+    let (primary, _) = scene.failed_over("empty restart", start).await;
+    let keys = primary.cli(&["DBSIZE"]).await.expect("answers");
+    assert_eq!(keys.number(), Some(1));
+    scene.becomes_a_replica(0).await;
+    scene.end().await;
 }
 
 #[tokio::test]
 async fn only_one_of_two_processes_decides_and_the_other_takes_over_when_it_ends() {
-    let cluster = cluster().await;
+    let cluster = Cluster::start(ClusterOptions::default())
+        .await
+        .expect("servers");
     let directory = tempfile::tempdir().expect("directory");
     let state = directory.path().join("main.json");
     let first = Plane::start(&cluster, &state, Vec::new());
@@ -267,7 +295,9 @@ async fn only_one_of_two_processes_decides_and_the_other_takes_over_when_it_ends
 
 #[tokio::test]
 async fn the_mark_of_a_monitor_elsewhere_stops_decisions_until_it_is_gone() {
-    let cluster = cluster().await;
+    let cluster = Cluster::start(ClusterOptions::default())
+        .await
+        .expect("servers");
     let mut elsewhere = Vec::new();
     for node in cluster.nodes() {
         let mut client = node.client().await.expect("connected");
@@ -305,21 +335,20 @@ async fn with_passwords_a_failover_takes_them_along() {
         ..ClusterOptions::default()
     };
     let options = options.node_line(0, "masterauth \"\"");
-    let cluster = Cluster::start(options).await.expect("servers");
-    let directory = tempfile::tempdir().expect("directory");
-    let plane = Plane::start(&cluster, &directory.path().join("main.json"), Vec::new());
-    let before = plane.open().await;
-    plane.settled().await;
-    cluster.node(0).kill();
-    plane.open_after(before.epoch.0).await;
-    cluster.node(0).restart(Data::Kept).await.expect("starts");
-    plane.replica(&cluster, 0).await;
-    plane.stop().await;
+    let mut scene = Scene::with(options, |_| Vec::new()).await;
+    let start = clock::now();
+    scene.node(0).kill();
+    scene.failed_over("kill -9 with passwords", start).await;
+    scene.node(0).restart(Data::Kept).await.expect("starts");
+    scene.becomes_a_replica(0).await;
+    scene.end().await;
 }
 
 #[tokio::test]
 async fn a_replica_that_nobody_configured_is_discovered_and_can_take_over() {
-    let cluster = cluster().await;
+    let cluster = Cluster::start(ClusterOptions::default())
+        .await
+        .expect("servers");
     let directory = tempfile::tempdir().expect("directory");
     let state = directory.path().join("main.json");
     let known = vec![cluster.node(0).id()];
@@ -336,28 +365,27 @@ async fn a_replica_that_nobody_configured_is_discovered_and_can_take_over() {
 #[tokio::test]
 async fn the_hook_is_called_as_sentinel_calls_it() {
     use std::os::unix::fs::PermissionsExt;
-    let cluster = cluster().await;
-    let directory = tempfile::tempdir().expect("directory");
-    let (program, said) = (directory.path().join("hook"), directory.path().join("said"));
-    let script = format!(
-        "#!/bin/sh\necho \"$@\" $POINTSMAN_TO >> {}\n",
-        said.display()
-    );
-    std::fs::write(&program, script).expect("written");
-    std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).expect("chmod");
-    let hook = PublisherSettings::Hook {
-        program,
-        timeout: Duration::from_secs(5),
-    };
-    let plane = Plane::start(&cluster, &directory.path().join("main.json"), vec![hook]);
-    plane.open().await;
-    plane.settled().await;
-    let target = cluster.node(2);
-    let report = plane.handle().switchover(Some(target.id())).await;
-    assert_eq!(report.expect("running").outcome, Outcome::Done);
+    let scene = Scene::with(ClusterOptions::default(), |directory| {
+        let (program, said) = (directory.join("hook"), directory.join("said"));
+        let script = format!(
+            "#!/bin/sh\necho \"$@\" $POINTSMAN_TO >> {}\n",
+            said.display()
+        );
+        std::fs::write(&program, script).expect("written");
+        let mode = std::fs::Permissions::from_mode(0o755);
+        std::fs::set_permissions(&program, mode).expect("chmod");
+        vec![PublisherSettings::Hook {
+            program,
+            timeout: Duration::from_secs(5),
+        }]
+    })
+    .await;
+    let said = scene.directory.path().join("said");
+    let target = scene.node(2);
+    scene.switchover(&target.id()).await;
     let wanted = format!(
         "main leader switchover 127.0.0.1 {} 127.0.0.1 {} {}",
-        cluster.node(0).port(),
+        scene.node(0).port(),
         target.port(),
         target.id()
     );
@@ -369,7 +397,7 @@ async fn the_hook_is_called_as_sentinel_calls_it() {
         }
     });
     found.await.expect("called");
-    plane.stop().await;
+    scene.end().await;
 }
 
 impl Plane {
@@ -410,25 +438,5 @@ impl Plane {
         })
         .await
         .expect("said")
-    }
-
-    /// Waits until node `number` is a replica of the published primary with its link up.
-    async fn replica(&self, cluster: &Cluster, number: usize) {
-        let primary = self.open().await.primary.clone().expect("a primary").node;
-        let port = primary.host_port().expect("a port").1.to_string();
-        let look = until("a replica again", LIMIT, async || {
-            let info = cluster
-                .node(number)
-                .info()
-                .await
-                .map_err(|e| e.to_string())?;
-            let is = |name: &str, value: &str| info.get(name).is_some_and(|v| v == value);
-            match is("role", "slave") && is("master_port", &port) && is("master_link_status", "up")
-            {
-                true => Ok(()),
-                false => Err(format!("{info:?}")),
-            }
-        });
-        look.await.expect("demoted");
     }
 }

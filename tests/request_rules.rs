@@ -3,10 +3,11 @@
 
 mod redis;
 
+use pointsman::resp::info::ServerKind;
 use pointsman::resp::request::rewrite_inline;
 use pointsman::resp::{Limits, ProtocolError, RequestScanner};
 
-use redis::Server;
+use redis::{Server, version};
 
 /// Streams whose every byte somebody thought about.
 const STREAMS: &[&str] = &[
@@ -57,6 +58,9 @@ const STREAMS: &[&str] = &[
 
 /// Whether the server does, on purpose, something else than the scanner with this stream.
 fn differs_on_purpose(bytes: &[u8], error: Option<ProtocolError>) -> bool {
+    if version().0 == ServerKind::Valkey && has_a_line_of_blanks(bytes) {
+        return true;
+    }
     let ends_of_lines = bytes
         .windows(2)
         .all(|pair| pair[0] != b'\r' || pair[1] == b'\n');
@@ -68,12 +72,24 @@ fn differs_on_purpose(bytes: &[u8], error: Option<ProtocolError>) -> bool {
     }
 }
 
+/// Valkey takes the request behind a line of blanks for a line, whatever it is. It never gets such a
+/// line from us.
+fn has_a_line_of_blanks(bytes: &[u8]) -> bool {
+    let blank = |line: &[u8]| line.iter().all(u8::is_ascii_whitespace) && line.len() > 1;
+    bytes
+        .split_inclusive(|byte| *byte == b'\n')
+        .any(|line| blank(line) && line != b"\r\n")
+}
+
 /// What the scanner makes of a stream: for each request its only argument if it is an ECHO, and the
 /// error at the end.
 fn scanned(bytes: &[u8]) -> (Vec<Option<Vec<u8>>>, Option<ProtocolError>) {
-    // Redis 7 takes more arguments than we do.
     let limits = Limits {
-        max_args: i32::MAX as usize,
+        // Redis 7 takes more arguments than we do.
+        max_args: match version() {
+            (ServerKind::Redis, (..7, _)) => 1024 * 1024,
+            _ => i32::MAX as usize,
+        },
         ..Limits::default()
     };
     let mut requests = Vec::new();

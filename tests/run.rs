@@ -235,6 +235,63 @@ fn a_port_in_use_is_said_before_anything_serves() {
     assert!(err.contains("hint: ss -tlnp"), "{err}");
 }
 
+/// Runs with this configuration until it gives up; every line must be a JSON object.
+fn refused(text: &str, log: Option<&str>) -> (Option<i32>, Vec<Value>) {
+    let directory = tempfile::tempdir().expect("a directory");
+    let file = directory.path().join("pointsman.toml");
+    std::fs::write(&file, text).expect("a file");
+    let mut command = Command::new(env!("CARGO_BIN_EXE_pointsman"));
+    command.args(["run", "--config"]).arg(&file);
+    match log {
+        Some(level) => command.env("POINTSMAN_LOG", level),
+        None => command.env_remove("POINTSMAN_LOG"),
+    };
+    let output = command.output().expect("the program starts");
+    let err = String::from_utf8_lossy(&output.stderr);
+    let lines = err.lines().map(|line| {
+        serde_json::from_str(line).unwrap_or_else(|_| panic!("not a log line: {line}\n{err}"))
+    });
+    (output.status.code(), lines.collect())
+}
+
+#[test]
+fn who_asked_for_json_gets_json_also_when_it_does_not_start() {
+    let taken = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let port = taken.local_addr().expect("it is bound");
+    let good = format!(
+        "[admin]\nbind = \"127.0.0.1:0\"\n[log]\nformat = \"json\"\n[[listener]]\nbind = \"{port}\"\n\
+         backend = \"main\"\n[backend.main]\nsource = {{ kind = \"static\", nodes = [\"127.0.0.1:1\"] }}\n"
+    );
+    let says = |lines: &[Value], word: &str| {
+        let last = lines.last().expect("a line");
+        assert_eq!(last["level"], "ERROR", "{lines:#?}");
+        let error = last["error"].as_str().unwrap_or_default();
+        assert!(error.contains(word), "{lines:#?}");
+    };
+    let (code, lines) = refused(&good, None);
+    assert_eq!(code, Some(1));
+    says(&lines, "the address is in use");
+
+    let (code, lines) = refused(&good, Some("loud"));
+    assert_eq!(code, Some(2));
+    says(&lines, "POINTSMAN_LOG is not a log filter");
+
+    let (code, lines) = refused(&good.replace("nodes", "nodez"), None);
+    assert_eq!(code, Some(2));
+    says(&lines, "nodez");
+    let last = lines.last().expect("a line");
+    assert_eq!(last["line"], 9, "{last}");
+    assert!(
+        last["hint"].as_str().is_some_and(|h| h.contains("nodes")),
+        "{last}"
+    );
+
+    // Not even TOML behind the place where JSON is asked for.
+    let (code, lines) = refused(&format!("{good}]]\n"), None);
+    assert_eq!(code, Some(2));
+    says(&lines, "not TOML");
+}
+
 #[test]
 fn a_record_that_can_not_be_understood_is_said_at_the_start() {
     let directory = tempfile::tempdir().expect("a directory");

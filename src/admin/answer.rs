@@ -122,6 +122,9 @@ pub fn health_words(health: Health) -> &'static str {
         Health::Silent => "hangs",
         Health::ErrorReply => "answers with errors",
         Health::Reborn => "restarted as another process",
-        Health::Unusable => "can not be used",
+        Health::Denied => "refuses our credentials",
+        Health::Full => "has too many clients",
+        Health::NotRedis => "is not Redis",
+        Health::Unresolved => "can not be found",
     }
 }

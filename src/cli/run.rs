@@ -1,11 +1,13 @@
 //! `pointsman run`
 
+use std::path::Path;
+
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::{BAD_USAGE, ConfigArgs, FAILED, OK, complain};
 use crate::app::App;
-use crate::config::Config;
-use crate::telemetry;
+use crate::config::{Config, ConfigErrors};
+use crate::telemetry::{self, LogFormat};
 
 pub(super) const HELP: &str = "\
 Serves in the foreground; the log goes to standard error. Nodes may be down at the
@@ -27,12 +29,14 @@ pub(super) fn run(args: &ConfigArgs) -> u8 {
     let config = match Config::load(&args.config) {
         Ok(config) => config,
         Err(errors) => {
-            complain(errors);
+            refuse(&args.config, &errors);
             return BAD_USAGE;
         }
     };
+    let format = config.log.format;
     if let Err(error) = telemetry::start_log(&config.log) {
-        complain(error);
+        telemetry::start_plain_log(format);
+        fail(format, error);
         return BAD_USAGE;
     }
     telemetry::log_panics();
@@ -47,9 +51,37 @@ pub(super) fn run(args: &ConfigArgs) -> u8 {
     match start(config) {
         Ok(code) => code,
         Err(error) => {
-            complain(error);
+            fail(format, error);
             FAILED
         }
+    }
+}
+
+/// Says why it does not start, as the log would: a program that reads JSON finds nothing else.
+fn fail(format: LogFormat, error: impl std::fmt::Display) {
+    match format {
+        LogFormat::Text => complain(error),
+        LogFormat::Json => tracing::error!(%error, "can not start"),
+    }
+}
+
+/// As [`fail`], when even the format has to be guessed from a file that is wrong.
+fn refuse(file: &Path, errors: &ConfigErrors) {
+    let format = Config::log_format(file);
+    if format == LogFormat::Text {
+        return complain(errors);
+    }
+    telemetry::start_plain_log(format);
+    for error in &errors.0 {
+        let (line, column) = error.position.unzip();
+        tracing::error!(
+            file = %error.file.display(),
+            line,
+            column,
+            error = error.message,
+            hint = error.hint,
+            "the configuration is wrong"
+        );
     }
 }
 

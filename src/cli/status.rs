@@ -149,7 +149,10 @@ fn health(health: Health) -> &'static str {
         Health::Silent => "HANGS",
         Health::ErrorReply => "ERRORS",
         Health::Reborn => "REBORN",
-        Health::Unusable => "UNUSABLE",
+        Health::Denied => "DENIED",
+        Health::Full => "FULL",
+        Health::NotRedis => "NOT REDIS",
+        Health::Unresolved => "UNRESOLVED",
     }
 }
 

@@ -26,7 +26,7 @@ use crate::admin::AdminSettings;
 use crate::failover::Policy;
 use crate::proxy::{BackendSettings, Settings};
 use crate::resp::Credentials;
-use crate::telemetry::{LogSettings, parse_level};
+use crate::telemetry::{LogFormat, LogSettings, parse_level};
 use crate::topology::NodeId;
 
 /// A configuration that passed every check.
@@ -162,6 +162,18 @@ impl Config {
         let mut config = read.expect("a text with syntax errors was refused above");
         config.warnings = warnings;
         Ok(config)
+    }
+
+    /// The format of the log that a file asks for which may be wrong everywhere else.
+    pub fn log_format(file: impl AsRef<Path>) -> LogFormat {
+        let text = std::fs::read_to_string(file).unwrap_or_default();
+        let (root, _) = DeTable::parse_recoverable(&text);
+        let log = root.get_ref().get("log").map(|log| log.get_ref());
+        let format = log.and_then(|log| log.get("format"));
+        match format.and_then(|format| format.get_ref().as_str()) {
+            Some("json") => LogFormat::Json,
+            _ => LogFormat::Text,
+        }
     }
 
     /// The backend of that name.

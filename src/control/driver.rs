@@ -10,6 +10,7 @@ use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
 use super::authority::Swap;
+use super::failpoint::Failpoint;
 use super::gauges::Gauges;
 use super::handle::Question;
 use super::node::info_commands;
@@ -63,6 +64,8 @@ pub(super) struct Driver {
     pub(super) counter: RequestCounter,
     pub(super) gauges: Gauges,
     pub(super) questions: mpsc::Receiver<Question>,
+    /// Tests end the process here.
+    pub(super) failpoint: Option<Failpoint>,
     pub(super) state: State,
 }
 
@@ -187,18 +190,29 @@ impl Driver {
             let actions = self.machine.handle(Event::ClientReplied { at }, now);
             self.execute(actions);
         }
+        if let Some(failpoint) = &self.failpoint {
+            failpoint.ended(&event);
+        }
         let actions = self.machine.handle(event, now);
         self.execute(actions);
     }
 
     fn execute(&mut self, actions: Vec<Action>) {
         for action in actions {
+            if let Some(failpoint) = &mut self.failpoint {
+                failpoint.asked(&action);
+            }
             match action {
                 Action::Publish {
                     op,
                     view,
                     await_obeyed,
-                } => self.publish(op, view, await_obeyed),
+                } => {
+                    self.publish(op, view, await_obeyed);
+                    if let Some(failpoint) = &self.failpoint {
+                        failpoint.published(op);
+                    }
+                }
                 Action::SwapRecord {
                     op,
                     expected,

@@ -20,6 +20,7 @@ pub mod source;
 
 mod codec;
 mod driver;
+mod failpoint;
 mod gauges;
 mod handle;
 mod line;

@@ -13,16 +13,20 @@ use super::codec::Command;
 use super::line::{Failed, Line, config_get, config_value, open, read_info};
 use super::node::{Access, auth, info_commands};
 use super::transaction::{self, Ended, Step};
+use crate::clock;
 use crate::failover::{NodeOp, NodeOpOutcome, OpId, ProbeError};
 use crate::resp::Credentials;
 use crate::resp::info::{NodeInfo, Role, RoleReply, parse_role};
-use crate::topology::NodeId;
+use crate::topology::{NodeId, Timestamp};
 
 /// A primary with this many replicas demanded accepts no write: Redis' greatest value.
 const FENCE: &str = "65535";
 
 /// Bound of opening the warm connection while nothing waits for it.
 const WARM_LIMIT: Duration = Duration::from_secs(1);
+
+/// CLIENT PAUSE for writes only came with Redis 6.2.
+const PAUSES_WRITES: (u16, u16, u16) = (6, 2, 0);
 
 /// Pause between two tries to open the warm connection while nothing waits for it.
 const WARM_PAUSE: Duration = Duration::from_secs(1);
@@ -60,6 +64,8 @@ pub struct Operator {
     line: Option<Line>,
     /// `min-replicas-to-write` as it was before any fence.
     own_min_replicas: Option<String>,
+    /// When a pause ends that the node does not end by itself.
+    unpause_at: Option<Timestamp>,
     /// Whether the present operation's commands may have reached the node.
     sent: bool,
     /// Whether the node's configuration file is to be rewritten after the answer.
@@ -90,6 +96,7 @@ impl Operator {
             out,
             line: None,
             own_min_replicas: None,
+            unpause_at: None,
             sent: false,
             rewrite_due: false,
         }
@@ -100,6 +107,7 @@ impl Operator {
     pub async fn run(mut self, mut orders: mpsc::Receiver<Order>) {
         let mut pause = Duration::ZERO;
         loop {
+            let unpause_in = self.unpause_at.map(|at| at.since(clock::now()));
             let order = match &mut self.line {
                 Some(line) => tokio::select! {
                     biased;
@@ -109,6 +117,10 @@ impl Operator {
                         continue;
                     }
                     order = orders.recv() => order,
+                    () = sleep(unpause_in.unwrap_or_default()), if unpause_in.is_some() => {
+                        self.end_pause().await;
+                        continue;
+                    }
                     () = sleep(REWRITE_PAUSE), if self.rewrite_due => {
                         self.rewrite_due = false;
                         self.rewrite().await;
@@ -282,6 +294,7 @@ impl Operator {
         let (role, info) = self.transact(steps).await?;
         match (role, info.role) {
             (RoleReply::Primary { .. }, Role::Primary) => {
+                self.unpause_at = None;
                 self.rewrite_due = true;
                 Ok(info)
             }
@@ -316,7 +329,7 @@ impl Operator {
         steps.extend(min_replicas_step(&learned));
         if was_primary {
             // A pause would hold back the stream of the new primary too.
-            if self.line()?.version >= (6, 2, 0) {
+            if self.line()?.version >= PAUSES_WRITES {
                 steps.push(Step::optional(["CLIENT", "UNPAUSE"]));
             }
             steps.push(Step::optional(["CLIENT", "KILL", "TYPE", "normal"]));
@@ -327,6 +340,7 @@ impl Operator {
             RoleReply::Replica {
                 host: h, port: p, ..
             } if (&*h, p) == (host, port) => {
+                self.unpause_at = None;
                 self.rewrite_due = true;
                 Ok(info)
             }
@@ -398,20 +412,54 @@ impl Operator {
     }
 
     async fn pause(&mut self, duration: Duration) -> Result<NodeInfo, Failed> {
-        if self.line()?.version < (6, 2, 0) {
-            let why = "CLIENT PAUSE for writes only needs Redis 6.2";
-            return Err(Failed::Refused(why.to_owned()));
+        if self.line()?.version < PAUSES_WRITES {
+            return self.refuse_writes(duration).await;
         }
         let millis = duration.as_millis().to_string();
         self.simple(Command::new(["CLIENT", "PAUSE", &millis, "WRITE"]))
             .await
     }
 
+    /// Instead of a pause: who bypasses us gets an error for his writes until the pause is over.
+    async fn refuse_writes(&mut self, duration: Duration) -> Result<NodeInfo, Failed> {
+        if self.learn().await?.min_replicas.is_none() {
+            let why = "before Redis 6.2 writes are held off by CONFIG SET, which is refused";
+            return Err(Failed::Refused(why.to_owned()));
+        }
+        self.unpause_at = Some(clock::now() + duration);
+        let fence = ["CONFIG", "SET", "min-replicas-to-write", FENCE];
+        self.simple(Command::new(fence)).await
+    }
+
     async fn unpause(&mut self) -> Result<NodeInfo, Failed> {
-        match self.line()?.version < (6, 2, 0) {
-            // It can not have been paused.
-            true => self.inspect().await,
-            false => self.simple(Command::new(["CLIENT", "UNPAUSE"])).await,
+        if self.line()?.version >= PAUSES_WRITES {
+            return self.simple(Command::new(["CLIENT", "UNPAUSE"])).await;
+        }
+        // What an earlier run of this program left is ended as well.
+        let Some(own) = self.learn().await?.min_replicas else {
+            return self.inspect().await;
+        };
+        let info = self
+            .simple(Command::new([
+                "CONFIG",
+                "SET",
+                "min-replicas-to-write",
+                &own,
+            ]))
+            .await?;
+        self.unpause_at = None;
+        Ok(info)
+    }
+
+    /// Ends a pause whose time is over; tried again on the next connection.
+    async fn end_pause(&mut self) {
+        match timeout(WARM_LIMIT, self.unpause()).await {
+            Ok(Ok(_)) => {}
+            Ok(Err(Failed::Refused(why))) => {
+                tracing::warn!(node = %self.access.node, why, "a node refuses to take writes again");
+                self.unpause_at = None;
+            }
+            Ok(Err(Failed::Lost(_))) | Err(_) => self.line = None,
         }
     }
 

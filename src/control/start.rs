@@ -11,6 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::authority::{Authority, EmbeddedAuthority, FollowAuthority, StateError};
 use super::driver::{Driver, State};
+use super::failpoint::Failpoint;
 use super::gauges::Gauges;
 use super::handle::ControlHandle;
 use super::publisher::{HookPublisher, Publisher};
@@ -231,6 +232,7 @@ impl BackendControl {
             state: State::new(counter()),
             counter,
             questions,
+            failpoint: Failpoint::from_environment(),
         };
         driver.run(inbox, stop).await;
     }

@@ -118,12 +118,13 @@ pub enum NodeOp {
         /// The primary to follow.
         to: NodeId,
     },
-    /// `CLIENT PAUSE duration WRITE` for clients that bypass us.
+    /// `CLIENT PAUSE duration WRITE` for clients that bypass us; before Redis 6.2 as a fence, which
+    /// pointsman lifts when `duration` is over.
     Pause {
         /// How long the pause lasts if nobody ends it.
         duration: Duration,
     },
-    /// `CLIENT UNPAUSE`.
+    /// `CLIENT UNPAUSE`, or the fence lifted.
     Unpause,
     /// Read INFO now, on a connection that is open already where there is one.
     Inspect,

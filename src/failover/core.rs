@@ -93,6 +93,8 @@ pub(super) struct Core {
     pub former: Option<Former>,
     /// The greatest offset that the recorded primary showed.
     pub last_offset: u64,
+    /// Why the outcome of the last swap is unknown, and until when no other is tried.
+    pub swap_failure: Option<(String, Timestamp)>,
     /// Since when the backend is not healthy.
     pub outage_since: Option<Timestamp>,
     /// Since when a restarted candidate is kept waiting for better ones.
@@ -141,6 +143,7 @@ impl Core {
             recorder: None,
             former: None,
             last_offset: 0,
+            swap_failure: None,
             outage_since: None,
             patient_since: None,
             undecided: None,
@@ -313,6 +316,7 @@ impl Core {
             return Input::Nothing;
         }
         self.proposed = None;
+        self.swap_failure = None;
         match outcome {
             SwapOutcome::Done(version) => {
                 self.trust = Trust::Known;
@@ -326,7 +330,8 @@ impl Core {
                 self.set_record(record, version);
                 Input::Swapped(op, Swap::Lost)
             }
-            SwapOutcome::Unknown(_) => {
+            SwapOutcome::Unknown(why) => {
+                self.swap_failure = Some((why, self.now + RELOAD * 2));
                 self.load();
                 Input::Swapped(op, Swap::Unknown)
             }
@@ -391,6 +396,11 @@ impl Core {
         if let Trust::Unavailable(reason) = &self.trust {
             return Some(format!("the authority can not be used: {reason}"));
         }
+        if let Some((why, until)) = &self.swap_failure
+            && self.now < *until
+        {
+            return Some(format!("the authority can not be used: {why}"));
+        }
         match &self.other_monitor {
             Some(who) if self.authority == Authority::Decides => Some(format!(
                 "another monitor ({who}) acts on these nodes, and this authority is for one only"
@@ -409,6 +419,14 @@ impl Core {
         let op = OpId(self.next_op);
         self.next_op += 1;
         op
+    }
+
+    /// What a person is told whose change found the record as it was.
+    pub(super) fn not_recorded(&self) -> String {
+        match &self.swap_failure {
+            Some((why, _)) => format!("the record could not be changed: {why}"),
+            None => "the record could not be changed".to_owned(),
+        }
     }
 
     pub(super) fn node_op(&mut self, node: &NodeId, what: NodeOp, timeout: Duration) -> OpId {
@@ -462,6 +480,9 @@ impl Core {
         }
         if let Some(at) = self.load_at {
             self.wake_at(at);
+        }
+        if let Some((_, until)) = self.swap_failure {
+            self.wake_at(until);
         }
     }
 

@@ -174,10 +174,10 @@ impl Node {
         };
         match &streak.last {
             ProbeError::ErrorReply(_) => Health::ErrorReply,
-            ProbeError::Auth(_)
-            | ProbeError::MaxClients
-            | ProbeError::NotRedis
-            | ProbeError::Unresolved => Health::Unusable,
+            ProbeError::Auth(_) => Health::Denied,
+            ProbeError::MaxClients => Health::Full,
+            ProbeError::NotRedis => Health::NotRedis,
+            ProbeError::Unresolved => Health::Unresolved,
             _ if streak.count < 2 => Health::Suspect,
             ProbeError::ConnectionLost => Health::Suspect,
             ProbeError::Refused => Health::Refused,

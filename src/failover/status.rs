@@ -83,7 +83,12 @@ pub enum Health {
     ErrorReply,
     /// The published primary's address is served by another process or history.
     Reborn,
-    /// Answers, but we can not use it: credentials refused, too many clients, not Redis, or its
-    /// name does not resolve.
-    Unusable,
+    /// Redis refuses our credentials.
+    Denied,
+    /// Redis has as many clients as it may have.
+    Full,
+    /// Something answers that is not Redis.
+    NotRedis,
+    /// Its name does not resolve, or this machine can make no connection.
+    Unresolved,
 }

@@ -373,7 +373,8 @@ impl Switchover {
         if ours {
             self.claimed(core)
         } else {
-            self.refuse(core, "the record could not be changed".to_owned())
+            let why = core.not_recorded();
+            self.refuse(core, why)
         }
     }
 

@@ -103,7 +103,9 @@ impl Failover {
         core.recorder().fault.get_or_insert(fault);
         core.note(why.to_owned());
         core.phase("claim");
-        core.emit("+try-failover", Some(&record.primary), why, true);
+        // Told when it began; another try to write the record is no news.
+        let news = core.swap_failure.is_none();
+        core.emit("+try-failover", Some(&record.primary), why, news);
         let round = Round::start(core);
         let mut failover = Failover {
             fault,

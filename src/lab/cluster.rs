@@ -178,6 +178,24 @@ impl Cluster {
         Ok(())
     }
 
+    /// Waits until node `number` is a replica of the only primary, with its link up.
+    pub async fn becomes_a_replica(&self, number: usize, limit: Duration) -> Result<(), LabError> {
+        until("a replica", limit, async || {
+            let [primary] = self.who_is_primary().await[..] else {
+                return Err("not exactly one primary".to_owned());
+            };
+            let port = self.nodes[primary].port().to_string();
+            let info = self.nodes[number].info().await.map_err(|e| e.to_string())?;
+            let is = |name: &str, value: &str| info.get(name).is_some_and(|v| v == value);
+            match is("role", "slave") && is("master_port", &port) && is("master_link_status", "up")
+            {
+                true => Ok(()),
+                false => Err(format!("{info:?}")),
+            }
+        })
+        .await
+    }
+
     /// The number of the primary that every other member follows with the same offset.
     async fn equal(&self, members: &[usize]) -> Result<usize, String> {
         let mut primary = None;

@@ -34,6 +34,8 @@ pub struct PointsmanOptions {
     pub password: Option<String>,
     /// `follow` instead of `embedded`.
     pub follow: bool,
+    /// Where the record is; `None`: beside the configuration.
+    pub state: Option<PathBuf>,
     /// Further lines of `[backend.main]`.
     pub backend: String,
     /// Lines of `[backend.main.failover]`.
@@ -54,6 +56,7 @@ impl PointsmanOptions {
             nodes,
             password: None,
             follow: false,
+            state: None,
             backend: String::new(),
             failover: String::new(),
             requests: String::new(),
@@ -71,6 +74,7 @@ pub struct Pointsman {
     port: Port,
     admin: Port,
     process: Mutex<Option<Child>>,
+    state: Option<PathBuf>,
     scratch: Scratch,
 }
 
@@ -86,6 +90,7 @@ impl Pointsman {
             port: Port::pick()?,
             admin: Port::pick()?,
             process: Mutex::new(None),
+            state: options.state.clone(),
             scratch: Scratch::new()?,
         };
         let write = |path: &Path, text: &str| {
@@ -133,7 +138,8 @@ impl Pointsman {
 
     /// The authority's record.
     pub fn state_file(&self) -> PathBuf {
-        self.scratch.path().join("main.json")
+        let beside = || self.scratch.path().join("main.json");
+        self.state.clone().unwrap_or_else(beside)
     }
 
     /// Where configuration, record and log are.
@@ -148,6 +154,16 @@ impl Pointsman {
 
     /// Starts it again with the same configuration, ending it first if it lives.
     pub fn restart(&self) -> Result<(), LabError> {
+        self.spawn(&[])
+    }
+
+    /// As [`Pointsman::restart`], and it ends itself at this point of the next failover or switchover:
+    /// `before-promote`, `after-promote`, ...
+    pub fn restart_to_crash(&self, point: &str) -> Result<(), LabError> {
+        self.spawn(&[("POINTSMAN_CRASH_AT", point)])
+    }
+
+    fn spawn(&self, environment: &[(&str, &str)]) -> Result<(), LabError> {
         self.kill();
         let path = self.log_file();
         let what = format!("write {}", path.display());
@@ -159,6 +175,8 @@ impl Pointsman {
             .arg(self.config_file())
             .current_dir(self.scratch.path())
             .env_remove("POINTSMAN_LOG")
+            .env_remove("POINTSMAN_CRASH_AT")
+            .envs(environment.iter().copied())
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::from(log))
@@ -430,6 +448,7 @@ mod tests {
             port: Port::pick().unwrap(),
             admin: Port::pick().unwrap(),
             process: Mutex::new(None),
+            state: None,
             scratch: Scratch::new().unwrap(),
         };
         fs::write(pointsman.password_file(), "secret").unwrap();

@@ -12,6 +12,7 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use super::client::{Address, Client, Protocol};
 use super::{LabError, Port, Value, until};
+use crate::resp::info::ServerKind;
 use crate::topology::NodeId;
 
 /// How long a process may take to start, to load its data or to end.
@@ -85,6 +86,27 @@ impl Server {
     /// `REDIS_SERVER` of the environment, else `redis-server`.
     pub fn program() -> PathBuf {
         std::env::var_os("REDIS_SERVER").map_or_else(|| "redis-server".into(), PathBuf::from)
+    }
+
+    /// What that program is, with major and minor version; Valkey counts on from Redis 7.2.
+    pub fn version() -> Result<(ServerKind, (u16, u16)), LabError> {
+        let said = Command::new(Server::program())
+            .arg("--version")
+            .output()
+            .map_err(LabError::io("ask the server for its version"))?;
+        let said = String::from_utf8_lossy(&said.stdout).into_owned();
+        let number = said.split_once("v=").map(|(_, rest)| rest.split('.'));
+        let mut parts = number.into_iter().flatten().map(str::parse);
+        match (parts.next(), parts.next()) {
+            (Some(Ok(major)), Some(Ok(minor))) => {
+                let kind = match said.starts_with("Valkey") {
+                    true => ServerKind::Valkey,
+                    false => ServerKind::Redis,
+                };
+                Ok((kind, (major, minor)))
+            }
+            _ => Err(LabError::Unexpected(format!("no version: {said}"))),
+        }
     }
 
     /// Makes `directory`, writes the configuration and starts the process; returns when it answers.

@@ -15,6 +15,8 @@ pub struct ShardOptions {
     pub program: Option<PathBuf>,
     /// `authority = follow` instead of `embedded`.
     pub follow: bool,
+    /// Where the record is; `None`: beside the configuration.
+    pub state: Option<PathBuf>,
     /// Further lines of `[backend.main]`.
     pub backend: String,
     /// Lines of `[backend.main.failover]`.
@@ -105,6 +107,7 @@ impl ShardOptions {
             program: self.program.clone(),
             password: cluster.password().map(str::to_owned),
             follow: self.follow,
+            state: self.state.clone(),
             backend: self.backend.clone(),
             failover: self.failover.clone(),
             requests: self.requests.clone(),

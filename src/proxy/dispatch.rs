@@ -3,7 +3,7 @@
 use bytes::{Bytes, BytesMut};
 
 use super::client_command;
-use super::hook::{DISCARD, Hook};
+use super::hook::{DISCARD, Hook, NOTE_OFFSET};
 use super::identity;
 use super::lane::{Entry, Kind, SessionRef};
 use super::pin::{POISON, Tx, Watch};
@@ -385,12 +385,14 @@ impl Worker {
     }
 
     /// WAIT and WAITAOF are about the writes of one connection. Ours carried other clients' writes as
-    /// well, so we wait on a connection of our own, which has taken note of the newest offset by
-    /// running a command: the client's own writes are before that.
+    /// well, so we wait on a connection of our own, which has taken note of the newest offset: the
+    /// client's own writes are before that. Since Redis 7.2 only a command that is replicated takes
+    /// note, and PUBLISH is the only one that changes nothing.
     fn wait(&mut self, index: usize, frame: &[u8]) -> Result<Step, Park> {
         let lane = self.pin(index)?;
-        self.push_internal(lane, b"*1\r\n$4\r\nPING\r\n");
-        self.push_hook(index, lane, Hook::Wait, Replay::Never, frame);
+        self.push_internal(lane, NOTE_OFFSET);
+        let hook = Hook::Wait { blind: false };
+        self.push_hook(index, lane, hook, Replay::Never, frame);
         Ok(Step::Next)
     }
 

@@ -46,8 +46,11 @@ pub(super) enum Hook {
     },
     /// MONITOR.
     Monitor,
-    /// WAIT, WAITAOF.
-    Wait,
+    /// WAIT, WAITAOF; `blind`: the node did not let us take note of its offset before.
+    Wait {
+        /// See above.
+        blind: bool,
+    },
     /// State of the connection that is set again on the next one (CLIENT TRACKING, NO-TOUCH).
     Sticky {
         /// The request.
@@ -74,7 +77,7 @@ impl Hook {
     pub(super) fn waits_at_node(&self) -> bool {
         matches!(
             self,
-            Hook::Blocking { .. } | Hook::Subscription { .. } | Hook::Monitor | Hook::Wait
+            Hook::Blocking { .. } | Hook::Subscription { .. } | Hook::Monitor | Hook::Wait { .. }
         )
     }
 
@@ -107,7 +110,7 @@ impl Hook {
             Hook::Exec { watched } if was_sent && (watched || !may_replay(replay, retry)) => {
                 Err(own_error(OwnError::Unknown(LOST)))
             }
-            Hook::Wait if was_sent => Err(own_error(OwnError::Unknown(LOST))),
+            Hook::Wait { .. } if was_sent => Err(own_error(OwnError::Unknown(LOST))),
             Hook::Blocking { until: Some(until) } => {
                 let frame = bytes.concat();
                 let again = less_time(&frame, until.since(now)).unwrap_or_else(|| frame.into());
@@ -118,6 +121,13 @@ impl Hook {
         }
     }
 }
+
+/// Is replicated and changes nothing, so that its connection takes note of the node's offset.
+pub(super) const NOTE_OFFSET: &[u8] = b"*3\r\n$7\r\nPUBLISH\r\n$14\r\npointsman:wait\r\n$0\r\n\r\n";
+
+/// What a WAIT is told that would not have waited for the client's writes.
+pub(super) const BLIND: &str =
+    "WAIT and WAITAOF need the right to PUBLISH on the channel pointsman:wait";
 
 /// DISCARD as a request.
 pub(super) const DISCARD: &[u8] = b"*1\r\n$7\r\nDISCARD\r\n";

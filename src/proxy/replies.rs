@@ -246,6 +246,12 @@ impl Worker {
             if let Some(session) = entry.session {
                 self.backends[self.lanes[lane].backend].turn.replied += 1;
                 self.finish_request(session, frame, owned, entry.mute);
+            } else if frame[0] == b'-'
+                && let Some(Kind::Hook(next)) =
+                    self.lanes[lane].queue.front_mut().map(|e| &mut e.kind)
+                && let Hook::Wait { blind } = &mut **next
+            {
+                *blind = true;
             }
         } else {
             self.on_special_reply(lane, frame);

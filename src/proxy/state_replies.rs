@@ -4,10 +4,11 @@ use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
 
-use super::hook::{Hook, Transition};
+use super::hook::{BLIND, Hook, Transition};
 use super::identity;
-use super::lane::{Kind, SessionRef};
+use super::lane::{Kind, SessionRef, own_error};
 use super::worker::Worker;
+use crate::resp::OwnError;
 use crate::resp::reply::{elements, payload};
 
 impl Worker {
@@ -39,6 +40,9 @@ impl Worker {
                             let resp3 = session.key.resp3;
                             let nil: &[u8] = if resp3 { b"_\r\n" } else { b"*-1\r\n" };
                             reply = Bytes::from_static(nil);
+                        }
+                        Hook::Wait { blind: true } if frame[0] != b'-' => {
+                            reply = own_error(OwnError::NotExecuted(BLIND));
                         }
                         _ => {}
                     }

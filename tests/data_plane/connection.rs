@@ -131,7 +131,6 @@ async fn databases_protocols_and_users_do_not_mix() {
         "on",
         ">secret",
         "~*",
-        "&*",
         "+@all",
         "-flushall",
     ])

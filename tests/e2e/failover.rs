@@ -7,7 +7,7 @@ use pointsman::topology::{Fault, Outcome};
 
 use crate::support::{
     Scene, assert_no_acknowledged_write_lost, assert_no_error_at_all, assert_pause_below,
-    assert_the_promise_was_kept, becomes_true, get, let_pass, now, restart_empty, write_until_ok,
+    assert_the_promise_was_kept, becomes_true, get, lasts, now, restart_empty, write_until_ok,
 };
 
 /// How far from the promised pause a shared, busy test machine may be.
@@ -18,7 +18,7 @@ async fn clients_of_every_kind_ride_through_a_killed_primary() {
     let mut scene = Scene::start().await;
     scene.traffic().await;
     let primary = scene.primary().await.id();
-    scene.primary().await.kill();
+    scene.kill_primary().await;
     let report = scene.failed_over().await;
     assert_eq!(report.outcome, Outcome::Done);
     assert_eq!(report.fault, Fault::Refused);
@@ -40,7 +40,7 @@ async fn clients_that_speak_resp3_over_a_unix_socket_ride_through_as_well() {
         ..TrafficOptions::every_kind(scene.shard.address())
     };
     scene.traffic_of(options).await;
-    scene.primary().await.kill();
+    scene.kill_primary().await;
     scene.failed_over().await;
     scene.progress(50).await;
     let verdict = scene.judged().await;
@@ -56,7 +56,7 @@ async fn clients_that_only_read_and_set_see_no_error_and_a_short_pause() {
         ..TrafficOptions::every_kind(scene.shard.address())
     };
     scene.traffic_of(options).await;
-    scene.primary().await.kill();
+    scene.kill_primary().await;
     scene.failed_over().await;
     scene.progress(50).await;
     let verdict = scene.judged().await;
@@ -70,7 +70,7 @@ async fn a_client_that_waits_keeps_its_connection_and_gets_its_answer() {
     let mut client = scene.client().await;
     write_until_ok(&mut client, "before", "1").await;
     scene.in_sync().await;
-    scene.primary().await.kill();
+    scene.kill_primary().await;
     // On the same connection, with the primary dead.
     write_until_ok(&mut client, "after", "2").await;
     assert_eq!(get(&mut client, "before").await.as_deref(), Some("1"));
@@ -83,17 +83,10 @@ async fn a_client_that_waits_keeps_its_connection_and_gets_its_answer() {
 async fn the_old_primary_comes_back_as_a_replica() {
     let mut scene = Scene::start().await;
     scene.traffic().await;
-    let old = scene.shard.number_of(scene.primary().await);
-    scene.node(old).kill();
+    let old = scene.kill_primary().await;
     scene.failed_over().await;
     scene.node(old).restart_now(Data::Empty).unwrap();
-    becomes_true("the old primary a replica", async || {
-        match scene.node(old).is_primary().await {
-            Ok(false) => Ok(()),
-            other => Err(format!("{other:?}")),
-        }
-    })
-    .await;
+    scene.becomes_a_replica(old).await;
     scene.progress(50).await;
     let verdict = scene.judged().await;
     assert_the_promise_was_kept(&verdict);
@@ -106,19 +99,12 @@ async fn the_old_primary_comes_back_as_a_replica() {
 async fn a_primary_that_hangs_is_replaced_and_reaches_nobody_when_it_wakes_up() {
     let mut scene = Scene::start().await;
     scene.traffic().await;
-    let old = scene.shard.number_of(scene.primary().await);
-    scene.node(old).stop();
+    let old = scene.stop_primary().await;
     let report = scene.failed_over().await;
     assert_eq!(report.fault, Fault::Silent);
     scene.progress(20).await;
     scene.node(old).cont();
-    becomes_true("the old primary a replica", async || {
-        match scene.node(old).is_primary().await {
-            Ok(false) => Ok(()),
-            other => Err(format!("{other:?}")),
-        }
-    })
-    .await;
+    scene.becomes_a_replica(old).await;
     scene.progress(50).await;
     let verdict = scene.judged().await;
     assert_the_promise_was_kept(&verdict);
@@ -167,7 +153,7 @@ async fn a_stall_of_300_ms_is_a_pause_and_no_failover() {
     scene.traffic().await;
     let primary = scene.primary().await;
     primary.stop();
-    let_pass(Duration::from_millis(300)).await;
+    lasts(Duration::from_millis(300)).await;
     primary.cont();
     scene.progress(50).await;
     let verdict = scene.judged().await;
@@ -214,11 +200,10 @@ async fn a_primary_that_restarts_empty_at_once_empties_nobody() {
 async fn a_second_failover_right_after_the_first_is_as_quick() {
     let mut scene = Scene::start().await;
     scene.traffic().await;
-    let first = scene.shard.number_of(scene.primary().await);
-    scene.node(first).kill();
+    scene.kill_primary().await;
     scene.failed_over().await;
     let began = now();
-    scene.primary().await.kill();
+    scene.kill_primary().await;
     scene.failed_over().await;
     assert!(
         now().since(began) < Duration::from_secs(5),
@@ -237,8 +222,7 @@ async fn ten_failovers_in_a_row_count_exactly() {
     let options = crate::support::clients(&scene, &kinds);
     scene.traffic_of(options).await;
     for _ in 0..10 {
-        let old = scene.shard.number_of(scene.primary().await);
-        scene.node(old).kill();
+        let old = scene.kill_primary().await;
         scene.failed_over().await;
         scene.progress(10).await;
         scene.node(old).restart_now(Data::Empty).unwrap();

@@ -7,7 +7,9 @@
 mod support;
 
 mod candidates;
+mod crash;
 mod demo;
+mod disk;
 mod failover;
 mod network;
 mod outage;

@@ -6,8 +6,8 @@ use pointsman::lab::{ClusterOptions, Kind};
 use pointsman::topology::Fault;
 
 use crate::support::{
-    Scene, assert_no_error_at_all, assert_pause_below, assert_the_promise_was_kept, clients,
-    let_pass, network,
+    Scene, assert_no_error_at_all, assert_pause_below, assert_the_promise_was_kept, becomes_true,
+    clients, lasts, network,
 };
 
 #[tokio::test]
@@ -42,7 +42,7 @@ async fn a_cut_of_200_ms_is_a_pause_and_no_failover() {
     let options = clients(&scene, &[Kind::Reader, Kind::Setter, Kind::Counter]);
     scene.traffic_of(options).await;
     network::cut(scene.primary().await.port());
-    let_pass(Duration::from_millis(200)).await;
+    lasts(Duration::from_millis(200)).await;
     network::heal();
     scene.progress(50).await;
     let verdict = scene.judged().await;
@@ -64,9 +64,15 @@ async fn a_primary_that_others_still_write_to_is_not_replaced() {
     scene.traffic_of(options).await;
     let port = scene.primary().await.port();
     let writer = tokio::spawn(network::write_from_elsewhere(port));
-    let_pass(Duration::from_millis(200)).await;
+    becomes_true("the other writer at work", async || {
+        match scene.node(0).cli(&["GET", "elsewhere"]).await {
+            Ok(count) if count.text().is_some() => Ok(()),
+            other => Err(format!("{other:?}")),
+        }
+    })
+    .await;
     network::cut_for_us(port);
-    let_pass(Duration::from_millis(2500)).await;
+    lasts(Duration::from_millis(2500)).await;
     network::heal();
     scene.progress(50).await;
     let verdict = scene.judged().await;

@@ -18,7 +18,7 @@ async fn texts(client: &mut Client) -> Vec<String> {
 /// Kills the primary and waits until a client was answered by another one.
 async fn fail_over(scene: &mut Scene) {
     scene.in_sync().await;
-    scene.primary().await.kill();
+    scene.kill_primary().await;
     scene.failed_over().await;
 }
 

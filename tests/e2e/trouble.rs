@@ -3,39 +3,14 @@
 use std::time::Duration;
 
 use pointsman::lab::{
-    Cluster, ClusterOptions, Kind, Persistence, Pointsman, PointsmanOptions, ShardOptions, Value,
+    Cluster, ClusterOptions, Kind, Pointsman, PointsmanOptions, ShardOptions, Value,
 };
 use pointsman::topology::Fault;
 
 use crate::support::{
-    Scene, ask, assert_no_error_at_all, becomes_true, clients, get, let_pass, write_until_ok,
+    Scene, ask, assert_no_error_at_all, becomes_true, clients, get, let_pass, snapshots_fail,
+    with_snapshots, write_until_ok,
 };
-
-/// Makes every snapshot of the primary fail, as a full disk does: its file can not be replaced.
-async fn fill_the_disk(scene: &Scene) {
-    let primary = scene.primary().await;
-    let _ = std::fs::remove_file(primary.directory().join("dump.rdb"));
-    std::fs::create_dir(primary.directory().join("dump.rdb")).unwrap();
-    primary.cli(&["BGSAVE"]).await.unwrap();
-    becomes_true("a failed snapshot", async || {
-        match primary
-            .info_field("rdb_last_bgsave_status")
-            .await
-            .as_deref()
-        {
-            Ok("err") => Ok(()),
-            other => Err(format!("{other:?}")),
-        }
-    })
-    .await;
-}
-
-fn with_snapshots() -> ClusterOptions {
-    ClusterOptions {
-        persistence: Persistence::Rdb,
-        ..ClusterOptions::default()
-    }
-}
 
 #[tokio::test]
 async fn a_full_disk_is_told_to_the_client_and_is_no_failover() {
@@ -43,7 +18,7 @@ async fn a_full_disk_is_told_to_the_client_and_is_no_failover() {
     scene.expect_log("MISCONF");
     let mut client = scene.client().await;
     write_until_ok(&mut client, "key", "1").await;
-    fill_the_disk(&scene).await;
+    snapshots_fail(scene.primary().await).await;
     let refused = client.call(&["SET", "key", "2"]).await.unwrap();
     assert!(refused.to_string().starts_with("-MISCONF"), "{refused}");
     // Reads go on, on the same connection.
@@ -66,7 +41,7 @@ async fn a_full_disk_is_a_failover_where_the_operator_wants_it() {
     write_until_ok(&mut client, "key", "1").await;
     let old = scene.primary().await.id();
     scene.in_sync().await;
-    fill_the_disk(&scene).await;
+    snapshots_fail(scene.primary().await).await;
     let report = scene.failed_over().await;
     assert_eq!(report.fault, Fault::ErrorReplies);
     assert_ne!(report.to, Some(old));
@@ -175,6 +150,18 @@ async fn a_follower_never_acts() {
     );
 }
 
+/// Waits until the status holds this text.
+async fn status_says(pointsman: &Pointsman, text: &str) {
+    becomes_true(
+        "a status that says so",
+        async || match pointsman::lab::http::get(&pointsman.admin(), "/api/status").await {
+            Ok((200, status)) if status.contains(text) => Ok(()),
+            other => Err(format!("{other:?}\n{}", pointsman.log_tail())),
+        },
+    )
+    .await;
+}
+
 #[tokio::test]
 async fn a_stranger_among_the_nodes_hurts_nobody() {
     let cluster = Cluster::start(ClusterOptions::default()).await.unwrap();
@@ -194,6 +181,7 @@ async fn a_stranger_among_the_nodes_hurts_nobody() {
     })
     .await
     .unwrap();
+    status_says(&pointsman, "not_redis").await;
     let mut client = pointsman.client(None).await.unwrap();
     write_until_ok(&mut client, "key", "1").await;
     cluster.in_sync(Duration::from_secs(10)).await.unwrap();
@@ -252,4 +240,26 @@ async fn a_node_without_room_for_more_clients_keeps_those_it_has() {
     let reply = blocked.receive().await.unwrap();
     assert!(matches!(reply, Value::Null | Value::Error(_)), "{reply}");
     scene.nothing_else_happened().await;
+}
+
+#[tokio::test]
+async fn a_primary_that_takes_nobody_in_is_no_failover_and_the_status_says_so() {
+    let mut scene = Scene::start().await;
+    scene.expect_log("too many clients");
+    let mut client = scene.client().await;
+    write_until_ok(&mut client, "key", "1").await;
+    let primary = scene.primary().await;
+    let mut direct = primary.client().await.unwrap();
+    ask(&mut direct, &["CONFIG", "SET", "maxclients", "1"]).await;
+    ask(&mut direct, &["CLIENT", "KILL", "TYPE", "normal"]).await;
+    client.send(&["GET", "key"]).await.unwrap();
+    status_says(&scene.shard.pointsman, "has too many clients").await;
+    // For what must not happen there is nothing else to wait for.
+    let_pass(Duration::from_millis(1500)).await;
+    scene.nothing_else_happened().await;
+    ask(&mut direct, &["CONFIG", "SET", "maxclients", "1000"]).await;
+    let reply = client.receive().await.unwrap();
+    assert_eq!(reply.text(), Some("1"), "{reply}");
+    scene.nothing_else_happened().await;
+    scene.assert_log_is_clean();
 }

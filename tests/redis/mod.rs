@@ -1,4 +1,4 @@
-//! A redis-server for tests of the codec, reached over a unix socket with bytes of the test's choice.
+//! A server for tests of the codec, reached over a unix socket with bytes of the test's choice.
 
 #![allow(dead_code, reason = "not every test uses all of it")]
 
@@ -7,12 +7,15 @@ use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::sync::LazyLock;
 use std::time::Duration;
 
 use bytes::BytesMut;
+use pointsman::lab;
+use pointsman::resp::info::ServerKind;
 use pointsman::resp::{ReplyScanner, encode_request};
 
-/// A redis-server of this test's own, reached over a unix socket; ends with the value.
+/// A server of this test's own, reached over a unix socket; ends with the value.
 pub struct Server {
     process: Child,
     directory: tempfile::TempDir,
@@ -21,20 +24,26 @@ pub struct Server {
 impl Server {
     /// Starts it; returns when it accepts connections.
     pub fn start() -> Server {
+        // Before Redis 7 everybody may use DEBUG.
+        let settings: &[&str] = match version().1 >= (7, 0) {
+            true => &["--enable-debug-command", "yes"],
+            false => &[],
+        };
         let directory = tempfile::tempdir().expect("a temporary directory");
-        let mut process = Command::new("redis-server")
-            .args(["--port", "0", "--save", "", "--enable-debug-command", "yes"])
+        let mut process = Command::new(lab::Server::program())
+            .args(["--port", "0", "--save", ""])
             .args(["--dir", path(directory.path())])
             .args(["--unixsocket", path(&directory.path().join("socket"))])
+            .args(settings)
             .stdout(Stdio::piped())
             .spawn()
-            .expect("redis-server is installed");
+            .expect("the server is installed");
         let log = BufReader::new(process.stdout.take().expect("piped"));
         let ready = log.lines().map_while(Result::ok).any(|line| {
             line.to_ascii_lowercase()
                 .contains("ready to accept connections")
         });
-        assert!(ready, "redis-server ended before it was ready");
+        assert!(ready, "the server ended before it was ready");
         Server { process, directory }
     }
 
@@ -59,6 +68,13 @@ impl Drop for Server {
 
 fn path(path: &Path) -> &str {
     path.to_str().expect("temporary paths are text")
+}
+
+/// Of the server that the tests run on.
+pub fn version() -> (ServerKind, (u16, u16)) {
+    static VERSION: LazyLock<(ServerKind, (u16, u16))> =
+        LazyLock::new(|| lab::Server::version().expect("the server tells its version"));
+    *VERSION
 }
 
 /// One connection.

@@ -1,12 +1,14 @@
 //! Sentences for tests with real servers; the laboratory does the work.
 
+pub mod disk;
+pub mod namespace;
 pub mod network;
 
 use std::time::Duration;
 
 use pointsman::clock;
 use pointsman::lab::{
-    Client, ClusterOptions, Data, History, Kind, Server, Shard, ShardOptions, Traffic,
+    Client, ClusterOptions, Data, History, Kind, Persistence, Server, Shard, ShardOptions, Traffic,
     TrafficOptions, Value, Verdict, judge, until,
 };
 use pointsman::topology::{FailoverReport, NodeId, Timestamp};
@@ -132,6 +134,26 @@ impl Scene {
     /// Node `number`; 0 was started as primary.
     pub fn node(&self, number: usize) -> &Server {
         self.shard.cluster.node(number)
+    }
+
+    /// Kills the primary; returns its number.
+    pub async fn kill_primary(&self) -> usize {
+        let primary = self.primary().await;
+        primary.kill();
+        self.shard.number_of(primary)
+    }
+
+    /// Makes the primary hang; returns its number.
+    pub async fn stop_primary(&self) -> usize {
+        let primary = self.primary().await;
+        primary.stop();
+        self.shard.number_of(primary)
+    }
+
+    /// Waits until node `number` follows the primary.
+    pub async fn becomes_a_replica(&self, number: usize) {
+        let follows = self.shard.cluster.becomes_a_replica(number, SOON).await;
+        follows.unwrap_or_else(|error| panic!("{error}\n{}", self.shard.pointsman.log_tail()));
     }
 
     /// A connection through pointsman.
@@ -270,9 +292,42 @@ pub fn restart_empty(node: &Server) {
     node.restart_now(Data::Empty).unwrap();
 }
 
+/// Nodes that keep snapshots, and take no write when one fails.
+pub fn with_snapshots() -> ClusterOptions {
+    ClusterOptions {
+        persistence: Persistence::Rdb,
+        ..ClusterOptions::default()
+    }
+}
+
+/// Makes every snapshot of a node fail, as a full disk does: its file can not be replaced.
+pub async fn snapshots_fail(node: &Server) {
+    let _ = std::fs::remove_file(node.directory().join("dump.rdb"));
+    std::fs::create_dir(node.directory().join("dump.rdb")).unwrap();
+    becomes_true("a failed snapshot", async || {
+        // Refused while another child of the server runs, such as one that feeds a replica.
+        node.cli(&["BGSAVE"]).await.map_err(|e| e.to_string())?;
+        match node.info_field("rdb_last_bgsave_status").await.as_deref() {
+            Ok("err") => Ok(()),
+            other => Err(format!("{other:?}")),
+        }
+    })
+    .await;
+}
+
+/// The end of [`snapshots_fail`].
+pub fn snapshots_work(node: &Server) {
+    std::fs::remove_dir(node.directory().join("dump.rdb")).unwrap();
+}
+
 /// Lets `time` pass while the traffic goes on. For what must *not* happen within a time, there is
 /// nothing else to wait for.
 pub async fn let_pass(time: Duration) {
+    tokio::time::sleep(time).await;
+}
+
+/// The fault lasts this long: its length is what the test is about.
+pub async fn lasts(time: Duration) {
     tokio::time::sleep(time).await;
 }
 

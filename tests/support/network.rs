@@ -1,38 +1,17 @@
 //! A network of the test's own, whose packets can be dropped without a word.
 
 use std::net::SocketAddr;
-use std::process::Command;
 
-/// Set in the process that runs inside the network namespace.
-const INSIDE: &str = "POINTSMAN_TEST_NETWORK";
+use super::namespace::{self, run};
 
-/// Runs the test named `name` (its full path) again inside a network namespace of its own.
-///
-/// `true` inside: the test goes on. `false` outside: the test has run in the child, which passed,
-/// or this machine allows no namespaces, which is said on standard error.
+/// As [`namespace::is_mine`], in a network of the test's own.
 pub fn is_mine(name: &str) -> bool {
-    if std::env::var_os(INSIDE).is_some() {
-        run("ip", &["link", "set", "lo", "up"]);
-        return true;
-    }
     let probe = "ip link set lo up && iptables -A INPUT -p tcp --dport 1 -j DROP";
-    let allowed = Command::new("unshare")
-        .args(["-rn", "sh", "-c", probe])
-        .output();
-    if !allowed.is_ok_and(|output| output.status.success()) {
-        eprintln!("NOT RUN: {name} needs unshare, iptables and leave to use them");
-        return false;
+    let mine = namespace::is_mine(name, "-rn", probe);
+    if mine {
+        run("ip", &["link", "set", "lo", "up"]);
     }
-    let program = std::env::current_exe().expect("this program has a path");
-    let status = Command::new("unshare")
-        .arg("-rn")
-        .arg(program)
-        .args(["--exact", name, "--nocapture"])
-        .env(INSIDE, "1")
-        .status()
-        .expect("unshare worked a moment ago");
-    assert!(status.success(), "{name} failed in a network of its own");
-    false
+    mine
 }
 
 /// From now on no packet reaches or leaves this port: no refusal, no reset, silence.
@@ -111,10 +90,4 @@ pub async fn write_from_elsewhere(port: u16) {
         // The pace of a client, not a wait for anything.
         tokio::time::sleep(std::time::Duration::from_millis(5)).await;
     }
-}
-
-fn run(program: &str, arguments: &[&str]) {
-    let output = Command::new(program).args(arguments).output().unwrap();
-    let error = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{program} {arguments:?}: {error}");
 }

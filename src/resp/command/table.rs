@@ -55,6 +55,8 @@ pub(super) static COMMANDS: &[Command] = &[
     read("GETRANGE"),
     read("SUBSTR"),
     read("LCS"),
+    // Redis 6 only.
+    read("STRALGO"),
     read("DIGEST"),
     idempotent("SETEX"),
     idempotent("PSETEX"),

@@ -1,0 +1,104 @@
+//! A testing aid: the process ends itself, as abruptly as by SIGKILL, at one exact point of a failover
+//! or switchover. The environment variable below names the point, for example `after-promote`. Builds
+//! without debug assertions do not look at it.
+
+use std::collections::HashSet;
+
+use crate::failover::{Action, Event, NodeOp, OpId, RecordPhase};
+use crate::topology::Gate;
+
+/// `before-ACT` or `after-ACT`; the acts are in [`Failpoint::act`].
+const VARIABLE: &str = "POINTSMAN_CRASH_AT";
+
+/// See the head of the file.
+pub(super) struct Failpoint {
+    before: bool,
+    act: String,
+    /// The gate was open once: from then on whatever is done belongs to a change.
+    armed: bool,
+    gate: Gate,
+    /// Acts of this name that were begun.
+    begun: HashSet<OpId>,
+}
+
+impl Failpoint {
+    /// `None`: nothing is to be cut short.
+    pub(super) fn from_environment() -> Option<Failpoint> {
+        let point = std::env::var(VARIABLE).ok()?;
+        if !cfg!(debug_assertions) {
+            return None;
+        }
+        let (moment, act) = point.split_once('-')?;
+        tracing::warn!(
+            point,
+            "POINTSMAN_CRASH_AT is set: this process will end itself"
+        );
+        Some(Failpoint {
+            before: moment == "before",
+            act: act.to_owned(),
+            armed: false,
+            gate: Gate::Closed,
+            begun: HashSet::new(),
+        })
+    }
+
+    /// The core asks for this, and nothing of it is done yet.
+    pub(super) fn asked(&mut self, action: &Action) {
+        let found = Failpoint::act(action, self.gate);
+        if let Action::Publish { view, .. } = action {
+            self.gate = view.gate;
+        }
+        match found {
+            Some((act, op)) if self.armed && act == self.act => match self.before {
+                true => crash(),
+                false => _ = self.begun.insert(op),
+            },
+            _ => self.armed |= self.gate == Gate::Open,
+        }
+    }
+
+    /// This was published.
+    pub(super) fn published(&self, op: OpId) {
+        if self.begun.contains(&op) {
+            crash();
+        }
+    }
+
+    /// Something ended, and the core does not know yet.
+    pub(super) fn ended(&self, event: &Event) {
+        match event {
+            Event::Swapped { op, .. } | Event::NodeOpDone { op, .. } => self.published(*op),
+            _ => {}
+        }
+    }
+
+    /// The name of an act, where it has one.
+    fn act(action: &Action, gate: Gate) -> Option<(&'static str, OpId)> {
+        let act = match action {
+            Action::Publish { op, view, .. } => match (gate, view.gate) {
+                (Gate::Open, Gate::Closed) => ("close", *op),
+                (Gate::Closed, Gate::Open) => ("open", *op),
+                _ => return None,
+            },
+            Action::SwapRecord { op, record, .. } => match record.phase {
+                RecordPhase::Serving => ("commit", *op),
+                RecordPhase::FailingOver | RecordPhase::SwitchingOver { .. } => ("claim", *op),
+            },
+            Action::Node { op, what, .. } => match what {
+                NodeOp::Fence => ("fence", *op),
+                NodeOp::Inspect => ("inspect", *op),
+                NodeOp::Pause { .. } => ("pause", *op),
+                NodeOp::Promote => ("promote", *op),
+                NodeOp::Repoint { .. } => ("repoint", *op),
+                NodeOp::Unpause | NodeOp::CheckAuth { .. } => return None,
+            },
+            _ => return None,
+        };
+        Some(act)
+    }
+}
+
+fn crash() {
+    tracing::warn!("POINTSMAN_CRASH_AT is reached");
+    std::process::abort();
+}
