@@ -10,7 +10,7 @@ use std::time::Duration;
 use failover_world::world::{MS, Rng, World};
 use failover_world::{Disk, node_id};
 use pointsman::failover::{Authority, Event, Policy};
-use pointsman::topology::{Fault, Gate, Outcome};
+use pointsman::topology::{BytesLost, Fault, Gate, Outcome};
 
 fn calm_world() -> World {
     let mut world = World::new(7, 3, 1, Authority::Decides, Policy::default());
@@ -479,11 +479,37 @@ fn the_bytes_only_the_old_primary_had_are_counted() {
     assert!(only_old > 0);
     world.heal();
     settle(&mut world, 5000 * MS);
-    let amended = world
-        .trace
-        .iter()
-        .any(|l| l.contains(&format!("bytes_lost: {only_old} ")));
-    assert!(amended, "{only_old}\n{}", story(&world));
+    let first = world
+        .reports
+        .first()
+        .map(|(_, report, _)| report.bytes_lost);
+    assert!(
+        matches!(first, Some(BytesLost::AtLeast(bytes)) if bytes > 0 && bytes <= only_old),
+        "{first:?}"
+    );
+    let exact = BytesLost::Exactly(only_old);
+    assert_eq!(world.amended, [exact], "{}", story(&world));
+}
+
+#[test]
+fn of_a_killed_primary_only_a_lower_bound_is_claimed() {
+    let mut world = calm_world();
+    world.node_cuts.insert((0, 1));
+    world.node_cuts.insert((0, 2));
+    world.run_for(300 * MS);
+    let only_old = world.nodes[0].offset - world.nodes[1].offset;
+    world.kill(0);
+    until_moved(&mut world, 0, 2000 * MS);
+    match world.last_report().map(|report| report.bytes_lost) {
+        Some(BytesLost::AtLeast(bytes)) => assert!((1..=only_old).contains(&bytes), "{bytes}"),
+        other => panic!("{other:?}"),
+    }
+    // What it saved at its end is what it had.
+    let now = world.now;
+    world.nodes[0].restart(Disk::Saved, None, 0, now);
+    world.heal();
+    settle(&mut world, 5000 * MS);
+    assert_eq!(world.amended, [BytesLost::AtLeast(only_old)]);
 }
 
 // ---- chaos ----

@@ -26,8 +26,8 @@ use crate::failover::{
 };
 use crate::resp::info::{NodeInfo, parse};
 use crate::topology::{
-    Epoch, EvidenceReceiver, FailoverReport, Gate, NodeId, RequestCounts, Timestamp, Topology,
-    TopologyWriter,
+    BytesLost, Epoch, EvidenceReceiver, FailoverReport, Gate, NodeId, RequestCounts, Timestamp,
+    Topology, TopologyWriter,
 };
 
 /// Requests that were held are counted until this long after the end of a change.
@@ -321,10 +321,10 @@ impl Driver {
         }
     }
 
-    fn amend(&self, epoch: Epoch, bytes_lost: u64) {
+    fn amend(&self, epoch: Epoch, bytes_lost: BytesLost) {
         self.reports.amend(epoch, bytes_lost);
         let backend = &*self.backend;
-        tracing::info!(backend, %epoch, bytes_lost, "the former primary returned");
+        tracing::info!(backend, %epoch, ?bytes_lost, "the former primary returned");
     }
 
     fn sighted(&mut self, node: NodeId, sighting: Sighting) {

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::{Record, Version};
-use crate::topology::{Epoch, FailoverReport, Gate, NodeId, Primary};
+use crate::topology::{BytesLost, Epoch, FailoverReport, Gate, NodeId, Primary};
 
 /// Names one request to the shell; answered by exactly one event with the same id.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -95,8 +95,8 @@ pub enum Action {
     AmendReport {
         /// Epoch of the report.
         epoch: Epoch,
-        /// Bytes of the replication stream that only the former primary had.
-        bytes_lost: u64,
+        /// What it shows; what was known before stays true.
+        bytes_lost: BytesLost,
     },
 }
 

@@ -14,7 +14,7 @@ use super::{
     SwapOutcome, Version, View,
 };
 use crate::resp::info::NodeInfo;
-use crate::topology::{Epoch, Gate, NodeId, Primary, Timestamp};
+use crate::topology::{BytesLost, Epoch, Gate, NodeId, Primary, Timestamp};
 
 /// The longest time between two calls of `handle`: what exceeds a few of these was our own pause.
 pub(super) const HEARTBEAT: Duration = Duration::from_millis(100);
@@ -93,6 +93,8 @@ pub(super) struct Core {
     pub former: Option<Former>,
     /// The greatest offset that the recorded primary showed.
     pub last_offset: u64,
+    /// When it showed that.
+    pub last_offset_at: Timestamp,
     /// Since when the backend is not healthy.
     pub outage_since: Option<Timestamp>,
     /// Since when a restarted candidate is kept waiting for better ones.
@@ -141,6 +143,7 @@ impl Core {
             recorder: None,
             former: None,
             last_offset: 0,
+            last_offset_at: now,
             outage_since: None,
             patient_since: None,
             undecided: None,
@@ -266,6 +269,7 @@ impl Core {
                 && info.repl_id == record.repl_id
             {
                 self.last_offset = self.last_offset.max(info.offset);
+                self.last_offset_at = self.now;
             }
         } else if detector::vouch(&mut self.nodes, id, &record, self.now) {
             self.note(format!("{id} still receives from the primary"));
@@ -588,9 +592,13 @@ impl Core {
         }
     }
 
-    /// Bytes that only the primary of `record` had, as far as its offsets were seen.
-    pub(super) fn bytes_lost(&self, record: &Record, new: &NodeInfo) -> Option<u64> {
-        let kept = position(new, record)?;
-        (self.last_offset > 0).then(|| self.last_offset.saturating_sub(kept))
+    /// What `new` lacks of the history of `record`, as far as anybody showed it.
+    pub(super) fn bytes_lost(&self, record: &Record, new: &NodeInfo) -> BytesLost {
+        let shown = self.remembered().into_values();
+        let seen = shown.fold(self.last_offset, u64::max);
+        match position(new, record) {
+            Some(kept) if seen > 0 => BytesLost::AtLeast(seen.saturating_sub(kept)),
+            _ => BytesLost::Unknown,
+        }
     }
 }

@@ -7,7 +7,7 @@ use super::machine::{Next, Phase};
 use super::report::Ending;
 use super::{Action, ProbeError};
 use crate::resp::info::{NodeInfo, Role};
-use crate::topology::{Epoch, Fault, Gate, NodeId, Outcome, Primary, Timestamp};
+use crate::topology::{BytesLost, Epoch, Fault, Gate, NodeId, Outcome, Primary, Timestamp};
 
 /// Between two probes of everybody while nobody is known to be primary.
 const LOOK: Duration = Duration::from_millis(25);
@@ -161,7 +161,7 @@ impl Following {
                 epoch,
                 outcome: Outcome::Done,
                 to: Some(primary.node),
-                bytes_lost: None,
+                bytes_lost: BytesLost::Unknown,
             });
         }
         core.recovered();

@@ -19,7 +19,7 @@ use super::round::Round;
 use super::unplanned::Failover;
 use super::{NodeOp, NodeOpOutcome, OpId, Record, RecordPhase};
 use crate::resp::info::{NodeInfo, Role};
-use crate::topology::{Fault, Gate, NodeId, Outcome, Timestamp};
+use crate::topology::{BytesLost, Fault, Gate, NodeId, Outcome, Timestamp};
 
 /// The longest wait for the authority; nothing has happened before its answer.
 const SWAP_LIMIT: Duration = Duration::from_secs(2);
@@ -320,7 +320,7 @@ impl Switchover {
             epoch: core.published.epoch,
             outcome: Outcome::Aborted(why),
             to: Some(self.record.primary.clone()),
-            bytes_lost: None,
+            bytes_lost: BytesLost::Exactly(0),
         });
     }
 

@@ -20,7 +20,7 @@ use super::round::Round;
 use super::serving::Serving;
 use super::{Ancestor, Authority, NodeOp, NodeOpOutcome, OpId, ProbeError, Record, RecordPhase};
 use crate::resp::info::{NodeInfo, Role};
-use crate::topology::{Epoch, Fault, Gate, NodeId, Outcome, Primary, Timestamp};
+use crate::topology::{BytesLost, Epoch, Fault, Gate, NodeId, Outcome, Primary, Timestamp};
 
 /// How long the winner of a swap may begin promotions under it. Another monitor takes a half-done
 /// decision over only after this and the bound of one command have passed.
@@ -93,7 +93,7 @@ pub(super) struct Commit {
     deadline: Timestamp,
     record: Record,
     info: NodeInfo,
-    bytes_lost: Option<u64>,
+    bytes_lost: BytesLost,
 }
 
 impl Failover {
@@ -153,7 +153,8 @@ impl Failover {
             stage: Stage::Choosing,
         };
         failover.demotion = Some(demotion);
-        failover.stage = failover.commit(core, epoch, to, info);
+        // The offsets were equal while the old one was paused.
+        failover.stage = failover.commit(core, epoch, to, info, BytesLost::Exactly(0));
         Phase::FailingOver(Box::new(failover))
     }
 
@@ -399,7 +400,8 @@ impl Failover {
         core.emit("+selected-slave", Some(&node), "highest offset", false);
         if candidate.incumbent && !self.fenced.contains_key(&node) {
             let epoch = core.record.as_ref().map_or(self.old.epoch, |r| r.epoch);
-            let stage = self.commit(core, epoch, &node, candidate.info);
+            let lost = BytesLost::Exactly(0);
+            let stage = self.commit(core, epoch, &node, candidate.info, lost);
             return self.stay(stage);
         }
         self.promote(core, candidate)
@@ -530,7 +532,13 @@ impl Failover {
         core.emit("+promoted-slave", Some(&candidate.node), "verified", false);
         let epoch = core.record.as_ref().map_or(self.old.epoch, |r| r.epoch);
         let mut this = self;
-        let stage = this.commit(core, epoch, &candidate.node, info.clone());
+        let lost = core.bytes_lost(&this.old, info);
+        if let BytesLost::AtLeast(_) = lost {
+            let ago = (core.now - core.last_offset_at).as_millis();
+            let old = &this.old.primary;
+            core.note(format!("{old} showed its offset last {ago} ms ago"));
+        }
+        let stage = this.commit(core, epoch, &candidate.node, info.clone(), lost);
         this.stay(stage)
     }
 
@@ -624,7 +632,14 @@ impl Failover {
 
     // ---- commit ----
 
-    fn commit(&mut self, core: &mut Core, epoch: Epoch, node: &NodeId, info: NodeInfo) -> Stage {
+    fn commit(
+        &mut self,
+        core: &mut Core,
+        epoch: Epoch,
+        node: &NodeId,
+        info: NodeInfo,
+        bytes_lost: BytesLost,
+    ) -> Stage {
         core.phase("commit");
         let record = Record {
             format: Record::FORMAT,
@@ -645,7 +660,7 @@ impl Failover {
             op,
             deadline,
             record,
-            bytes_lost: core.bytes_lost(&self.old, &info),
+            bytes_lost,
             info,
         }))
     }
@@ -703,7 +718,7 @@ impl Failover {
             epoch: commit.record.epoch,
             outcome,
             to: Some(to.clone()),
-            bytes_lost: commit.bytes_lost.filter(|_| !kept),
+            bytes_lost: commit.bytes_lost,
         };
         let switching = matches!(self.old.phase, RecordPhase::SwitchingOver { .. });
         if kept && switching {

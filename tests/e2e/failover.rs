@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use pointsman::lab::{Data, Kind, Protocol, TrafficOptions};
-use pointsman::topology::{Fault, Outcome};
+use pointsman::topology::{BytesLost, Fault, Outcome};
 
 use crate::support::{
     Scene, assert_no_acknowledged_write_lost, assert_no_error_at_all, assert_pause_below,
@@ -152,13 +152,66 @@ async fn what_only_the_old_primary_had_is_reported_in_bytes() {
     becomes_true("the lost bytes in the report", async || {
         let reports = scene.shard.pointsman.failovers().await.unwrap();
         match reports[0].bytes_lost {
-            Some(bytes) if bytes > 1024 * 1024 => Ok(()),
+            BytesLost::Exactly(bytes) if bytes > 1024 * 1024 => Ok(()),
             other => Err(format!("{other:?}")),
         }
     })
     .await;
     scene.in_sync().await;
     assert_eq!(get(&mut client, "large:23").await, None);
+}
+
+#[tokio::test]
+async fn of_a_killed_primary_the_report_claims_only_what_was_seen() {
+    let mut scene = Scene::start().await;
+    let old = scene.shard.number_of(scene.primary().await);
+    let replicas = [(old + 1) % 3, (old + 2) % 3];
+    let mut client = scene.client().await;
+    replicas
+        .iter()
+        .for_each(|number| scene.node(*number).stop());
+    let large = "x".repeat(1024 * 1024);
+    for number in 0..24 {
+        write_until_ok(&mut client, &format!("large:{number}"), &large).await;
+    }
+    // Saved in the middle: a part of what is lost can be shown by the next process.
+    scene.node(old).cli(&["SAVE"]).await.expect("saved");
+    let saved = scene.node(old).offset().await.expect("an offset");
+    for number in 24..28 {
+        write_until_ok(&mut client, &format!("large:{number}"), &large).await;
+    }
+    let last = scene.node(old).offset().await.expect("an offset");
+    scene.node(old).kill();
+    replicas
+        .iter()
+        .for_each(|number| scene.node(*number).cont());
+    let report = scene.failed_over().await;
+    let new = report.to.expect("a primary");
+    let new = scene.shard.cluster.find(&new).expect("one of ours");
+    let fork: u64 = new
+        .info_field("second_repl_offset")
+        .await
+        .expect("a field")
+        .parse()
+        .expect("a number");
+    let (all, shown) = (last + 1 - fork, saved + 1 - fork);
+    match report.bytes_lost {
+        BytesLost::AtLeast(bytes) => assert!(bytes <= all, "{bytes} of {all}"),
+        other => panic!("{other:?}"),
+    }
+    scene.node(old).restart_now(Data::Kept).expect("started");
+    scene.in_sync().await;
+    becomes_true("the lost bytes in the report", async || {
+        let reports = scene.shard.pointsman.failovers().await.unwrap();
+        match reports[0].bytes_lost {
+            BytesLost::AtLeast(bytes) if (shown..=all).contains(&bytes) => Ok(()),
+            other => Err(format!("{other:?}, shown {shown}, lost {all}")),
+        }
+    })
+    .await;
+    let told = format!("at least {shown} bytes were only here");
+    let log = scene.shard.pointsman.log();
+    assert!(log.contains(&told), "{told}");
 }
 
 #[tokio::test]

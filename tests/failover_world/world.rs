@@ -12,7 +12,9 @@ use pointsman::failover::{
     ProbeError, Record, RecordPhase, SwapOutcome, Version, View,
 };
 use pointsman::resp::info::{NodeInfo, Role};
-use pointsman::topology::{Epoch, EvidenceKind, FailoverReport, Gate, NodeId, Outcome, Timestamp};
+use pointsman::topology::{
+    BytesLost, Epoch, EvidenceKind, FailoverReport, Gate, NodeId, Outcome, Timestamp,
+};
 
 use super::{ModelNode, Timing, index_of, node_id, replicate};
 
@@ -182,6 +184,8 @@ pub struct World {
     /// Ops that lie in the sockets of stopped nodes.
     inboxes: BTreeMap<usize, Vec<Unread>>,
     pub answered_requests: BTreeSet<u64>,
+    /// What reports were completed with.
+    pub amended: Vec<BytesLost>,
     /// (time, monitor, gate) of every change of a gate.
     pub gates: Vec<(u64, usize, Gate)>,
 }
@@ -229,6 +233,7 @@ impl World {
             promoted_epoch: Epoch(0),
             inboxes: BTreeMap::new(),
             answered_requests: BTreeSet::new(),
+            amended: Vec::new(),
             gates: Vec::new(),
         };
         for index in 0..monitors {
@@ -562,13 +567,24 @@ impl World {
                     self.send_probe(index, node, false);
                 }
             }
-            Action::Announce { .. } | Action::Emit { .. } | Action::AmendReport { .. } => {}
+            Action::Announce { .. } | Action::Emit { .. } => {}
+            Action::AmendReport { epoch, bytes_lost } => {
+                let of = |(_, r, _): &&(u64, FailoverReport, Option<u64>)| {
+                    r.epoch == epoch && r.outcome == Outcome::Done
+                };
+                match self.reports.iter().rev().find(of).cloned() {
+                    Some((_, report, _)) => self.check_loss(&report, bytes_lost),
+                    None => self.violate(format!("no report of epoch {epoch} to amend")),
+                }
+                self.amended.push(bytes_lost);
+            }
             Action::Report { report, request } => {
                 if let Some(request) = request
                     && !self.answered_requests.insert(request)
                 {
                     self.violate(format!("switchover request {request} was answered twice"));
                 }
+                self.check_loss(&report, report.bytes_lost);
                 self.reports.push((self.now, *report, request));
             }
         }
@@ -670,6 +686,26 @@ impl World {
         }
         self.promoted_epoch = record.epoch;
         self.check_choice(index, node, &record);
+    }
+
+    /// What a report says of the loss is true, as long as the old primary is as it was.
+    fn check_loss(&mut self, report: &FailoverReport, claimed: BytesLost) {
+        let (Some(from), Some(to)) = (&report.from, &report.to) else {
+            return;
+        };
+        let (old, new) = (&self.nodes[index_of(from)], &self.nodes[index_of(to)]);
+        if old.repl_id != new.repl_id2 || old.role != Role::Primary {
+            return;
+        }
+        let truth = old.offset.saturating_sub((new.second - 1) as u64);
+        let wrong = match claimed {
+            BytesLost::Exactly(bytes) => bytes != truth,
+            BytesLost::AtLeast(bytes) => bytes > truth,
+            BytesLost::Unknown => false,
+        };
+        if wrong {
+            self.violate(format!("{claimed:?} is said to be lost, and {truth} is"));
+        }
     }
 
     /// Nobody who could have been promoted, and had stood still for a while, has more.
