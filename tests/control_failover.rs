@@ -432,3 +432,43 @@ impl Plane {
         look.await.expect("demoted");
     }
 }
+
+#[tokio::test]
+async fn a_fence_that_lay_in_the_socket_of_a_hung_primary_is_taken_off() {
+    let cluster = Cluster::start(ClusterOptions {
+        config: vec!["min-replicas-to-write 1".into()],
+        ..ClusterOptions::default()
+    })
+    .await
+    .expect("a cluster");
+    let plane = Plane::start(&cluster, &cluster.directory().path().join("state"), vec![]);
+    let before = plane.open().await;
+    let primary = cluster.node(0);
+    let mut late = primary.client().await.expect("connected");
+    primary.stop();
+    // What a fence sends to a node that demands one replica; executed when the process goes on.
+    let fence = late.call(&["CONFIG", "SET", "min-replicas-to-write", "65536"]);
+    let (fenced, ()) = tokio::join!(fence, async { primary.cont() });
+    fenced.expect("set");
+    until("its own value is back", LIMIT, async || {
+        let asked = ["CONFIG", "GET", "min-replicas-to-write"];
+        let answer = primary.cli(&asked).await.map_err(|e| e.to_string())?;
+        let value = answer.items().and_then(|pair| pair.get(1)?.number());
+        match value {
+            Some(1) => Ok(()),
+            other => Err(format!("{other:?}")),
+        }
+    })
+    .await
+    .expect("taken off");
+    primary
+        .cli(&["SET", "key", "value"])
+        .await
+        .expect("written");
+    assert_eq!(
+        plane.open().await.epoch,
+        before.epoch,
+        "it served all the time"
+    );
+    plane.stop().await;
+}

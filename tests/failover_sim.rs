@@ -512,6 +512,22 @@ fn of_a_killed_primary_only_a_lower_bound_is_claimed() {
     assert_eq!(world.amended, [BytesLost::AtLeast(only_old)]);
 }
 
+#[test]
+fn a_fence_that_comes_late_is_taken_off_the_serving_primary() {
+    for (monitors, authority) in [(1, Authority::Decides), (2, Authority::Shares)] {
+        let mut world = World::new(7, 3, monitors, authority, Policy::default());
+        assert!(world.run_while(1000 * MS, |w| w.is_settled().is_err()));
+        world.run_for(300 * MS);
+        world.fence_lands(0);
+        let healed = world.run_while(700 * MS, |w| w.nodes[0].fenced);
+        assert!(healed, "{}", story(&world));
+        settle(&mut world, 100 * MS);
+        // A look that finds nothing is no reason to look all the time.
+        let looks = |w: &World| w.trace.iter().filter(|l| l.contains("Unfence:")).count();
+        assert!((1..=monitors).contains(&looks(&world)), "{}", story(&world));
+    }
+}
+
 // ---- chaos ----
 
 /// One fault or repair, chosen by weight.
@@ -575,6 +591,7 @@ fn disturb(world: &mut World, requests: &mut u64) {
             );
         }
         95..97 => world.nodes[node].stubborn = !world.nodes[node].stubborn,
+        97 => world.fence_lands(node),
         _ => world.noise.lost_replies = world.rng.below(2) * 5,
     }
 }

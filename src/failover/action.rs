@@ -103,9 +103,11 @@ pub enum Action {
 /// What can be done to a node. Every one is idempotent.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum NodeOp {
-    /// `CONFIG SET min-replicas-to-write 65535`, `CLIENT KILL TYPE normal`, `CLIENT KILL TYPE
-    /// pubsub`: it accepts no write any more.
+    /// `CONFIG SET min-replicas-to-write <65535 and its own>`, `CLIENT KILL TYPE normal`, `CLIENT
+    /// KILL TYPE pubsub`: it accepts no write any more.
     Fence,
+    /// `CONFIG SET min-replicas-to-write <its own>` if it has the value of a fence.
+    Unfence,
     /// `MULTI; CONFIG SET min-replicas-to-write <its own>; REPLICAOF NO ONE; EXEC`, then ROLE on the
     /// same connection; a role other than master is `Refused`. `CONFIG REWRITE` follows half a
     /// second later, because it stops the node while its disk works; if it fails that is logged.

@@ -23,6 +23,9 @@ const FIRST_LOOK: Duration = Duration::from_secs(1);
 /// How often an authority that can not be read is tried again.
 const RELOAD: Duration = Duration::from_millis(500);
 
+/// How long a reading of the record justifies acting against a node where several monitors decide.
+const CONFIRMED: Duration = Duration::from_millis(500);
+
 /// What is known about the authority.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum Trust {
@@ -401,6 +404,19 @@ impl Core {
             )),
             _ => None,
         }
+    }
+
+    /// Whether the record was read after `seen`, and lately. Where several monitors decide, what was
+    /// seen may be the work of a newer decision than the one that is known; if so, it is read.
+    pub(super) fn is_confirmed(&mut self, seen: Timestamp) -> bool {
+        if self.authority != Authority::Shares {
+            return true;
+        }
+        if self.record_at > seen && self.now - self.record_at < CONFIRMED {
+            return true;
+        }
+        self.load_unless_asked();
+        false
     }
 
     // ---- actions ----

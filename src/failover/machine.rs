@@ -36,7 +36,7 @@ pub(super) enum Phase {
     /// There is no record: who is primary is being learned.
     Learning(Learning),
     /// The record says who serves.
-    Serving(Serving),
+    Serving(Box<Serving>),
     /// Another monitor is deciding.
     Waiting(Waiting),
     /// The primary is given up; somebody else is being promoted.

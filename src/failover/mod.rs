@@ -18,6 +18,7 @@ mod round;
 mod serving;
 mod status;
 mod switchover;
+mod unfence;
 mod unplanned;
 
 pub use action::{Action, NodeOp, OpId, View};

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::core::{Core, Input};
 use super::node::Node;
-use super::{Action, Authority, NodeOp, NodeOpOutcome, OpId, Record};
+use super::{Action, NodeOp, NodeOpOutcome, OpId, Record};
 use crate::resp::info::{NodeInfo, Role};
 use crate::topology::{BytesLost, NodeId, Timestamp};
 
@@ -15,8 +15,6 @@ use crate::topology::{BytesLost, NodeId, Timestamp};
 const LOST_LINK: Duration = Duration::from_secs(1);
 /// Waits before a refused or unanswered repointing is tried again: doubled up to the second.
 const RETRY: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(5));
-/// How long a reading of the record justifies demoting a node where several monitors decide.
-const CONFIRMED: Duration = Duration::from_millis(500);
 /// A full resync that is not seen to begin or end in this time gives its place to the next node.
 const SYNC_LIMIT: Duration = Duration::from_secs(60);
 
@@ -297,15 +295,8 @@ impl Repointer {
     /// Where several monitors decide, another one may have just promoted this node: the record must
     /// have been read after it was first seen as primary.
     fn is_confirmed(&self, core: &mut Core, node: &NodeId) -> bool {
-        if core.authority != Authority::Shares {
-            return true;
-        }
         let seen = self.strays.get(node).copied().unwrap_or(core.now);
-        if core.record_at > seen && core.now - core.record_at < CONFIRMED {
-            return true;
-        }
-        core.load_unless_asked();
-        false
+        core.is_confirmed(seen)
     }
 }
 

@@ -10,6 +10,7 @@ use super::machine::{Next, Phase};
 use super::repoint::Repointer;
 use super::report::Ending;
 use super::switchover::Switchover;
+use super::unfence::Unfencing;
 use super::unplanned::{Failover, TENURE};
 use super::{Action, Ancestor, Authority, OpId, ProbeError, Record, RecordPhase, Version};
 use crate::resp::info::{NodeInfo, Role};
@@ -30,7 +31,7 @@ impl Core {
             };
         };
         if record.phase == RecordPhase::Serving {
-            return Phase::Serving(Serving::believe(self));
+            return Phase::Serving(Box::new(Serving::believe(self)));
         }
         if self.authority == Authority::Decides || record.by == self.me {
             let fault = match record.phase {
@@ -221,6 +222,7 @@ pub(super) struct Serving {
     /// What to report and announce once the gate of a new primary is open.
     ending: Option<Box<Ending>>,
     repointer: Repointer,
+    unfencing: Unfencing,
 }
 
 impl Serving {
@@ -232,6 +234,7 @@ impl Serving {
             poke_at: None,
             ending: None,
             repointer: Repointer::default(),
+            unfencing: Unfencing::default(),
         }
     }
 
@@ -267,7 +270,7 @@ impl Serving {
             serving.repointer.flatten(core, &primary.node, demotion);
         }
         serving.ending = Some(Box::new(ending));
-        Phase::Serving(serving)
+        Phase::Serving(Box::new(serving))
     }
 
     /// What is being done to a node, for the status.
@@ -275,7 +278,7 @@ impl Serving {
         self.repointer.describe(node)
     }
 
-    pub(super) fn step(mut self, core: &mut Core, input: &Input) -> Next {
+    pub(super) fn step(mut self: Box<Self>, core: &mut Core, input: &Input) -> Next {
         if core.version != self.version {
             return Next::Go(self.replaced(core));
         }
@@ -291,7 +294,7 @@ impl Serving {
         self.suspect(core, &record, input);
         match self.finding(core, &record) {
             Finding::Healthy => {
-                self.healthy(core, &record);
+                self.healthy(core, &record, input);
                 if let Input::Switchover { request, to } = input {
                     return Switchover::request(core, record, *request, to.clone());
                 }
@@ -318,7 +321,7 @@ impl Serving {
     }
 
     /// The record changed: another monitor's decision, or our own adoption of a new history.
-    fn replaced(self, core: &mut Core) -> Phase {
+    fn replaced(self: Box<Self>, core: &mut Core) -> Phase {
         let phase = core.route("the record changed");
         match phase {
             Phase::Serving(mut serving) => {
@@ -390,7 +393,7 @@ impl Serving {
         )
     }
 
-    fn healthy(&mut self, core: &mut Core, record: &Record) {
+    fn healthy(&mut self, core: &mut Core, record: &Record, input: &Input) {
         self.doubted = None;
         self.poke_at = None;
         let primary = Primary {
@@ -404,6 +407,7 @@ impl Serving {
         }
         core.recovered();
         self.repointer.step(core, record);
+        self.unfencing.step(core, record, input);
     }
 
     /// Opens the gate: the primary was verified just now. A primary that stays keeps its published

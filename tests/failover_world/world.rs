@@ -667,6 +667,12 @@ impl World {
         if self.monitors[index].marked && *what == NodeOp::Promote {
             self.violate("I6: a promotion beside another monitor's mark".to_owned());
         }
+        if *what == NodeOp::Unfence && self.authority == Authority::Decides {
+            let serves = |r: &Record| r.primary == *node && r.phase == RecordPhase::Serving;
+            if !self.record.as_ref().is_some_and(serves) {
+                self.violate(format!("{node} does not serve and is unfenced"));
+            }
+        }
         if *what != NodeOp::Promote {
             return;
         }
@@ -1094,6 +1100,13 @@ impl World {
                     kind,
                 },
             );
+        }
+    }
+
+    /// A fence that was sent to a process that hung is executed now.
+    pub fn fence_lands(&mut self, node: usize) {
+        if self.nodes[node].answers() {
+            self.execute(node, &NodeOp::Fence);
         }
     }
 
