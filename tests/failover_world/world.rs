@@ -718,6 +718,10 @@ impl World {
     fn check_choice(&mut self, index: usize, chosen: &NodeId, record: &Record) {
         let now = self.now;
         let taken = self.nodes[index_of(chosen)].clone();
+        if taken.role == Role::Primary {
+            // The same promotion again, because its answer was lost.
+            return;
+        }
         for node in &self.nodes {
             let reachable = !self.monitor_cuts.contains(&(index, node.index)) && node.answers();
             let still = now - node.received_at > 30 * MS && now - node.started_at > 400 * MS;
