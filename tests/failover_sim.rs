@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use failover_world::world::{MS, Rng, World};
 use failover_world::{Disk, node_id};
-use pointsman::failover::{Authority, Event, Policy};
+use pointsman::failover::{Authority, Decline, Event, Policy};
 use pointsman::topology::{BytesLost, Fault, Gate, Outcome};
 
 fn calm_world() -> World {
@@ -142,6 +142,7 @@ fn a_replica_that_still_receives_vetoes_the_verdict() {
         world.run_for(5 * MS);
     }
     assert!(world.reports.is_empty(), "{}", story(&world));
+    assert_eq!(world.declined, [Decline::Vetoed]);
     world.monitor_cuts.clear();
     settle(&mut world, 1000 * MS);
     assert_eq!(world.serving(), Some(0));
@@ -314,6 +315,7 @@ fn priority_zero_is_never_promoted_and_the_reason_is_told() {
             .undecided
             .is_some_and(|why| why.contains("replica-priority is 0"))
     );
+    assert_eq!(world.declined, [Decline::NoCandidate]);
     // It comes back as it was.
     let now = world.now;
     world.nodes[0].restart(Disk::Saved, None, 0, now);
@@ -420,6 +422,7 @@ fn beside_another_monitor_nothing_is_decided() {
     world.run_for(3000 * MS);
     assert!(world.reports.is_empty(), "{}", story(&world));
     assert!(world.violation.is_none(), "{}", story(&world));
+    assert_eq!(world.declined, [Decline::OtherMonitor]);
     world.heal();
     settle(&mut world, 8000 * MS);
 }
@@ -433,6 +436,7 @@ fn without_an_authority_traffic_goes_on_and_nothing_is_decided() {
     world.kill(0);
     world.run_for(3000 * MS);
     assert!(world.reports.is_empty(), "{}", story(&world));
+    assert_eq!(world.declined, [Decline::AuthorityUnavailable]);
     world.authority_up = true;
     until_moved(&mut world, 0, 3000 * MS);
 }
@@ -444,6 +448,7 @@ fn a_follower_believes_role_and_never_acts() {
     world.kill(0);
     world.run_for(1000 * MS);
     assert_eq!(world.serving(), None);
+    assert_eq!(world.declined, [Decline::FollowOnly]);
     let now = world.now;
     for (node, what) in [
         (2, pointsman::failover::NodeOp::Promote),
@@ -526,6 +531,28 @@ fn a_fence_that_comes_late_is_taken_off_the_serving_primary() {
         let looks = |w: &World| w.trace.iter().filter(|l| l.contains("Unfence:")).count();
         assert!((1..=monitors).contains(&looks(&world)), "{}", story(&world));
     }
+}
+
+#[test]
+fn of_two_monitors_that_claim_at_once_one_declines() {
+    for seed in 0..10 {
+        let mut world = World::new(seed, 3, 2, Authority::Shares, Policy::default());
+        assert!(world.run_while(2000 * MS, |w| w.is_settled().is_err()));
+        world.run_for(300 * MS);
+        world.kill(0);
+        until_moved(&mut world, 0, 1000 * MS);
+        let lost = |l: &&String| l.contains("outcome: Lost");
+        let lost = world.trace.iter().rev().filter(lost).count();
+        // The first record is contended too; that is no failover.
+        let declined = world.declined.len();
+        assert!(world.declined.iter().all(|why| *why == Decline::SwapLost));
+        assert!(declined <= lost, "{}", story(&world));
+        if declined > 0 {
+            assert_eq!(declined, 1, "{}", story(&world));
+            return;
+        }
+    }
+    panic!("no claim was ever contended");
 }
 
 // ---- chaos ----

@@ -232,6 +232,7 @@ impl Driver {
                     detail,
                     attention,
                 } => self.emit(event, node.as_ref(), &detail, attention),
+                Action::Declined { why } => self.gauges.declined(why),
                 Action::Report { report, request } => self.report(*report, request),
                 Action::AmendReport { epoch, bytes_lost } => self.amend(epoch, bytes_lost),
             }
@@ -281,7 +282,6 @@ impl Driver {
             true => tracing::warn!(backend, event, node, detail, "failover event"),
             false => tracing::info!(backend, event, node, detail, "failover event"),
         }
-        self.gauges.emitted(event);
     }
 
     fn report(&mut self, mut report: FailoverReport, request: Option<u64>) {

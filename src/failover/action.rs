@@ -83,6 +83,11 @@ pub enum Action {
         /// Whether somebody should look (log level warn instead of info).
         attention: bool,
     },
+    /// A failover seemed needed and is not done; each reason once in an outage.
+    Declined {
+        /// Why.
+        why: Decline,
+    },
     /// A failover or switchover ended, or a switchover was refused; keep the report. The shell fills
     /// in `unix_millis`, the data plane `requests`.
     Report {
@@ -98,6 +103,23 @@ pub enum Action {
         /// What it shows; what was known before stays true.
         bytes_lost: BytesLost,
     },
+}
+
+/// Why a failover that seems needed is not done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Decline {
+    /// No replica is fit to take over.
+    NoCandidate,
+    /// The authority can not be read or written.
+    AuthorityUnavailable,
+    /// Another monitor marked the nodes, and the authority is for one monitor only.
+    OtherMonitor,
+    /// Another monitor won the swap.
+    SwapLost,
+    /// A replica still gets data from the primary.
+    Vetoed,
+    /// Somebody else decides.
+    FollowOnly,
 }
 
 /// What can be done to a node. Every one is idempotent.

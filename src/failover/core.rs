@@ -1,7 +1,7 @@
 //! What every phase shares: knowledge of the nodes and the record, what was published, and the
 //! actions being collected.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,7 +11,8 @@ use super::node::Node;
 use super::outbox::RELOAD;
 use super::report::Recorder;
 use super::{
-    Action, Authority, Event, NodeOpOutcome, OpId, Policy, Record, SwapOutcome, Version, View,
+    Action, Authority, Decline, Event, NodeOpOutcome, OpId, Policy, Record, SwapOutcome, Version,
+    View,
 };
 use crate::resp::info::NodeInfo;
 use crate::topology::{BytesLost, Epoch, Gate, NodeId, Timestamp};
@@ -96,6 +97,8 @@ pub(super) struct Core {
     pub last_offset_at: Timestamp,
     /// Since when the backend is not healthy.
     pub outage_since: Option<Timestamp>,
+    /// Why nothing was done about the present outage.
+    pub declined: BTreeSet<Decline>,
     /// Since when a restarted candidate is kept waiting for better ones.
     pub patient_since: Option<Timestamp>,
     /// Why nothing is decided; told once.
@@ -144,6 +147,7 @@ impl Core {
             last_offset: 0,
             last_offset_at: now,
             outage_since: None,
+            declined: BTreeSet::new(),
             patient_since: None,
             undecided: None,
             undecided_warned: false,
@@ -272,6 +276,10 @@ impl Core {
             }
         } else if detector::vouch(&mut self.nodes, id, &record, self.now) {
             self.note(format!("{id} still receives from the primary"));
+            let primary = self.node(&record.primary);
+            if primary.is_some_and(|n| n.streak.as_ref().is_some_and(|s| s.count > 1)) {
+                self.decline(Decline::Vetoed);
+            }
         }
     }
 
@@ -391,12 +399,28 @@ impl Core {
 
     /// Why this monitor may not decide at present (I6).
     pub(super) fn barred(&self) -> Option<String> {
+        self.bar().map(|(_, why)| why)
+    }
+
+    /// The same where a failover seems needed.
+    pub(super) fn barred_from_failover(&mut self) -> Option<String> {
+        let (decline, why) = self.bar()?;
+        self.decline(decline);
+        Some(why)
+    }
+
+    fn bar(&self) -> Option<(Decline, String)> {
         if let Trust::Unavailable(reason) = &self.trust {
-            return Some(format!("the authority can not be used: {reason}"));
+            let why = format!("the authority can not be used: {reason}");
+            return Some((Decline::AuthorityUnavailable, why));
         }
         match &self.other_monitor {
-            Some(who) if self.authority == Authority::Decides => Some(format!(
-                "another monitor ({who}) acts on these nodes, and this authority is for one only"
+            Some(who) if self.authority == Authority::Decides => Some((
+                Decline::OtherMonitor,
+                format!(
+                    "another monitor ({who}) acts on these nodes, and this authority is for one \
+                     only"
+                ),
             )),
             _ => None,
         }
@@ -418,6 +442,7 @@ impl Core {
     /// The backend is healthy: what was noted as suspicious led to nothing.
     pub(super) fn recovered(&mut self) {
         self.outage_since = None;
+        self.declined.clear();
         self.patient_since = None;
         self.recorder = None;
         self.set_undecided(None);

@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::core::{Core, Input};
 use super::machine::{Next, Phase};
 use super::report::Ending;
-use super::{Action, ProbeError};
+use super::{Action, Decline, ProbeError};
 use crate::resp::info::{NodeInfo, Role};
 use crate::topology::{BytesLost, Epoch, Fault, Gate, NodeId, Outcome, Primary, Timestamp};
 
@@ -30,6 +30,9 @@ impl Following {
         match self.believed(core) {
             Ok((node, info)) => self.publish(core, node, &info),
             Err(why) => {
+                if core.published.primary.is_some() {
+                    core.decline(Decline::FollowOnly);
+                }
                 core.close_gate();
                 core.set_undecided(Some(why));
                 self.look(core);

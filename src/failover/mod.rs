@@ -27,7 +27,7 @@ mod switchover;
 mod unfence;
 mod unplanned;
 
-pub use action::{Action, NodeOp, OpId, View};
+pub use action::{Action, Decline, NodeOp, OpId, View};
 pub use event::{Event, NodeOpOutcome, Observation, ProbeError, SwapOutcome};
 pub use machine::{Authority, Machine};
 pub use policy::Policy;

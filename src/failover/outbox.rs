@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::core::{Core, Trust};
-use super::{Action, Authority, NodeOp, OpId, Record, RecordPhase, View};
+use super::{Action, Authority, Decline, NodeOp, OpId, Record, RecordPhase, View};
 use crate::topology::{Epoch, Gate, NodeId, Primary};
 
 /// How long a start may take to learn who is who before somebody should look.
@@ -164,6 +164,13 @@ impl Core {
             detail: detail.into(),
             attention,
         });
+    }
+
+    /// A failover seemed needed; each reason why it is not done is told once in an outage.
+    pub(super) fn decline(&mut self, why: Decline) {
+        if self.declined.insert(why) {
+            self.push(Action::Declined { why });
+        }
     }
 
     /// Sets why nothing is decided, and tells a new reason once. What is only the first look at the

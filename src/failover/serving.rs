@@ -12,7 +12,7 @@ use super::swap::{self, Proposal};
 use super::switchover::Switchover;
 use super::unfence::Unfencing;
 use super::unplanned::Failover;
-use super::{Action, Ancestor, OpId, ProbeError, Record, RecordPhase, Version};
+use super::{Action, Ancestor, Decline, OpId, ProbeError, Record, RecordPhase, Version};
 use crate::resp::info::Role;
 use crate::topology::{Fault, Gate, NodeId, Outcome, Primary, Timestamp};
 
@@ -316,7 +316,7 @@ impl Serving {
         core.close_gate();
         core.recorder();
         core.note(why.to_owned());
-        if let Some(barred) = core.barred() {
+        if let Some(barred) = core.barred_from_failover() {
             core.set_undecided(Some(barred));
             return None;
         }
@@ -337,6 +337,7 @@ impl Serving {
                 Some(Next::Go(Failover::claim(core, record, fault, why)))
             }
             (Choice::Wait { why, until }, _) => {
+                core.decline(Decline::NoCandidate);
                 core.set_undecided(Some(why));
                 if let Some(until) = until {
                     core.wake_at(until);

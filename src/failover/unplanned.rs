@@ -19,7 +19,7 @@ use super::fencing::Fencing;
 use super::machine::{Next, Phase};
 use super::round::Round;
 use super::swap::{Outcome, Proposal};
-use super::{Authority, NodeOp, NodeOpOutcome, OpId, ProbeError, Record, RecordPhase};
+use super::{Authority, Decline, NodeOp, NodeOpOutcome, OpId, ProbeError, Record, RecordPhase};
 use crate::resp::info::{NodeInfo, Role};
 use crate::topology::{BytesLost, Epoch, Fault, Gate, NodeId, Timestamp};
 
@@ -198,9 +198,17 @@ impl Failover {
 
     fn claiming(self: Box<Self>, core: &mut Core, input: &Input, mut claim: Proposal) -> Next {
         match claim.step(core, input) {
-            Outcome::Pending => self.stay(Stage::Claiming(claim)),
+            Outcome::Pending => {
+                if claim.is_unknown() {
+                    core.barred_from_failover();
+                }
+                self.stay(Stage::Claiming(claim))
+            }
             Outcome::Stored => self.claimed(core),
-            Outcome::Lost => Next::Go(core.route("another monitor decided first")),
+            Outcome::Lost => {
+                core.decline(Decline::SwapLost);
+                Next::Go(core.route("another monitor decided first"))
+            }
             Outcome::Missing => Next::Go(core.route("the epoch could not be claimed")),
         }
     }
@@ -246,6 +254,7 @@ impl Failover {
         core.recorder().passed_over(&ranking.passed_over);
         match choice {
             Choice::Wait { why, until } => {
+                core.decline(Decline::NoCandidate);
                 if core.undecided.as_ref() != Some(&why) {
                     core.emit("-failover-abort-no-good-slave", None, why.clone(), true);
                 }
@@ -292,7 +301,7 @@ impl Failover {
         if !candidate.incumbent && !self.stands_still(core, &candidate) {
             return self.look_again(core, SETTLE);
         }
-        if let Some(why) = core.barred() {
+        if let Some(why) = core.barred_from_failover() {
             core.set_undecided(Some(why));
             return self.look_again(core, LOOK_AGAIN);
         }

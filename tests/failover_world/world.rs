@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use pointsman::failover::{
-    Action, Authority, Event, Machine, NodeOp, NodeOpOutcome, Observation, OpId, Policy,
+    Action, Authority, Decline, Event, Machine, NodeOp, NodeOpOutcome, Observation, OpId, Policy,
     ProbeError, Record, RecordPhase, SwapOutcome, Version, View,
 };
 use pointsman::resp::info::{NodeInfo, Role};
@@ -186,6 +186,8 @@ pub struct World {
     pub answered_requests: BTreeSet<u64>,
     /// What reports were completed with.
     pub amended: Vec<BytesLost>,
+    /// Why failovers were not done.
+    pub declined: Vec<Decline>,
     /// (time, monitor, gate) of every change of a gate.
     pub gates: Vec<(u64, usize, Gate)>,
 }
@@ -234,6 +236,7 @@ impl World {
             inboxes: BTreeMap::new(),
             answered_requests: BTreeSet::new(),
             amended: Vec::new(),
+            declined: Vec::new(),
             gates: Vec::new(),
         };
         for index in 0..monitors {
@@ -568,6 +571,7 @@ impl World {
                 }
             }
             Action::Announce { .. } | Action::Emit { .. } => {}
+            Action::Declined { why } => self.declined.push(why),
             Action::AmendReport { epoch, bytes_lost } => {
                 let of = |(_, r, _): &&(u64, FailoverReport, Option<u64>)| {
                     r.epoch == epoch && r.outcome == Outcome::Done
