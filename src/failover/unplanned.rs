@@ -244,6 +244,9 @@ impl Failover {
         if self.obeying.is_some() || self.fencing.is_under_way() {
             return self.stay(Stage::Choosing);
         }
+        if self.round.has_missed(core) {
+            return self.read_again(core);
+        }
         core.phase("choose");
         let excluded = self
             .excluded
