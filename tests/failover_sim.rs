@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use failover_world::world::{MS, Rng, World};
 use failover_world::{Disk, node_id};
-use pointsman::failover::{Authority, Decline, Event, Policy};
+use pointsman::failover::{Authority, Decline, Event, NodeOp, Policy};
 use pointsman::topology::{BytesLost, Fault, Gate, Outcome};
 
 fn calm_world() -> World {
@@ -451,8 +451,8 @@ fn a_follower_believes_role_and_never_acts() {
     assert_eq!(world.declined, [Decline::FollowOnly]);
     let now = world.now;
     for (node, what) in [
-        (2, pointsman::failover::NodeOp::Promote),
-        (1, pointsman::failover::NodeOp::Repoint { to: node_id(2) }),
+        (2, NodeOp::Promote),
+        (1, NodeOp::Repoint { to: node_id(2) }),
     ] {
         world.nodes[node].execute(&what, failover_world::index_of, now);
     }
@@ -623,14 +623,50 @@ fn disturb(world: &mut World, requests: &mut u64) {
     }
 }
 
+/// Where pointsman follows: somebody else changes roles, tidily or not.
+fn interfere(world: &mut World) {
+    let count = world.nodes.len();
+    let to = world.rng.below(count as u64) as usize;
+    let repoint = NodeOp::Repoint { to: node_id(to) };
+    match world.rng.below(100) {
+        // A failover, of which a replica or the old primary may hear nothing.
+        0..60 => {
+            world.operate(to, &NodeOp::Promote);
+            for node in (0..count).filter(|node| *node != to) {
+                if world.rng.chance(80) {
+                    world.operate(node, &repoint);
+                }
+            }
+        }
+        60..80 => world.operate(to, &NodeOp::Promote),
+        _ => {
+            let node = (to + 1) % count;
+            world.operate(node, &repoint);
+        }
+    }
+}
+
+/// Somebody else ends what was begun: the node with the most data is everybody's primary.
+fn tidy_up(world: &mut World) {
+    let Some(best) = (0..world.nodes.len()).max_by_key(|n| world.nodes[*n].log.len()) else {
+        return;
+    };
+    for _ in 0..3 {
+        world.operate(best, &NodeOp::Promote);
+        for node in (0..world.nodes.len()).filter(|node| *node != best) {
+            world.operate(node, &NodeOp::Repoint { to: node_id(best) });
+        }
+        world.run_for(1000 * MS);
+    }
+}
+
 /// Runs one seed; `Err` with the step and the reason.
 fn run_seed(seed: u64, steps: u64, tracing: bool) -> Result<World, Box<(World, u64, String)>> {
     let mut chooser = Rng(seed ^ 0xC0FF_EE00);
-    let shared = chooser.chance(40);
-    let (monitors, authority) = if shared {
-        (2, Authority::Shares)
-    } else {
-        (1, Authority::Decides)
+    let (monitors, authority) = match chooser.below(100) {
+        0..35 => (2, Authority::Shares),
+        35..55 => (1 + seed as usize % 2, Authority::Follows),
+        _ => (1, Authority::Decides),
     };
     let mut world = World::new(seed, 3, monitors, authority, Policy::default());
     world.tracing = tracing;
@@ -655,9 +691,15 @@ fn run_seed(seed: u64, steps: u64, tracing: bool) -> Result<World, Box<(World, u
             return Err(Box::new((world, step, why)));
         }
         disturb(&mut world, &mut requests);
+        if authority == Authority::Follows && world.rng.chance(50) {
+            interfere(&mut world);
+        }
     }
     world.heal();
     world.run_for(2500 * MS);
+    if authority == Authority::Follows {
+        tidy_up(&mut world);
+    }
     if !world.run_while(40_000 * MS, |w| w.is_settled().is_err()) {
         let why = world.violation.clone().or(world.is_settled().err());
         return Err(Box::new((world, steps, why.unwrap_or_default())));

@@ -134,6 +134,8 @@ pub struct Monitor {
     awaiting_probe: BTreeMap<usize, u64>,
     /// The last thing each node told this monitor.
     pub heard: BTreeMap<NodeId, (NodeInfo, u64)>,
+    /// Nodes that failed since they told something.
+    failing: BTreeSet<NodeId>,
     pub unanswered: BTreeSet<OpId>,
     backlog: Vec<Event>,
     tick_at: u64,
@@ -271,6 +273,7 @@ impl World {
             probe_run: BTreeMap::new(),
             awaiting_probe: BTreeMap::new(),
             heard: BTreeMap::new(),
+            failing: BTreeSet::new(),
             unanswered: BTreeSet::new(),
             backlog: Vec::new(),
             tick_at: u64::MAX,
@@ -459,6 +462,10 @@ impl World {
                 observation: Observation::Info(info),
             } => {
                 monitor.heard.insert(node.clone(), ((**info).clone(), now));
+                monitor.failing.remove(node);
+            }
+            Event::Observed { node, .. } | Event::Evidence { node, .. } => {
+                monitor.failing.insert(node.clone());
             }
             Event::NodeOpDone {
                 outcome: NodeOpOutcome::Done(_),
@@ -487,6 +494,9 @@ impl World {
         }
         for action in actions {
             self.act(index, action);
+        }
+        if self.authority == Authority::Follows {
+            self.check_belief(index);
         }
         let monitor = &mut self.monitors[index];
         if let Some(deadline) = monitor.machine.next_deadline() {
@@ -523,6 +533,9 @@ impl World {
                 expected,
                 record,
             } => {
+                if self.authority == Authority::Follows {
+                    self.violate("a follower decides".to_owned());
+                }
                 if self.monitors[index].marked {
                     self.violate("I6: a decision beside another monitor's mark".to_owned());
                 }
@@ -658,15 +671,41 @@ impl World {
         }
     }
 
+    /// A follower believes a node that says it is primary, and of several the one with the most
+    /// attached replicas and the longest history.
+    fn check_belief(&mut self, index: usize) {
+        let monitor = &self.monitors[index];
+        let open = monitor.view.as_ref().filter(|v| v.gate == Gate::Open);
+        let Some(followed) = open.and_then(|v| v.primary.as_ref()).map(|p| &p.node) else {
+            return;
+        };
+        if monitor.failing.contains(followed) {
+            return;
+        }
+        let worth = |info: &NodeInfo| (info.replicas.len(), info.offset);
+        let said = monitor.heard.get(followed).map(|(info, _)| info);
+        let Some(said) = said.filter(|info| info.role == Role::Primary) else {
+            return self.violate(format!("{followed} is followed and says it is a replica"));
+        };
+        let better = monitor.heard.iter().find(|(node, (info, _))| {
+            let believable = info.role == Role::Primary && !info.loading;
+            believable && !monitor.failing.contains(*node) && worth(info) > worth(said)
+        });
+        if let Some((better, _)) = better {
+            let text = format!("{followed} is followed, and {better} is primary too");
+            self.violate(text);
+        }
+    }
+
     fn check_op(&mut self, index: usize, node: &NodeId, what: &NodeOp) {
+        if self.authority == Authority::Follows {
+            self.violate(format!("a follower acts: {what:?}"));
+        }
         if matches!(
             what,
             NodeOp::Inspect | NodeOp::CheckAuth { .. } | NodeOp::Unpause
         ) {
             return;
-        }
-        if self.authority == Authority::Follows {
-            self.violate(format!("a follower acts: {what:?}"));
         }
         if self.monitors[index].marked && *what == NodeOp::Promote {
             self.violate("I6: a promotion beside another monitor's mark".to_owned());
@@ -1111,11 +1150,16 @@ impl World {
         }
     }
 
+    /// Somebody else changes a node.
+    pub fn operate(&mut self, node: usize, what: &NodeOp) {
+        if self.nodes[node].answers() {
+            self.execute(node, what);
+        }
+    }
+
     /// A fence that was sent to a process that hung is executed now.
     pub fn fence_lands(&mut self, node: usize) {
-        if self.nodes[node].answers() {
-            self.execute(node, &NodeOp::Fence);
-        }
+        self.operate(node, &NodeOp::Fence);
     }
 
     pub fn stop(&mut self, node: usize) {
