@@ -128,7 +128,8 @@ pub enum Outcome {
     Aborted(String),
 }
 
-/// What became of the clients' requests between the closing and the opening of the gate.
+/// What became of the clients' requests from a moment before the gate closed until a moment after it
+/// opened.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RequestCounts {
     /// Waited in their session's order until the gate opened.

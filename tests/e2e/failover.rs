@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use pointsman::lab::{Data, Kind, Protocol, TrafficOptions};
-use pointsman::topology::{BytesLost, Fault, Outcome};
+use pointsman::lab::{Data, ErrorClass, Kind, Protocol, TrafficOptions};
+use pointsman::topology::{BytesLost, Fault, Outcome, RequestCounts};
 
 use crate::support::{
     Scene, assert_no_acknowledged_write_lost, assert_no_error_at_all, assert_pause_below,
@@ -159,6 +159,61 @@ async fn what_only_the_old_primary_had_is_reported_in_bytes() {
     .await;
     scene.in_sync().await;
     assert_eq!(get(&mut client, "large:23").await, None);
+}
+
+/// The completed report of the only failover.
+async fn counted(scene: &Scene, wanted: impl Fn(&RequestCounts) -> bool) -> RequestCounts {
+    let mut last = RequestCounts::default();
+    becomes_true("the counts of the clients in the report", async || {
+        let reports = scene.shard.pointsman.failovers().await.unwrap();
+        last = reports[0].requests;
+        match wanted(&last) {
+            true => Ok(()),
+            false => Err(format!("{last:?}")),
+        }
+    })
+    .await;
+    last
+}
+
+#[tokio::test]
+async fn a_report_counts_the_requests_that_met_a_hanging_primary() {
+    let mut scene = Scene::start().await;
+    let options = TrafficOptions {
+        clients: vec![(Kind::Reader, 4), (Kind::Setter, 3), (Kind::Counter, 2)],
+        ..TrafficOptions::every_kind(scene.shard.address())
+    };
+    scene.traffic_of(options).await;
+    // Each client has one request on its way to a process that answers nothing any more.
+    scene.primary().await.stop();
+    scene.failed_over().await;
+    scene.progress(50).await;
+    let total = scene.judged().await.total();
+    assert_eq!(total.errors_of(ErrorClass::Unknown), 2);
+    assert_eq!(total.hard_errors(), 0);
+    let all = |seen: &RequestCounts| (seen.replayed, seen.refused, seen.unknown) == (7, 0, 2);
+    let seen = counted(&scene, all).await;
+    // What the two ask next waits too, if the gate is still closed.
+    assert!((7..=9).contains(&seen.held), "{seen:?}");
+}
+
+#[tokio::test]
+async fn a_report_counts_the_requests_that_a_killed_primary_lost() {
+    let mut scene = Scene::start().await;
+    let options = TrafficOptions {
+        clients: vec![(Kind::Counter, 12), (Kind::Reader, 4)],
+        ..TrafficOptions::every_kind(scene.shard.address())
+    };
+    scene.traffic_of(options).await;
+    scene.primary().await.kill();
+    scene.failed_over().await;
+    scene.progress(50).await;
+    let total = scene.judged().await.total();
+    let unknown = total.errors_of(ErrorClass::Unknown);
+    println!("{unknown} clients do not know");
+    let seen = counted(&scene, |seen| seen.unknown == unknown).await;
+    assert_eq!(seen.refused, total.hard_errors());
+    assert!(seen.held >= seen.replayed && seen.replayed <= 4, "{seen:?}");
 }
 
 #[tokio::test]
