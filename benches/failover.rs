@@ -12,10 +12,11 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{Parser, ValueEnum};
+use pointsman::clock;
 use pointsman::lab::{
     Data, ErrorClass, Kind, LabError, Shard, ShardOptions, Traffic, TrafficOptions, Verdict, judge,
 };
-use pointsman::topology::Outcome;
+use pointsman::topology::{BytesLost, FailoverReport, Outcome, Timestamp};
 
 /// For what should take a moment.
 const SOON: Duration = Duration::from_secs(30);
@@ -41,6 +42,9 @@ struct Arguments {
     /// Show what every repetition saw
     #[arg(long)]
     verbose: bool,
+    /// Show what a repetition was made of when its pause was longer than so many milliseconds
+    #[arg(long, value_name = "MS")]
+    slower: Option<u64>,
     /// Given by cargo
     #[arg(long, hide = true)]
     bench: bool,
@@ -102,6 +106,8 @@ struct Sum {
     broken: u64,
     failovers: usize,
     requests: u64,
+    /// What the reports say of the loss; `None` without one.
+    reported: Option<BytesLost>,
     examples: Vec<String>,
 }
 
@@ -130,7 +136,7 @@ async fn bench(arguments: &Arguments) -> Result<(), LabError> {
     };
     println!(
         "\n20 clients with one request in flight each, {} repetitions\n\n\
-         {:<22} {:>9} {:>7} {:>8} {:>17} {:>17} {:>6} {:>8} {:>10}",
+         {:<22} {:>9} {:>7} {:>8} {:>17} {:>17} {:>6} {:>14} {:>8} {:>10}",
         arguments.repetitions,
         "fault",
         "requests",
@@ -139,6 +145,7 @@ async fn bench(arguments: &Arguments) -> Result<(), LabError> {
         "median (goal)",
         "worst (goal)",
         "lost",
+        "reported",
         "doubled",
         "failovers"
     );
@@ -152,30 +159,47 @@ async fn bench(arguments: &Arguments) -> Result<(), LabError> {
         let mut sum = Sum::default();
         for _ in 0..arguments.repetitions {
             let repetition = repeat(&shard, fault, arguments).await;
-            let (verdict, failovers) = repetition.map_err(|error| {
+            let (verdict, reports, fault_at) = repetition.map_err(|error| {
                 LabError::Unexpected(format!("{error}\n{}", shard.pointsman.log_tail()))
             })?;
             if arguments.verbose {
                 println!("{verdict}");
             }
-            sum.add(&verdict, failovers);
+            let pause = verdict.total().longest_pause;
+            if arguments
+                .slower
+                .is_some_and(|limit| pause.as_millis() > limit.into())
+            {
+                let began = verdict.total().pause_began;
+                let when = match began >= fault_at {
+                    true => format!("{} ms after", millis(began - fault_at)),
+                    false => format!("{} ms before", millis(fault_at - began)),
+                };
+                println!("    {} ms, begun {when} the fault", millis(pause));
+                let fault = clock::unix_time().saturating_sub(clock::now() - fault_at);
+                reports
+                    .iter()
+                    .for_each(|report| print_course(report, fault));
+            }
+            sum.add(&verdict, &reports);
         }
         sum.print(&fault.goal());
     }
     println!(
         "\nerrors: every error but \"outcome unknown\" of a request that may not run twice; \
-         lost: acknowledged\nby a primary that died before a replica had it; doubled: also wrong \
-         replies and wrong order"
+         lost: acknowledged\nby a primary that died before a replica had it, counted by the \
+         clients; reported: what pointsman says\nof it, in bytes of the replication stream; \
+         doubled: also wrong replies and wrong order"
     );
     Ok(())
 }
 
-/// One repetition: what the clients saw, and how many failovers there were.
+/// One repetition: what the clients saw, the reports of its failovers, and when the fault was.
 async fn repeat(
     shard: &Shard,
     fault: Choice,
     arguments: &Arguments,
-) -> Result<(Verdict, usize), LabError> {
+) -> Result<(Verdict, Vec<FailoverReport>, Timestamp), LabError> {
     shard.cluster.in_sync(SOON).await?;
     let earlier = shard.pointsman.failovers().await?.len();
     let traffic = Traffic::start(TrafficOptions {
@@ -191,6 +215,7 @@ async fn repeat(
     traffic.progress(10, SOON).await?;
     tokio::time::sleep(BEFORE).await;
     let node = shard.primary().await?;
+    let fault_at = clock::now();
     match fault {
         Choice::Switchover => {
             let answer = shard.pointsman.switchover(None).await?;
@@ -219,17 +244,38 @@ async fn repeat(
     tokio::time::sleep(AFTER).await;
     let mut primary = shard.primary().await?.client().await?;
     let verdict = judge(&traffic.stop(&mut primary).await?);
-    let failovers = shard.pointsman.failovers().await?.len() - earlier;
+    let mut reports = shard.pointsman.failovers().await?;
+    reports.drain(..earlier);
     if fault == Choice::Kill {
         node.restart_now(Data::Empty)?;
     }
     let flushed = primary.call(&["FLUSHALL"]).await;
     flushed.map_err(LabError::client("empty the data set"))?;
-    Ok((verdict, failovers))
+    Ok((verdict, reports, fault_at))
+}
+
+/// What was seen and done, in milliseconds from the fault; that is the wall clock's `fault`.
+fn print_course(report: &FailoverReport, fault: Duration) {
+    let seen = report.evidence.iter().map(|(at, what)| (*at, what.clone()));
+    let done = report
+        .phases
+        .iter()
+        .map(|p| (p.at, format!("[{}]", p.phase)));
+    let mut lines: Vec<_> = seen.chain(done).collect();
+    lines.sort_by_key(|(at, _)| *at);
+    let Some(first) = report.phases.first() else {
+        return;
+    };
+    let first_after = Duration::from_millis(report.unix_millis).saturating_sub(fault);
+    println!("      gate closed for {} ms", millis(report.pause));
+    for (at, what) in lines {
+        let after = (first_after + (at - first.at)).saturating_sub(first.at - at);
+        println!("      {:>7} ms  {what}", millis(after));
+    }
 }
 
 impl Sum {
-    fn add(&mut self, verdict: &Verdict, failovers: usize) {
+    fn add(&mut self, verdict: &Verdict, reports: &[FailoverReport]) {
         let total = verdict.total();
         self.repetitions += 1;
         self.pauses.push(total.longest_pause);
@@ -239,7 +285,16 @@ impl Sum {
         self.forbidden += verdict.forbidden_errors();
         self.lost += total.lost;
         self.broken += total.broken();
-        self.failovers += failovers;
+        self.failovers += reports.len();
+        for report in reports {
+            let lost = report.bytes_lost;
+            self.reported = Some(self.reported.map_or(lost, |sum| both(sum, lost)));
+            if lost == BytesLost::Exactly(0) && total.lost > 0 {
+                let count = total.lost;
+                let said = format!("{count} acknowledged writes are gone, the report says none");
+                self.examples.push(said);
+            }
+        }
         self.requests += total.acknowledged;
         for example in total.examples {
             if self.examples.len() < 5 && !self.examples.contains(&example) {
@@ -259,13 +314,19 @@ impl Sum {
         };
         let unknown = self.errors.get(&ErrorClass::Unknown).copied().unwrap_or(0);
         println!(
-            "{:<22} {:>9} {:>7} {unknown:>8} {:>17} {:>17} {:>6} {:>8} {:>10}",
+            "{:<22} {:>9} {:>7} {unknown:>8} {:>17} {:>17} {:>6} {:>14} {:>8} {:>10}",
             goal.name,
             self.requests,
             self.forbidden,
             against(median, goal.median),
             against(worst, goal.worst),
             self.lost,
+            match self.reported {
+                Some(BytesLost::Exactly(bytes)) => format!("{bytes} B"),
+                Some(BytesLost::AtLeast(bytes)) => format!(">= {bytes} B"),
+                Some(BytesLost::Unknown) => "unknown".to_owned(),
+                None => "-".to_owned(),
+            },
             self.broken,
             self.failovers,
         );
@@ -281,6 +342,18 @@ impl Sum {
         if self.failovers != expected {
             println!("    {expected} failovers were expected");
         }
+    }
+}
+
+/// The sum of two losses.
+fn both(one: BytesLost, two: BytesLost) -> BytesLost {
+    match (one, two) {
+        (BytesLost::Exactly(a), BytesLost::Exactly(b)) => BytesLost::Exactly(a + b),
+        (
+            BytesLost::Exactly(a) | BytesLost::AtLeast(a),
+            BytesLost::Exactly(b) | BytesLost::AtLeast(b),
+        ) => BytesLost::AtLeast(a + b),
+        _ => BytesLost::Unknown,
     }
 }
 

@@ -218,8 +218,6 @@ label! {
         Vetoed = "vetoed",
         /// The authority `follow` never acts.
         FollowOnly = "follow_only",
-        /// Anything else; the event in the log says what.
-        Other = "other",
     }
 }
 

@@ -12,8 +12,8 @@ use pointsman::admin::{
 };
 use pointsman::failover::{Health, NodeStatus, Status};
 use pointsman::topology::{
-    Epoch, FailoverReport, Fault, Gate, NodeId, Outcome, Primary, RequestCounts, Topology,
-    TopologyWriter, channel,
+    BytesLost, Epoch, FailoverReport, Fault, Gate, NodeId, Outcome, Primary, RequestCounts,
+    Topology, TopologyWriter, channel,
 };
 use serde_json::{Value, json};
 
@@ -48,7 +48,7 @@ fn report(outcome: Outcome) -> FailoverReport {
         phases: Vec::new(),
         pause: Duration::from_millis(17),
         requests: RequestCounts::default(),
-        bytes_lost: None,
+        bytes_lost: BytesLost::Unknown,
         passed_over: Vec::new(),
         unix_millis: 1,
     }

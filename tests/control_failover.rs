@@ -400,6 +400,69 @@ async fn the_hook_is_called_as_sentinel_calls_it() {
     scene.end().await;
 }
 
+#[tokio::test]
+async fn a_hook_that_fails_is_called_again_ever_more_slowly() {
+    use std::os::unix::fs::PermissionsExt;
+    let cluster = Cluster::start(ClusterOptions::default())
+        .await
+        .expect("servers");
+    let directory = tempfile::tempdir().expect("directory");
+    let (program, said) = (directory.path().join("hook"), directory.path().join("said"));
+    // Three calls fail.
+    let script = format!(
+        "#!/bin/sh\necho $POINTSMAN_EPOCH $(date +%s%N) >> {0}\n[ $(wc -l < {0}) -gt 3 ]\n",
+        said.display()
+    );
+    std::fs::write(&program, script).expect("written");
+    std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).expect("chmod");
+    let hook = PublisherSettings::Hook {
+        program,
+        timeout: Duration::from_secs(5),
+    };
+    let plane = Plane::start(&cluster, &directory.path().join("main.json"), vec![hook]);
+    plane.open().await;
+    // The epoch and the time of every call.
+    let calls = || -> Vec<(u64, Duration)> {
+        let text = std::fs::read_to_string(&said).unwrap_or_default();
+        let call = |line: &str| {
+            let (epoch, nanos) = line.split_once(' ')?;
+            Some((
+                epoch.parse().ok()?,
+                Duration::from_nanos(nanos.parse().ok()?),
+            ))
+        };
+        text.lines().filter_map(call).collect()
+    };
+    let called = async |times: usize| {
+        until("the hook", LIMIT, async || match calls() {
+            calls if calls.len() >= times => Ok(calls),
+            calls => Err(format!("{calls:?}")),
+        })
+        .await
+        .expect("called")
+    };
+    let mut epochs = Vec::new();
+    for (target, times) in [(2, 4), (1, 5)] {
+        plane.settled().await;
+        let report = plane.handle().switchover(Some(cluster.node(target).id()));
+        let report = report.await.expect("running");
+        assert_eq!(report.outcome, Outcome::Done);
+        epochs.push(report.epoch.0);
+        called(times).await;
+    }
+    let calls = calls();
+    let waits: Vec<Duration> = calls.windows(2).map(|pair| pair[1].1 - pair[0].1).collect();
+    for (wait, least) in waits.iter().zip([500, 1000, 2000]) {
+        assert!(*wait >= Duration::from_millis(least), "{waits:?}");
+    }
+    let told: Vec<u64> = calls.iter().map(|(epoch, _)| *epoch).collect();
+    let [first, second] = epochs[..] else {
+        panic!("{epochs:?}");
+    };
+    assert_eq!(told, [first, first, first, first, second]);
+    plane.stop().await;
+}
+
 impl Plane {
     /// Waits until every node is seen as healthy and is promotable or primary.
     async fn settled(&self) {
@@ -439,4 +502,44 @@ impl Plane {
         .await
         .expect("said")
     }
+}
+
+#[tokio::test]
+async fn a_fence_that_lay_in_the_socket_of_a_hung_primary_is_taken_off() {
+    let cluster = Cluster::start(ClusterOptions {
+        config: vec!["min-replicas-to-write 1".into()],
+        ..ClusterOptions::default()
+    })
+    .await
+    .expect("a cluster");
+    let plane = Plane::start(&cluster, &cluster.directory().path().join("state"), vec![]);
+    let before = plane.open().await;
+    let primary = cluster.node(0);
+    let mut late = primary.client().await.expect("connected");
+    primary.stop();
+    // What a fence sends to a node that demands one replica; executed when the process goes on.
+    let fence = late.call(&["CONFIG", "SET", "min-replicas-to-write", "65536"]);
+    let (fenced, ()) = tokio::join!(fence, async { primary.cont() });
+    fenced.expect("set");
+    until("its own value is back", LIMIT, async || {
+        let asked = ["CONFIG", "GET", "min-replicas-to-write"];
+        let answer = primary.cli(&asked).await.map_err(|e| e.to_string())?;
+        let value = answer.items().and_then(|pair| pair.get(1)?.number());
+        match value {
+            Some(1) => Ok(()),
+            other => Err(format!("{other:?}")),
+        }
+    })
+    .await
+    .expect("taken off");
+    primary
+        .cli(&["SET", "key", "value"])
+        .await
+        .expect("written");
+    assert_eq!(
+        plane.open().await.epoch,
+        before.epoch,
+        "it served all the time"
+    );
+    plane.stop().await;
 }

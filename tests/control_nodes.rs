@@ -431,12 +431,15 @@ async fn a_fence_stops_writes_and_ends_with_the_nodes_own_value() {
     assert!(format!("{refused:?}").contains("NOREPLICAS"), "{refused:?}");
     operator.done(NodeOp::Promote).await;
     assert_eq!(min_replicas(node).await, Some(1));
-    // The fence of a run whose memory is gone: the server's default.
+    // The fence itself says what it replaced: a run that knows nothing of it takes it off.
     operator.done(NodeOp::Fence).await;
     let mut next = Operating::on(node);
-    next.done(NodeOp::Promote).await;
-    assert_eq!(min_replicas(node).await, Some(0));
+    assert!(next.done(NodeOp::Unfence).await.needs_replicas);
+    assert_eq!(min_replicas(node).await, Some(1));
     node.cli(&["SET", "key", "value"]).await.expect("written");
+    // Nothing is changed where there is none.
+    next.done(NodeOp::Unfence).await;
+    assert_eq!(min_replicas(node).await, Some(1));
 }
 
 #[tokio::test]

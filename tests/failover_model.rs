@@ -351,7 +351,8 @@ impl State {
             | Action::Announce { .. }
             | Action::Emit { .. }
             | Action::Report { .. }
-            | Action::AmendReport { .. } => {}
+            | Action::AmendReport { .. }
+            | Action::Declined { .. } => {}
         }
     }
 

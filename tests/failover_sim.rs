@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use failover_world::world::{MS, Rng, World};
 use failover_world::{Disk, node_id};
-use pointsman::failover::{Authority, Event, Policy};
-use pointsman::topology::{Fault, Gate, Outcome};
+use pointsman::failover::{Authority, Decline, Event, NodeOp, Policy};
+use pointsman::topology::{BytesLost, Fault, Gate, Outcome};
 
 fn calm_world() -> World {
     let mut world = World::new(7, 3, 1, Authority::Decides, Policy::default());
@@ -142,6 +142,7 @@ fn a_replica_that_still_receives_vetoes_the_verdict() {
         world.run_for(5 * MS);
     }
     assert!(world.reports.is_empty(), "{}", story(&world));
+    assert_eq!(world.declined, [Decline::Vetoed]);
     world.monitor_cuts.clear();
     settle(&mut world, 1000 * MS);
     assert_eq!(world.serving(), Some(0));
@@ -314,6 +315,7 @@ fn priority_zero_is_never_promoted_and_the_reason_is_told() {
             .undecided
             .is_some_and(|why| why.contains("replica-priority is 0"))
     );
+    assert_eq!(world.declined, [Decline::NoCandidate]);
     // It comes back as it was.
     let now = world.now;
     world.nodes[0].restart(Disk::Saved, None, 0, now);
@@ -420,6 +422,7 @@ fn beside_another_monitor_nothing_is_decided() {
     world.run_for(3000 * MS);
     assert!(world.reports.is_empty(), "{}", story(&world));
     assert!(world.violation.is_none(), "{}", story(&world));
+    assert_eq!(world.declined, [Decline::OtherMonitor]);
     world.heal();
     settle(&mut world, 8000 * MS);
 }
@@ -433,6 +436,7 @@ fn without_an_authority_traffic_goes_on_and_nothing_is_decided() {
     world.kill(0);
     world.run_for(3000 * MS);
     assert!(world.reports.is_empty(), "{}", story(&world));
+    assert_eq!(world.declined, [Decline::AuthorityUnavailable]);
     world.authority_up = true;
     until_moved(&mut world, 0, 3000 * MS);
 }
@@ -444,10 +448,11 @@ fn a_follower_believes_role_and_never_acts() {
     world.kill(0);
     world.run_for(1000 * MS);
     assert_eq!(world.serving(), None);
+    assert_eq!(world.declined, [Decline::FollowOnly]);
     let now = world.now;
     for (node, what) in [
-        (2, pointsman::failover::NodeOp::Promote),
-        (1, pointsman::failover::NodeOp::Repoint { to: node_id(2) }),
+        (2, NodeOp::Promote),
+        (1, NodeOp::Repoint { to: node_id(2) }),
     ] {
         world.nodes[node].execute(&what, failover_world::index_of, now);
     }
@@ -479,11 +484,75 @@ fn the_bytes_only_the_old_primary_had_are_counted() {
     assert!(only_old > 0);
     world.heal();
     settle(&mut world, 5000 * MS);
-    let amended = world
-        .trace
-        .iter()
-        .any(|l| l.contains(&format!("bytes_lost: {only_old} ")));
-    assert!(amended, "{only_old}\n{}", story(&world));
+    let first = world
+        .reports
+        .first()
+        .map(|(_, report, _)| report.bytes_lost);
+    assert!(
+        matches!(first, Some(BytesLost::AtLeast(bytes)) if bytes > 0 && bytes <= only_old),
+        "{first:?}"
+    );
+    let exact = BytesLost::Exactly(only_old);
+    assert_eq!(world.amended, [exact], "{}", story(&world));
+}
+
+#[test]
+fn of_a_killed_primary_only_a_lower_bound_is_claimed() {
+    let mut world = calm_world();
+    world.node_cuts.insert((0, 1));
+    world.node_cuts.insert((0, 2));
+    world.run_for(300 * MS);
+    let only_old = world.nodes[0].offset - world.nodes[1].offset;
+    world.kill(0);
+    until_moved(&mut world, 0, 2000 * MS);
+    match world.last_report().map(|report| report.bytes_lost) {
+        Some(BytesLost::AtLeast(bytes)) => assert!((1..=only_old).contains(&bytes), "{bytes}"),
+        other => panic!("{other:?}"),
+    }
+    // What it saved at its end is what it had.
+    let now = world.now;
+    world.nodes[0].restart(Disk::Saved, None, 0, now);
+    world.heal();
+    settle(&mut world, 5000 * MS);
+    assert_eq!(world.amended, [BytesLost::AtLeast(only_old)]);
+}
+
+#[test]
+fn a_fence_that_comes_late_is_taken_off_the_serving_primary() {
+    for (monitors, authority) in [(1, Authority::Decides), (2, Authority::Shares)] {
+        let mut world = World::new(7, 3, monitors, authority, Policy::default());
+        assert!(world.run_while(1000 * MS, |w| w.is_settled().is_err()));
+        world.run_for(300 * MS);
+        world.fence_lands(0);
+        let healed = world.run_while(700 * MS, |w| w.nodes[0].fenced);
+        assert!(healed, "{}", story(&world));
+        settle(&mut world, 100 * MS);
+        // A look that finds nothing is no reason to look all the time.
+        let looks = |w: &World| w.trace.iter().filter(|l| l.contains("Unfence:")).count();
+        assert!((1..=monitors).contains(&looks(&world)), "{}", story(&world));
+    }
+}
+
+#[test]
+fn of_two_monitors_that_claim_at_once_one_declines() {
+    for seed in 0..10 {
+        let mut world = World::new(seed, 3, 2, Authority::Shares, Policy::default());
+        assert!(world.run_while(2000 * MS, |w| w.is_settled().is_err()));
+        world.run_for(300 * MS);
+        world.kill(0);
+        until_moved(&mut world, 0, 1000 * MS);
+        let lost = |l: &&String| l.contains("outcome: Lost");
+        let lost = world.trace.iter().rev().filter(lost).count();
+        // The first record is contended too; that is no failover.
+        let declined = world.declined.len();
+        assert!(world.declined.iter().all(|why| *why == Decline::SwapLost));
+        assert!(declined <= lost, "{}", story(&world));
+        if declined > 0 {
+            assert_eq!(declined, 1, "{}", story(&world));
+            return;
+        }
+    }
+    panic!("no claim was ever contended");
 }
 
 // ---- chaos ----
@@ -549,18 +618,55 @@ fn disturb(world: &mut World, requests: &mut u64) {
             );
         }
         95..97 => world.nodes[node].stubborn = !world.nodes[node].stubborn,
+        97 => world.fence_lands(node),
         _ => world.noise.lost_replies = world.rng.below(2) * 5,
+    }
+}
+
+/// Where pointsman follows: somebody else changes roles, tidily or not.
+fn interfere(world: &mut World) {
+    let count = world.nodes.len();
+    let to = world.rng.below(count as u64) as usize;
+    let repoint = NodeOp::Repoint { to: node_id(to) };
+    match world.rng.below(100) {
+        // A failover, of which a replica or the old primary may hear nothing.
+        0..60 => {
+            world.operate(to, &NodeOp::Promote);
+            for node in (0..count).filter(|node| *node != to) {
+                if world.rng.chance(80) {
+                    world.operate(node, &repoint);
+                }
+            }
+        }
+        60..80 => world.operate(to, &NodeOp::Promote),
+        _ => {
+            let node = (to + 1) % count;
+            world.operate(node, &repoint);
+        }
+    }
+}
+
+/// Somebody else ends what was begun: the node with the most data is everybody's primary.
+fn tidy_up(world: &mut World) {
+    let Some(best) = (0..world.nodes.len()).max_by_key(|n| world.nodes[*n].log.len()) else {
+        return;
+    };
+    for _ in 0..3 {
+        world.operate(best, &NodeOp::Promote);
+        for node in (0..world.nodes.len()).filter(|node| *node != best) {
+            world.operate(node, &NodeOp::Repoint { to: node_id(best) });
+        }
+        world.run_for(1000 * MS);
     }
 }
 
 /// Runs one seed; `Err` with the step and the reason.
 fn run_seed(seed: u64, steps: u64, tracing: bool) -> Result<World, Box<(World, u64, String)>> {
     let mut chooser = Rng(seed ^ 0xC0FF_EE00);
-    let shared = chooser.chance(40);
-    let (monitors, authority) = if shared {
-        (2, Authority::Shares)
-    } else {
-        (1, Authority::Decides)
+    let (monitors, authority) = match chooser.below(100) {
+        0..35 => (2, Authority::Shares),
+        35..55 => (1 + seed as usize % 2, Authority::Follows),
+        _ => (1, Authority::Decides),
     };
     let mut world = World::new(seed, 3, monitors, authority, Policy::default());
     world.tracing = tracing;
@@ -585,9 +691,15 @@ fn run_seed(seed: u64, steps: u64, tracing: bool) -> Result<World, Box<(World, u
             return Err(Box::new((world, step, why)));
         }
         disturb(&mut world, &mut requests);
+        if authority == Authority::Follows && world.rng.chance(50) {
+            interfere(&mut world);
+        }
     }
     world.heal();
     world.run_for(2500 * MS);
+    if authority == Authority::Follows {
+        tidy_up(&mut world);
+    }
     if !world.run_while(40_000 * MS, |w| w.is_settled().is_err()) {
         let why = world.violation.clone().or(world.is_settled().err());
         return Err(Box::new((world, steps, why.unwrap_or_default())));

@@ -7,7 +7,7 @@ use clap::Args;
 use super::words::{self, ago, length, wall_time};
 use super::{AdminArgs, FAILED, OK, client, complain, print, print_json};
 use crate::clock;
-use crate::topology::{FailoverReport, Fault, Outcome, RequestCounts, Timestamp};
+use crate::topology::{BytesLost, FailoverReport, Fault, Outcome, RequestCounts, Timestamp};
 
 pub(super) const HELP: &str = "\
 The running pointsman keeps its newest reports in memory; they are in its log too. Each
@@ -150,14 +150,21 @@ fn requests(counts: &RequestCounts) -> String {
 }
 
 fn data(report: &FailoverReport) -> String {
-    match (report.bytes_lost, report.fault) {
-        (Some(0), _) => "nothing was lost".to_owned(),
-        (Some(lost), _) => format!(
+    match report.bytes_lost {
+        BytesLost::Exactly(0) => "nothing was lost".to_owned(),
+        BytesLost::Exactly(lost) => format!(
             "{} of the replication stream only the old primary had",
             words::bytes(lost)
         ),
-        (None, Fault::Switchover) => "nothing was lost (offsets were equal)".to_owned(),
-        (None, _) => "what only the old primary had is known when it returns".to_owned(),
+        BytesLost::AtLeast(0) => {
+            "no loss was seen; the exact figure needs the old process itself".to_owned()
+        }
+        BytesLost::AtLeast(lost) => format!(
+            "at least {} of the replication stream lost; the exact figure needs the old process \
+             itself",
+            words::bytes(lost)
+        ),
+        BytesLost::Unknown => "what was lost is not known: no offset to compare with".to_owned(),
     }
 }
 
@@ -213,7 +220,7 @@ mod tests {
                 refused: 0,
                 unknown: 1,
             },
-            bytes_lost: Some(120),
+            bytes_lost: BytesLost::Exactly(120),
             passed_over: vec![(NodeId::new("10.0.0.3:6379"), "priority 0".to_owned())],
             unix_millis: 1_795_410_611_000,
         }

@@ -27,12 +27,15 @@ use crate::failover::{
 };
 use crate::resp::info::{NodeInfo, parse};
 use crate::topology::{
-    Epoch, EvidenceReceiver, FailoverReport, Gate, NodeId, RequestCounts, Timestamp, Topology,
-    TopologyWriter,
+    BytesLost, Epoch, EvidenceReceiver, FailoverReport, Gate, NodeId, RequestCounts, Timestamp,
+    Topology, TopologyWriter,
 };
 
 /// Requests that were held are counted until this long after the end of a change.
 const COUNTED_FOR: Duration = Duration::from_secs(1);
+
+/// Requests are counted from at least this long before the gate closed, if it was open for so long.
+const COUNTED_BEFORE: Duration = Duration::from_millis(200);
 
 /// Pause between two looks for discovered nodes that are gone for good.
 const TIDY: Duration = Duration::from_secs(10);
@@ -78,9 +81,11 @@ pub(super) struct State {
     /// Who waits for the report of a switchover.
     waiting: HashMap<u64, oneshot::Sender<FailoverReport>>,
     next_number: u64,
-    /// Counters when the gate closed, of the present change and of reports to be completed.
+    /// Counters before the present change, and before those of reports to be completed.
     before: RequestCounts,
     counting: HashMap<u64, RequestCounts>,
+    /// The last two readings of the counters while the gate was open.
+    steady: [(Timestamp, RequestCounts); 2],
     last_reply: u64,
     evidence_open: bool,
     /// Whether the newest decision in the record is a switchover.
@@ -101,6 +106,7 @@ impl State {
             next_number: 0,
             before,
             counting: HashMap::new(),
+            steady: [(clock::now(), before); 2],
             last_reply: 0,
             evidence_open: true,
             planned: false,
@@ -183,6 +189,7 @@ impl Driver {
     /// Tells the core, and does what it asks.
     fn feed(&mut self, event: Event) {
         let now = clock::now();
+        self.read_counters(now);
         let last_reply = self.evidence.last_reply_millis();
         if last_reply != self.state.last_reply {
             self.state.last_reply = last_reply;
@@ -246,16 +253,30 @@ impl Driver {
                     detail,
                     attention,
                 } => self.emit(event, node.as_ref(), &detail, attention),
+                Action::Declined { why } => self.gauges.declined(why),
                 Action::Report { report, request } => self.report(*report, request),
                 Action::AmendReport { epoch, bytes_lost } => self.amend(epoch, bytes_lost),
             }
         }
     }
 
+    /// Workers count what a lost connection cost before the gate closes, so a change is counted from a
+    /// reading that is a little older.
+    fn read_counters(&mut self, now: Timestamp) {
+        let [_, newest] = self.state.steady;
+        if now - newest.0 >= COUNTED_BEFORE && self.topology.current().gate == Gate::Open {
+            self.state.steady = [newest, (now, (self.counter)())];
+        }
+    }
+
     fn publish(&mut self, op: OpId, view: View, await_obeyed: bool) {
         let before = self.topology.current();
-        if before.gate == Gate::Open && view.gate == Gate::Closed {
-            self.state.before = (self.counter)();
+        match (before.gate, view.gate) {
+            (Gate::Open, Gate::Closed) => self.state.before = self.state.steady[0].1,
+            (Gate::Closed, Gate::Open) => {
+                self.state.steady = [(clock::now(), (self.counter)()); 2];
+            }
+            _ => {}
         }
         let next = Topology {
             backend: self.backend.clone(),
@@ -295,7 +316,6 @@ impl Driver {
             true => tracing::warn!(backend, event, node, detail, "failover event"),
             false => tracing::info!(backend, event, node, detail, "failover event"),
         }
-        self.gauges.emitted(event);
     }
 
     fn report(&mut self, mut report: FailoverReport, request: Option<u64>) {
@@ -335,10 +355,10 @@ impl Driver {
         }
     }
 
-    fn amend(&self, epoch: Epoch, bytes_lost: u64) {
+    fn amend(&self, epoch: Epoch, bytes_lost: BytesLost) {
         self.reports.amend(epoch, bytes_lost);
         let backend = &*self.backend;
-        tracing::info!(backend, %epoch, bytes_lost, "the former primary returned");
+        tracing::info!(backend, %epoch, ?bytes_lost, "the former primary returned");
     }
 
     fn sighted(&mut self, node: NodeId, sighting: Sighting) {

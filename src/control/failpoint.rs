@@ -90,7 +90,7 @@ impl Failpoint {
                 NodeOp::Pause { .. } => ("pause", *op),
                 NodeOp::Promote => ("promote", *op),
                 NodeOp::Repoint { .. } => ("repoint", *op),
-                NodeOp::Unpause | NodeOp::CheckAuth { .. } => return None,
+                NodeOp::Unfence | NodeOp::Unpause | NodeOp::CheckAuth { .. } => return None,
             },
             _ => return None,
         };

@@ -1,6 +1,6 @@
 //! The only place of the control plane that touches metrics.
 
-use crate::failover::{Observation, SwapOutcome};
+use crate::failover::{Decline, Observation, SwapOutcome};
 use crate::metrics::{ControlMetrics, DeclineReason, SwapResult};
 use crate::resp::info::Role;
 use crate::topology::{FailoverReport, NodeId, Topology};
@@ -49,19 +49,20 @@ impl Gauges {
     pub(super) fn swapped(&self, outcome: &SwapOutcome) {
         self.metrics.swap_ended(match outcome {
             SwapOutcome::Done(_) => SwapResult::Done,
-            SwapOutcome::Lost { .. } => {
-                self.metrics.declined(DeclineReason::SwapLost);
-                SwapResult::Lost
-            }
+            SwapOutcome::Lost { .. } => SwapResult::Lost,
             SwapOutcome::Unknown(_) => SwapResult::Unknown,
         });
     }
 
-    /// The core said so once.
-    pub(super) fn emitted(&self, event: &str) {
-        if event == "-failover-abort-no-good-slave" {
-            self.metrics.declined(DeclineReason::NoCandidate);
-        }
+    pub(super) fn declined(&self, why: Decline) {
+        self.metrics.declined(match why {
+            Decline::NoCandidate => DeclineReason::NoCandidate,
+            Decline::AuthorityUnavailable => DeclineReason::AuthorityUnavailable,
+            Decline::OtherMonitor => DeclineReason::OtherMonitor,
+            Decline::SwapLost => DeclineReason::SwapLost,
+            Decline::Vetoed => DeclineReason::Vetoed,
+            Decline::FollowOnly => DeclineReason::FollowOnly,
+        });
     }
 
     pub(super) fn ended(&self, report: &FailoverReport) {
@@ -70,5 +71,37 @@ impl Gauges {
 
     pub(super) fn evidence_dropped(&self, since_start: u64) {
         self.metrics.evidence_dropped(since_start);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use metrics_exporter_prometheus::PrometheusBuilder;
+
+    use super::*;
+
+    #[test]
+    fn every_documented_reason_is_counted() {
+        let recorder = PrometheusBuilder::new().build_recorder();
+        let handle = recorder.handle();
+        metrics::with_local_recorder(&recorder, || {
+            let gauges = Gauges::new("main");
+            for why in [
+                Decline::NoCandidate,
+                Decline::AuthorityUnavailable,
+                Decline::OtherMonitor,
+                Decline::SwapLost,
+                Decline::Vetoed,
+                Decline::FollowOnly,
+            ] {
+                gauges.declined(why);
+            }
+        });
+        let text = handle.render();
+        for reason in DeclineReason::ALL {
+            let reason = reason.as_str();
+            let line = format!("{{backend=\"main\",reason=\"{reason}\"}} 1");
+            assert!(text.contains(&line), "{reason}: {text}");
+        }
     }
 }

@@ -19,8 +19,9 @@ use crate::resp::Credentials;
 use crate::resp::info::{NodeInfo, Role, RoleReply, parse_role};
 use crate::topology::{NodeId, Timestamp};
 
-/// A primary with this many replicas demanded accepts no write: Redis' greatest value.
-const FENCE: &str = "65535";
+/// A primary that demands this many replicas accepts no write. A fence demands so many and those that
+/// the node demanded before: it is known as one, and so is what it replaced, whoever set it.
+const FENCE: u64 = 65_535;
 
 /// Bound of opening the warm connection while nothing waits for it.
 const WARM_LIMIT: Duration = Duration::from_secs(1);
@@ -62,8 +63,6 @@ pub struct Operator {
     shared_auth: SharedReplicationAuth,
     out: mpsc::Sender<(OpId, NodeOpOutcome)>,
     line: Option<Line>,
-    /// `min-replicas-to-write` as it was before any fence.
-    own_min_replicas: Option<String>,
     /// When a pause ends that the node does not end by itself.
     unpause_at: Option<Timestamp>,
     /// Whether the present operation's commands may have reached the node.
@@ -75,8 +74,10 @@ pub struct Operator {
 /// What is read from a node before it is changed.
 struct Learned {
     role: Option<RoleReply>,
-    /// `None`: may not be read or changed.
-    min_replicas: Option<String>,
+    /// `min-replicas-to-write` without a fence; `None`: may not be read or changed.
+    min_replicas: Option<u64>,
+    /// Whether a fence is set.
+    fenced: bool,
     /// With what the node logs in to its primary; `None`: it has nothing, or we may not read it.
     replication_auth: Option<Credentials>,
     /// Whether `replication_auth` could be read at all.
@@ -95,7 +96,6 @@ impl Operator {
             shared_auth,
             out,
             line: None,
-            own_min_replicas: None,
             unpause_at: None,
             sent: false,
             rewrite_due: false,
@@ -190,6 +190,7 @@ impl Operator {
         match what {
             NodeOp::Inspect => self.inspect().await,
             NodeOp::Fence => self.fence().await,
+            NodeOp::Unfence => self.unfence().await,
             NodeOp::Promote => self.promote().await,
             NodeOp::Repoint { to } => self.repoint(to).await,
             NodeOp::Pause { duration } => self.pause(*duration).await,
@@ -232,17 +233,9 @@ impl Operator {
         let [role, min_replicas, password, user] = &replies[..] else {
             return Err(Failed::Lost(ProbeError::NotRedis));
         };
-        let min_replicas = config_value(min_replicas);
-        match min_replicas.as_deref() {
-            // The fence of an earlier run, whose memory is gone: the server's default.
-            Some(b"65535") => {
-                self.own_min_replicas.get_or_insert_with(|| "0".to_owned());
-            }
-            Some(own) => {
-                self.own_min_replicas = Some(String::from_utf8_lossy(own).into_owned());
-            }
-            None => {}
-        }
+        let min_replicas: Option<u64> = config_value(min_replicas)
+            .and_then(|value| std::str::from_utf8(&value).ok()?.parse().ok());
+        let fenced = min_replicas.is_some_and(|set| set >= FENCE);
         let password = config_value(password);
         let user = config_value(user).filter(|user| !user.is_empty());
         let readable = password.is_some();
@@ -259,18 +252,20 @@ impl Operator {
         }
         Ok(Learned {
             role: parse_role(role).ok(),
-            min_replicas: min_replicas.and(self.own_min_replicas.clone()),
+            min_replicas: min_replicas.map(|set| if fenced { set - FENCE } else { set }),
+            fenced,
             replication_auth,
             readable,
         })
     }
 
     async fn fence(&mut self) -> Result<NodeInfo, Failed> {
-        self.learn().await?;
+        let learned = self.learn().await?;
+        let demanded = FENCE + learned.min_replicas.unwrap_or(0);
         self.sent = true;
         let (replies, info) = self
             .request(vec![
-                Command::new(["CONFIG", "SET", "min-replicas-to-write", FENCE]),
+                set_min_replicas(demanded),
                 Command::new(["CLIENT", "KILL", "TYPE", "normal"]),
                 Command::new(["CLIENT", "KILL", "TYPE", "pubsub"]),
             ])
@@ -284,6 +279,16 @@ impl Operator {
             BytesFrame::Error(why) => Err(Failed::Refused(why.to_string())),
             _ => Ok(info),
         }
+    }
+
+    async fn unfence(&mut self) -> Result<NodeInfo, Failed> {
+        let learned = self.learn().await?;
+        let Some(own) = learned.min_replicas.filter(|_| learned.fenced) else {
+            return self.inspect().await;
+        };
+        let info = self.simple(set_min_replicas(own)).await?;
+        tracing::info!(node = %self.access.node, own, "a fence that came too late was taken off");
+        Ok(info)
     }
 
     async fn promote(&mut self) -> Result<NodeInfo, Failed> {
@@ -422,13 +427,12 @@ impl Operator {
 
     /// Instead of a pause: who bypasses us gets an error for his writes until the pause is over.
     async fn refuse_writes(&mut self, duration: Duration) -> Result<NodeInfo, Failed> {
-        if self.learn().await?.min_replicas.is_none() {
+        let Some(own) = self.learn().await?.min_replicas else {
             let why = "before Redis 6.2 writes are held off by CONFIG SET, which is refused";
             return Err(Failed::Refused(why.to_owned()));
-        }
+        };
         self.unpause_at = Some(clock::now() + duration);
-        let fence = ["CONFIG", "SET", "min-replicas-to-write", FENCE];
-        self.simple(Command::new(fence)).await
+        self.simple(set_min_replicas(FENCE + own)).await
     }
 
     async fn unpause(&mut self) -> Result<NodeInfo, Failed> {
@@ -439,14 +443,7 @@ impl Operator {
         let Some(own) = self.learn().await?.min_replicas else {
             return self.inspect().await;
         };
-        let info = self
-            .simple(Command::new([
-                "CONFIG",
-                "SET",
-                "min-replicas-to-write",
-                &own,
-            ]))
-            .await?;
+        let info = self.simple(set_min_replicas(own)).await?;
         self.unpause_at = None;
         Ok(info)
     }
@@ -508,11 +505,16 @@ impl Operator {
 }
 
 fn min_replicas_step(learned: &Learned) -> Option<Step> {
-    let own = learned.min_replicas.as_deref()?;
+    let own = learned.min_replicas?.to_string();
     Some(Step::optional([
         "CONFIG",
         "SET",
         "min-replicas-to-write",
-        own,
+        &own,
     ]))
+}
+
+fn set_min_replicas(demanded: u64) -> Command {
+    let demanded = demanded.to_string();
+    Command::new(["CONFIG", "SET", "min-replicas-to-write", &demanded])
 }

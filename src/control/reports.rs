@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use crate::topology::{Epoch, FailoverReport, Outcome, RequestCounts};
+use crate::topology::{BytesLost, Epoch, FailoverReport, Outcome, RequestCounts};
 
 /// Reports that are kept; older ones are in the log.
 const KEPT: usize = 100;
@@ -42,12 +42,12 @@ impl Reports {
     }
 
     /// The former primary of `epoch` returned.
-    pub(super) fn amend(&self, epoch: Epoch, bytes_lost: u64) {
+    pub(super) fn amend(&self, epoch: Epoch, bytes_lost: BytesLost) {
         let mut kept = self.kept();
         let done = |report: &FailoverReport| report.outcome == Outcome::Done;
         let mut newest_first = kept.iter_mut().rev();
         if let Some((_, report)) = newest_first.find(|(_, r)| r.epoch == epoch && done(r)) {
-            report.bytes_lost = Some(bytes_lost);
+            report.bytes_lost = report.bytes_lost.and(bytes_lost);
         }
     }
 

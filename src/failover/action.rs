@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::{Record, Version};
-use crate::topology::{Epoch, FailoverReport, Gate, NodeId, Primary};
+use crate::topology::{BytesLost, Epoch, FailoverReport, Gate, NodeId, Primary};
 
 /// Names one request to the shell; answered by exactly one event with the same id.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -83,6 +83,11 @@ pub enum Action {
         /// Whether somebody should look (log level warn instead of info).
         attention: bool,
     },
+    /// A failover seemed needed and is not done; each reason once in an outage.
+    Declined {
+        /// Why.
+        why: Decline,
+    },
     /// A failover or switchover ended, or a switchover was refused; keep the report. The shell fills
     /// in `unix_millis`, the data plane `requests`.
     Report {
@@ -95,17 +100,36 @@ pub enum Action {
     AmendReport {
         /// Epoch of the report.
         epoch: Epoch,
-        /// Bytes of the replication stream that only the former primary had.
-        bytes_lost: u64,
+        /// What it shows; what was known before stays true.
+        bytes_lost: BytesLost,
     },
+}
+
+/// Why a failover that seems needed is not done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Decline {
+    /// No replica is fit to take over.
+    NoCandidate,
+    /// The authority can not be read or written.
+    AuthorityUnavailable,
+    /// Another monitor marked the nodes, and the authority is for one monitor only.
+    OtherMonitor,
+    /// Another monitor won the swap.
+    SwapLost,
+    /// A replica still gets data from the primary.
+    Vetoed,
+    /// Somebody else decides.
+    FollowOnly,
 }
 
 /// What can be done to a node. Every one is idempotent.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum NodeOp {
-    /// `CONFIG SET min-replicas-to-write 65535`, `CLIENT KILL TYPE normal`, `CLIENT KILL TYPE
-    /// pubsub`: it accepts no write any more.
+    /// `CONFIG SET min-replicas-to-write <65535 and its own>`, `CLIENT KILL TYPE normal`, `CLIENT
+    /// KILL TYPE pubsub`: it accepts no write any more.
     Fence,
+    /// `CONFIG SET min-replicas-to-write <its own>` if it has the value of a fence.
+    Unfence,
     /// `MULTI; CONFIG SET min-replicas-to-write <its own>; REPLICAOF NO ONE; EXEC`, then ROLE on the
     /// same connection; a role other than master is `Refused`. `CONFIG REWRITE` follows half a
     /// second later, because it stops the node while its disk works; if it fails that is logged.

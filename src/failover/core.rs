@@ -1,27 +1,27 @@
 //! What every phase shares: knowledge of the nodes and the record, what was published, and the
 //! actions being collected.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::candidate::{lineage, position};
 use super::detector;
 use super::node::Node;
+use super::outbox::RELOAD;
 use super::report::Recorder;
 use super::{
-    Action, Authority, Event, NodeOp, NodeOpOutcome, OpId, Policy, Record, RecordPhase,
-    SwapOutcome, Version, View,
+    Action, Authority, Decline, Event, NodeOpOutcome, OpId, Policy, Record, SwapOutcome, Version,
+    View,
 };
 use crate::resp::info::NodeInfo;
-use crate::topology::{Epoch, Gate, NodeId, Primary, Timestamp};
+use crate::topology::{BytesLost, Epoch, Gate, NodeId, Timestamp};
 
 /// The longest time between two calls of `handle`: what exceeds a few of these was our own pause.
 pub(super) const HEARTBEAT: Duration = Duration::from_millis(100);
-/// How long a start may take to learn who is who before somebody should look.
-const FIRST_LOOK: Duration = Duration::from_secs(1);
-/// How often an authority that can not be read is tried again.
-const RELOAD: Duration = Duration::from_millis(500);
+
+/// How long a reading of the record justifies acting against a node where several monitors decide.
+const CONFIRMED: Duration = Duration::from_millis(500);
 
 /// What is known about the authority.
 #[derive(Clone, Debug, PartialEq)]
@@ -93,25 +93,29 @@ pub(super) struct Core {
     pub former: Option<Former>,
     /// The greatest offset that the recorded primary showed.
     pub last_offset: u64,
+    /// When it showed that.
+    pub last_offset_at: Timestamp,
     /// Why the outcome of the last swap is unknown, and until when no other is tried.
     pub swap_failure: Option<(String, Timestamp)>,
     /// Since when the backend is not healthy.
     pub outage_since: Option<Timestamp>,
+    /// Why nothing was done about the present outage.
+    pub declined: BTreeSet<Decline>,
     /// Since when a restarted candidate is kept waiting for better ones.
     pub patient_since: Option<Timestamp>,
     /// Why nothing is decided; told once.
     pub undecided: Option<String>,
     /// Whether that was told as something to look at.
-    undecided_warned: bool,
+    pub undecided_warned: bool,
     pub now: Timestamp,
-    ops: BTreeMap<OpId, NodeId>,
-    proposed: Option<(OpId, Record)>,
-    load_at: Option<Timestamp>,
-    actions: Vec<Action>,
-    next_op: u64,
+    pub ops: BTreeMap<OpId, NodeId>,
+    pub proposed: Option<(OpId, Record)>,
+    pub load_at: Option<Timestamp>,
+    pub actions: Vec<Action>,
+    pub next_op: u64,
     wake: Option<Timestamp>,
     /// When the first event came.
-    started: Option<Timestamp>,
+    pub started: Option<Timestamp>,
 }
 
 impl Core {
@@ -143,8 +147,10 @@ impl Core {
             recorder: None,
             former: None,
             last_offset: 0,
+            last_offset_at: now,
             swap_failure: None,
             outage_since: None,
+            declined: BTreeSet::new(),
             patient_since: None,
             undecided: None,
             undecided_warned: false,
@@ -269,9 +275,14 @@ impl Core {
                 && info.repl_id == record.repl_id
             {
                 self.last_offset = self.last_offset.max(info.offset);
+                self.last_offset_at = self.now;
             }
         } else if detector::vouch(&mut self.nodes, id, &record, self.now) {
             self.note(format!("{id} still receives from the primary"));
+            let primary = self.node(&record.primary);
+            if primary.is_some_and(|n| n.streak.as_ref().is_some_and(|s| s.count > 1)) {
+                self.decline(Decline::Vetoed);
+            }
         }
     }
 
@@ -393,32 +404,37 @@ impl Core {
 
     /// Why this monitor may not decide at present (I6).
     pub(super) fn barred(&self) -> Option<String> {
+        self.bar().map(|(_, why)| why)
+    }
+
+    /// The same where a failover seems needed.
+    pub(super) fn barred_from_failover(&mut self) -> Option<String> {
+        let (decline, why) = self.bar()?;
+        self.decline(decline);
+        Some(why)
+    }
+
+    fn bar(&self) -> Option<(Decline, String)> {
         if let Trust::Unavailable(reason) = &self.trust {
-            return Some(format!("the authority can not be used: {reason}"));
+            let why = format!("the authority can not be used: {reason}");
+            return Some((Decline::AuthorityUnavailable, why));
         }
         if let Some((why, until)) = &self.swap_failure
             && self.now < *until
         {
-            return Some(format!("the authority can not be used: {why}"));
+            let why = format!("the authority can not be used: {why}");
+            return Some((Decline::AuthorityUnavailable, why));
         }
         match &self.other_monitor {
-            Some(who) if self.authority == Authority::Decides => Some(format!(
-                "another monitor ({who}) acts on these nodes, and this authority is for one only"
+            Some(who) if self.authority == Authority::Decides => Some((
+                Decline::OtherMonitor,
+                format!(
+                    "another monitor ({who}) acts on these nodes, and this authority is for one \
+                     only"
+                ),
             )),
             _ => None,
         }
-    }
-
-    // ---- actions ----
-
-    pub(super) fn push(&mut self, action: Action) {
-        self.actions.push(action);
-    }
-
-    fn op(&mut self) -> OpId {
-        let op = OpId(self.next_op);
-        self.next_op += 1;
-        op
     }
 
     /// What a person is told whose change found the record as it was.
@@ -429,175 +445,23 @@ impl Core {
         }
     }
 
-    pub(super) fn node_op(&mut self, node: &NodeId, what: NodeOp, timeout: Duration) -> OpId {
-        let op = self.op();
-        self.ops.insert(op, node.clone());
-        self.push(Action::Node {
-            op,
-            node: node.clone(),
-            what,
-            timeout,
-        });
-        op
-    }
-
-    /// Whether an op on this node is unanswered.
-    pub(super) fn is_asked(&self, node: &NodeId) -> bool {
-        self.ops.values().any(|n| n == node)
-    }
-
-    pub(super) fn probe(&mut self, node: &NodeId) {
-        self.push(Action::ProbeNow { node: node.clone() });
-    }
-
-    pub(super) fn probe_all(&mut self) {
-        for node in self.members() {
-            self.probe(&node);
+    /// Whether the record was read after `seen`, and lately. Where several monitors decide, what was
+    /// seen may be the work of a newer decision than the one that is known; if so, it is read.
+    pub(super) fn is_confirmed(&mut self, seen: Timestamp) -> bool {
+        if self.authority != Authority::Shares {
+            return true;
         }
-    }
-
-    pub(super) fn load(&mut self) {
-        self.load_at = Some(self.now + RELOAD * 4);
-        self.push(Action::LoadRecord);
-    }
-
-    /// Reads the record anew, unless that is under way.
-    pub(super) fn load_unless_asked(&mut self) {
-        if self.load_at.is_none() {
-            self.load();
+        if self.record_at > seen && self.now - self.record_at < CONFIRMED {
+            return true;
         }
-    }
-
-    /// Reads the record anew when it was asked for long ago or the authority was out of reach.
-    pub(super) fn reload_when_due(&mut self) {
-        if self.authority == Authority::Follows {
-            return;
-        }
-        match (self.load_at, &self.trust) {
-            (Some(at), _) if self.now >= at => self.load(),
-            (None, Trust::Unread | Trust::Unavailable(_)) => self.load(),
-            _ => {}
-        }
-        if let Some(at) = self.load_at {
-            self.wake_at(at);
-        }
-        if let Some((_, until)) = self.swap_failure {
-            self.wake_at(until);
-        }
-    }
-
-    /// Proposes `record` in the place of the one that is known.
-    pub(super) fn swap(&mut self, record: Record) -> OpId {
-        let op = self.op();
-        self.proposed = Some((op, record.clone()));
-        self.push(Action::SwapRecord {
-            op,
-            expected: self.version,
-            record,
-        });
-        op
-    }
-
-    /// Gives up waiting for a swap's answer: its outcome is unknown.
-    pub(super) fn forget_swap(&mut self) {
-        self.proposed = None;
-        self.load();
-    }
-
-    /// A record of the next epoch on top of the known one.
-    pub(super) fn successor(&self, record: &Record, phase: RecordPhase) -> Record {
-        Record {
-            format: Record::FORMAT,
-            epoch: record.epoch.max(self.published.epoch).next(),
-            phase,
-            members: self.members(),
-            by: self.me.clone(),
-            ..record.clone()
-        }
-    }
-
-    /// Publishes; the epoch never goes back (I2), an unchanged view is not published again.
-    pub(super) fn publish(
-        &mut self,
-        epoch: Epoch,
-        gate: Gate,
-        primary: Option<Primary>,
-        await_obeyed: bool,
-    ) -> Option<OpId> {
-        let replicas = self
-            .nodes
-            .iter()
-            .map(|n| n.id.clone())
-            .filter(|id| primary.as_ref().is_none_or(|p| p.node != *id))
-            .collect();
-        let view = View {
-            epoch: epoch.max(self.published.epoch),
-            gate,
-            primary,
-            replicas,
-        };
-        if view == self.published && !await_obeyed {
-            return None;
-        }
-        if gate == Gate::Closed && self.published.gate == Gate::Open {
-            let now = self.now;
-            self.recorder().closed_at.get_or_insert(now);
-        }
-        let op = self.op();
-        self.published = view.clone();
-        self.push(Action::Publish {
-            op,
-            view,
-            await_obeyed,
-        });
-        Some(op)
-    }
-
-    /// Closes the gate without another change.
-    pub(super) fn close_gate(&mut self) {
-        if self.published.gate == Gate::Open {
-            let primary = self.published.primary.clone();
-            self.publish(self.published.epoch, Gate::Closed, primary, false);
-        }
-    }
-
-    pub(super) fn emit(
-        &mut self,
-        event: &'static str,
-        node: Option<&NodeId>,
-        detail: impl Into<String>,
-        attention: bool,
-    ) {
-        self.push(Action::Emit {
-            event,
-            node: node.cloned(),
-            detail: detail.into(),
-            attention,
-        });
-    }
-
-    /// Sets why nothing is decided, and tells a new reason once. What is only the first look at the
-    /// nodes asks for nobody's attention, unless it lasts.
-    pub(super) fn set_undecided(&mut self, reason: Option<String>) {
-        let attention = self.started.is_some_and(|at| self.now - at >= FIRST_LOOK);
-        let changed = self.undecided != reason;
-        let lasts = attention && !self.undecided_warned && reason.is_some();
-        if !changed && !lasts {
-            return;
-        }
-        self.undecided_warned = attention;
-        self.undecided = reason.clone();
-        if let Some(reason) = reason {
-            if changed {
-                self.note(reason.clone());
-            }
-            self.emit("undecided", None, reason, attention);
-        }
+        self.load_unless_asked();
+        false
     }
 
     /// The backend is healthy: what was noted as suspicious led to nothing.
     pub(super) fn recovered(&mut self) {
         self.outage_since = None;
+        self.declined.clear();
         self.patient_since = None;
         self.recorder = None;
         self.set_undecided(None);
@@ -609,9 +473,13 @@ impl Core {
         }
     }
 
-    /// Bytes that only the primary of `record` had, as far as its offsets were seen.
-    pub(super) fn bytes_lost(&self, record: &Record, new: &NodeInfo) -> Option<u64> {
-        let kept = position(new, record)?;
-        (self.last_offset > 0).then(|| self.last_offset.saturating_sub(kept))
+    /// What `new` lacks of the history of `record`, as far as anybody showed it.
+    pub(super) fn bytes_lost(&self, record: &Record, new: &NodeInfo) -> BytesLost {
+        let shown = self.remembered().into_values();
+        let seen = shown.fold(self.last_offset, u64::max);
+        match position(new, record) {
+            Some(kept) if seen > 0 => BytesLost::AtLeast(seen.saturating_sub(kept)),
+            _ => BytesLost::Unknown,
+        }
     }
 }

@@ -5,9 +5,9 @@ use std::time::Duration;
 use super::core::{Core, Input};
 use super::machine::{Next, Phase};
 use super::report::Ending;
-use super::{Action, ProbeError};
+use super::{Action, Decline, ProbeError};
 use crate::resp::info::{NodeInfo, Role};
-use crate::topology::{Epoch, Fault, Gate, NodeId, Outcome, Primary, Timestamp};
+use crate::topology::{BytesLost, Epoch, Fault, Gate, NodeId, Outcome, Primary, Timestamp};
 
 /// Between two probes of everybody while nobody is known to be primary.
 const LOOK: Duration = Duration::from_millis(25);
@@ -30,6 +30,9 @@ impl Following {
         match self.believed(core) {
             Ok((node, info)) => self.publish(core, node, &info),
             Err(why) => {
+                if core.published.primary.is_some() {
+                    core.decline(Decline::FollowOnly);
+                }
                 core.close_gate();
                 core.set_undecided(Some(why));
                 self.look(core);
@@ -161,7 +164,7 @@ impl Following {
                 epoch,
                 outcome: Outcome::Done,
                 to: Some(primary.node),
-                bytes_lost: None,
+                bytes_lost: BytesLost::Unknown,
             });
         }
         core.recovered();

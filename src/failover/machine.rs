@@ -5,9 +5,11 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use super::choice::reason_for;
+use super::commit::Commit;
 use super::core::{Core, Input};
 use super::follow::Following;
-use super::serving::{self, Learning, Serving, Waiting};
+use super::serving::Serving;
+use super::start::{self, Learning, Waiting};
 use super::switchover::Switchover;
 use super::unplanned::Failover;
 use super::{Action, Event, NodeRole, NodeStatus, Policy, Status};
@@ -36,13 +38,15 @@ pub(super) enum Phase {
     /// There is no record: who is primary is being learned.
     Learning(Learning),
     /// The record says who serves.
-    Serving(Serving),
+    Serving(Box<Serving>),
     /// Another monitor is deciding.
     Waiting(Waiting),
     /// The primary is given up; somebody else is being promoted.
     FailingOver(Box<Failover>),
     /// The operator moves the role.
     SwitchingOver(Box<Switchover>),
+    /// The new primary was verified; the record is to say that it serves.
+    Committing(Box<Commit>),
     /// Somebody else decides.
     Following(Following),
 }
@@ -148,6 +152,10 @@ impl Machine {
             }
             Phase::FailingOver(f) => ("failing_over", f.stage_name()),
             Phase::SwitchingOver(s) => ("switching_over", s.stage_name()),
+            Phase::Committing(c) if c.fault() == Fault::Switchover => {
+                ("switching_over", "committing")
+            }
+            Phase::Committing(_) => ("failing_over", "committing"),
             Phase::Following(_) => ("following", "believing ROLE"),
         }
     }
@@ -201,12 +209,13 @@ fn step(phase: Phase, core: &mut Core, input: &Input) -> Next {
         core.refuse_switchover(*request, why);
     }
     match phase {
-        Phase::Starting => serving::starting(core),
+        Phase::Starting => start::starting(core),
         Phase::Learning(learning) => learning.step(core, input),
         Phase::Serving(serving) => serving.step(core, input),
         Phase::Waiting(waiting) => waiting.step(core),
         Phase::FailingOver(failover) => failover.step(core, input),
         Phase::SwitchingOver(switchover) => switchover.step(core, input),
+        Phase::Committing(commit) => commit.step(core, input),
         Phase::Following(following) => following.step(core, input),
     }
 }

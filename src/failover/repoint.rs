@@ -6,17 +6,15 @@ use std::time::Duration;
 
 use super::core::{Core, Input};
 use super::node::Node;
-use super::{Action, Authority, NodeOp, NodeOpOutcome, OpId, Record};
+use super::{Action, NodeOp, NodeOpOutcome, OpId, Record};
 use crate::resp::info::{NodeInfo, Role};
-use crate::topology::{NodeId, Timestamp};
+use crate::topology::{BytesLost, NodeId, Timestamp};
 
 /// How long a replica may have no link to the primary, or one through another replica, before it is
 /// pointed at the primary.
 const LOST_LINK: Duration = Duration::from_secs(1);
 /// Waits before a refused or unanswered repointing is tried again: doubled up to the second.
 const RETRY: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(5));
-/// How long a reading of the record justifies demoting a node where several monitors decide.
-const CONFIRMED: Duration = Duration::from_millis(500);
 /// A full resync that is not seen to begin or end in this time gives its place to the next node.
 const SYNC_LIMIT: Duration = Duration::from_secs(60);
 
@@ -100,7 +98,10 @@ impl Repointer {
         });
         let Some((node, task)) = found else { return };
         match (task, outcome) {
-            (Task::Fencing { .. }, NodeOpOutcome::Done(_)) => self.send(core, &node, true),
+            (Task::Fencing { .. }, NodeOpOutcome::Done(info)) => {
+                diverged(core, &node, info);
+                self.send(core, &node, true);
+            }
             (Task::Repointing { full, .. }, NodeOpOutcome::Done(info))
                 if info.role == Role::Replica =>
             {
@@ -214,7 +215,6 @@ impl Repointer {
                 if !self.is_confirmed(core, node) {
                     return;
                 }
-                diverged(core, node, info, primary);
                 core.emit("+convert-to-slave", Some(node), "it says primary", true);
                 let op = core.node_op(node, NodeOp::Fence, core.policy.node_op_timeout);
                 self.tasks.insert(node.clone(), Task::Fencing { op });
@@ -295,15 +295,8 @@ impl Repointer {
     /// Where several monitors decide, another one may have just promoted this node: the record must
     /// have been read after it was first seen as primary.
     fn is_confirmed(&self, core: &mut Core, node: &NodeId) -> bool {
-        if core.authority != Authority::Shares {
-            return true;
-        }
         let seen = self.strays.get(node).copied().unwrap_or(core.now);
-        if core.record_at > seen && core.now - core.record_at < CONFIRMED {
-            return true;
-        }
-        core.load_unless_asked();
-        false
+        core.is_confirmed(seen)
     }
 }
 
@@ -318,22 +311,34 @@ fn partial_resync(info: &NodeInfo, primary: &NodeInfo) -> bool {
     }
 }
 
-/// The former primary is back: how many bytes only it has.
-fn diverged(core: &mut Core, node: &NodeId, info: &NodeInfo, primary: &NodeInfo) {
+/// The former primary is back and fenced: how many bytes only it has. Another process at its address
+/// shows at most what it had saved, and takes the rest with it for ever.
+fn diverged(core: &mut Core, node: &NodeId, info: &NodeInfo) {
     let Some(former) = core.former.take_if(|f| f.node == *node) else {
         return;
     };
-    if former.run_id != info.run_id || former.repl_id != info.repl_id {
+    let primary = core.record.as_ref().and_then(|r| core.node(&r.primary));
+    let heir = primary.and_then(Node::live);
+    if heir.is_none_or(|heir| heir.repl_id2 != former.repl_id) {
         return;
     }
-    if primary.repl_id2 != former.repl_id {
+    let beyond = |offset: u64| offset.saturating_sub(former.fork);
+    let saved = u64::try_from(info.second_repl_offset).unwrap_or(0);
+    let (bytes_lost, detail) = if info.run_id == former.run_id && info.repl_id == former.repl_id {
+        let bytes = beyond(info.offset);
+        let detail = format!("{bytes} bytes were only here");
+        (BytesLost::Exactly(bytes), detail)
+    } else if info.repl_id2 == former.repl_id && beyond(saved.saturating_sub(1)) > 0 {
+        let bytes = beyond(saved.saturating_sub(1));
+        let detail = format!("at least {bytes} bytes were only here");
+        (BytesLost::AtLeast(bytes), detail)
+    } else {
         return;
-    }
-    let bytes_lost = info.offset.saturating_sub(former.fork);
+    };
     core.push(Action::AmendReport {
         epoch: former.epoch,
         bytes_lost,
     });
-    let detail = format!("{bytes_lost} bytes were only here");
-    core.emit("diverged", Some(node), detail, bytes_lost > 0);
+    let attention = bytes_lost != BytesLost::Exactly(0);
+    core.emit("diverged", Some(node), detail, attention);
 }

@@ -7,7 +7,7 @@ use super::Action;
 use super::candidate::Unfit;
 use super::core::Core;
 use crate::topology::{
-    Epoch, FailoverReport, Fault, NodeId, Outcome, PhaseTime, RequestCounts, Timestamp,
+    BytesLost, Epoch, FailoverReport, Fault, NodeId, Outcome, PhaseTime, RequestCounts, Timestamp,
 };
 
 /// Evidence lines kept in one report; an outage of hours must not grow it.
@@ -32,7 +32,7 @@ pub(super) struct Ending {
     pub epoch: Epoch,
     pub outcome: Outcome,
     pub to: Option<NodeId>,
-    pub bytes_lost: Option<u64>,
+    pub bytes_lost: BytesLost,
 }
 
 impl Recorder {
@@ -136,7 +136,7 @@ impl Core {
             epoch: self.published.epoch,
             outcome: Outcome::Aborted(reason.into()),
             to: primary,
-            bytes_lost: None,
+            bytes_lost: BytesLost::Exactly(0),
         };
         let report = recorder.finish(&self.backend, ending, self.now);
         self.push_report(report, Some(request));

@@ -17,6 +17,8 @@ const ROUND_LIMIT: Duration = Duration::from_millis(150);
 pub(super) struct Round {
     ops: BTreeMap<OpId, NodeId>,
     awaited: BTreeSet<NodeId>,
+    /// Not asked: an earlier question to it is not answered yet.
+    skipped: BTreeSet<NodeId>,
     pub answers: BTreeMap<NodeId, NodeInfo>,
     pub started: Timestamp,
     deadline: Timestamp,
@@ -28,6 +30,7 @@ impl Round {
         Round {
             ops: BTreeMap::new(),
             awaited: BTreeSet::new(),
+            skipped: BTreeSet::new(),
             answers: BTreeMap::new(),
             started: core.now,
             deadline: core.now,
@@ -51,6 +54,7 @@ impl Round {
                 .filter(|n| n.is_up() || unheard(n))
                 .map(|n| n.id.clone())
                 .collect(),
+            skipped: BTreeSet::new(),
             answers: BTreeMap::new(),
             started: core.now,
             deadline: core.now + limit,
@@ -58,6 +62,7 @@ impl Round {
         for node in core.members() {
             // No queue of questions before a node that does not answer.
             if !round.awaited.contains(&node) && core.is_asked(&node) {
+                round.skipped.insert(node);
                 continue;
             }
             let op = core.node_op(&node, NodeOp::Inspect, limit);
@@ -75,6 +80,12 @@ impl Round {
         if let NodeOpOutcome::Done(info) = outcome {
             self.answers.insert(node, (**info).clone());
         }
+    }
+
+    /// Whether a node that was not asked has come back meanwhile: it may be the best one.
+    pub(super) fn has_missed(&self, core: &Core) -> bool {
+        let back = |n: &Node| self.skipped.contains(&n.id) && n.live_since(self.started).is_some();
+        core.nodes.iter().any(back)
     }
 
     /// Whether it is over; asks for a tick at its end otherwise.

@@ -1,213 +1,25 @@
-//! The record says who serves: verify it, keep the gate, and see when it is lost. Also how a
-//! monitor gets there: reading the record, writing the first one, waiting for another's decision.
+//! The record says who serves: verify it, keep the gate, and see when it is lost.
 
 use std::time::Duration;
 
 use super::choice::Choice;
-use super::core::{Core, Input, Swap};
+use super::core::{Core, Input};
 use super::detector::{self, Finding};
 use super::machine::{Next, Phase};
 use super::repoint::Repointer;
 use super::report::Ending;
+use super::swap::{self, Proposal};
 use super::switchover::Switchover;
-use super::unplanned::{Failover, TENURE};
-use super::{Action, Ancestor, Authority, OpId, ProbeError, Record, RecordPhase, Version};
-use crate::resp::info::{NodeInfo, Role};
+use super::unfence::Unfencing;
+use super::unplanned::Failover;
+use super::{Action, Ancestor, Decline, OpId, ProbeError, Record, RecordPhase, Version};
+use crate::resp::info::Role;
 use crate::topology::{Fault, Gate, NodeId, Outcome, Primary, Timestamp};
 
 /// Between two probes of everybody while the primary refuses and no verdict is possible yet.
 const POKE: Duration = Duration::from_millis(10);
-/// How often a first record is tried again after a swap without an answer.
+/// The longest wait for the authority's answer before its outcome counts as unknown.
 const SWAP_LIMIT: Duration = Duration::from_secs(5);
-
-impl Core {
-    /// The phase that the known record asks for.
-    pub(super) fn route(&mut self, why: &str) -> Phase {
-        let Some(record) = self.record.clone() else {
-            return match self.trust {
-                super::core::Trust::Known => Phase::Learning(Learning { swap: None }),
-                _ => Phase::Starting,
-            };
-        };
-        if record.phase == RecordPhase::Serving {
-            return Phase::Serving(Serving::believe(self));
-        }
-        if self.authority == Authority::Decides || record.by == self.me {
-            let fault = match record.phase {
-                RecordPhase::SwitchingOver { .. } => Fault::Switchover,
-                _ => Fault::Followed,
-            };
-            let why = format!("a decision begun by {} is resumed", record.by);
-            return Failover::claim(self, record, fault, &why);
-        }
-        self.note(why.to_owned());
-        if record.phase == RecordPhase::FailingOver {
-            self.publish(record.epoch, Gate::Closed, None, false);
-        } else {
-            self.close_gate();
-        }
-        Phase::Waiting(Waiting {
-            version: self.version,
-            since: self.now,
-        })
-    }
-}
-
-/// Reads the record until it is known.
-pub(super) fn starting(core: &mut Core) -> Next {
-    match &core.trust {
-        super::core::Trust::Known => Next::Go(core.route("the record was read")),
-        super::core::Trust::Unread => {
-            core.undecided = Some("the record is being read".to_owned());
-            Next::Stay(Phase::Starting)
-        }
-        super::core::Trust::Unavailable(reason) => {
-            let why = format!("the authority can not be read: {reason}");
-            core.set_undecided(Some(why));
-            Next::Stay(Phase::Starting)
-        }
-    }
-}
-
-/// Another monitor decides: wait for it, or take over when its tenure has ended.
-#[derive(Clone, Debug)]
-pub(super) struct Waiting {
-    version: Version,
-    since: Timestamp,
-}
-
-impl Waiting {
-    pub(super) fn step(self, core: &mut Core) -> Next {
-        if core.version != self.version {
-            return Next::Go(core.route("the record changed"));
-        }
-        let Some(record) = core.record.clone() else {
-            return Next::Go(core.route("the record vanished"));
-        };
-        let patience = TENURE + core.policy.node_op_timeout * 2;
-        let until = self.since + patience;
-        if core.now >= until {
-            if let Some(why) = core.barred() {
-                core.set_undecided(Some(why));
-                return Next::Stay(Phase::Waiting(self));
-            }
-            let fault = Fault::Followed;
-            let why = format!("{} did not finish its decision", record.by);
-            return Next::Go(Failover::claim(core, record, fault, &why));
-        }
-        core.undecided = Some(format!("{} is deciding", record.by));
-        core.wake_at(until);
-        Next::Stay(Phase::Waiting(self))
-    }
-}
-
-/// No record yet: learn from ROLE who is primary, and write the first one.
-#[derive(Clone, Debug)]
-pub(super) struct Learning {
-    swap: Option<(OpId, Timestamp)>,
-}
-
-impl Learning {
-    pub(super) fn step(mut self, core: &mut Core, input: &Input) -> Next {
-        if core.record.is_some() {
-            core.recorder = None;
-            return Next::Go(core.route("the record was read"));
-        }
-        if let Some((op, deadline)) = self.swap {
-            match input {
-                Input::Swapped(done, Swap::Done | Swap::Lost) if *done == op => self.swap = None,
-                Input::Swapped(done, Swap::Unknown) if *done == op => self.swap = None,
-                _ if core.now >= deadline => {
-                    core.forget_swap();
-                    self.swap = None;
-                }
-                _ => core.wake_at(deadline),
-            }
-            return Next::Stay(Phase::Learning(self));
-        }
-        if let Some(why) = core.barred() {
-            core.set_undecided(Some(why));
-            return Next::Stay(Phase::Learning(self));
-        }
-        match find_primary(core) {
-            Ok((node, info)) => {
-                core.set_undecided(None);
-                let record = Record {
-                    format: Record::FORMAT,
-                    backend: core.backend.clone(),
-                    epoch: core.published.epoch.next(),
-                    phase: RecordPhase::Serving,
-                    primary: node,
-                    ancestor: Ancestor::of(&info),
-                    run_id: info.run_id,
-                    repl_id: info.repl_id,
-                    members: core.members(),
-                    by: core.me.clone(),
-                };
-                let deadline = core.now + SWAP_LIMIT;
-                self.swap = Some((core.swap(record), deadline));
-                core.wake_at(deadline);
-            }
-            Err(why) => {
-                core.set_undecided(Some(why));
-                core.recorder = None;
-            }
-        }
-        Next::Stay(Phase::Learning(self))
-    }
-}
-
-/// Exactly one primary, or the one with attached replicas; everybody must have been asked.
-fn find_primary(core: &Core) -> Result<(NodeId, NodeInfo), String> {
-    let unheard: Vec<&str> = core
-        .nodes
-        .iter()
-        .filter(|n| n.info.is_none() && n.streak.is_none())
-        .map(|n| n.id.as_str())
-        .collect();
-    if !unheard.is_empty() {
-        return Err(format!("asking {} for their role", unheard.join(", ")));
-    }
-    let answers = core.live_answers();
-    let primaries: Vec<(&NodeId, &NodeInfo)> = answers
-        .iter()
-        .filter(|(_, info)| info.role == Role::Primary)
-        .collect();
-    let attached = |info: &NodeInfo| info.replicas.iter().filter(|r| r.online).count();
-    let best = primaries
-        .iter()
-        .max_by_key(|(_, info)| (attached(info), info.offset))
-        .copied();
-    let Some((node, info)) = best else {
-        return Err(if answers.is_empty() {
-            "no node answers".to_owned()
-        } else {
-            "every node that answers is a replica, and no record says who was primary".to_owned()
-        });
-    };
-    if info.loading {
-        return Err(format!("{node} is loading its data"));
-    }
-    let rivals = primaries
-        .iter()
-        .filter(|(_, i)| (attached(i), i.offset) == (attached(info), info.offset))
-        .count();
-    if rivals > 1 {
-        return Err("several primaries without replicas, and no record says which".to_owned());
-    }
-    // A primary that nobody follows, beside replicas of another history that hold data: it may have
-    // restarted empty.
-    let orphan = answers.iter().find(|(_, i)| {
-        i.role == Role::Replica && i.keys > 0 && i.repl_id != info.repl_id && !i.sync_in_progress
-    });
-    match orphan {
-        Some((other, _)) if attached(info) == 0 => Err(format!(
-            "{node} says it is primary, but {other} holds data of another history and does not \
-             follow it"
-        )),
-        _ => Ok((node.clone(), info.clone())),
-    }
-}
 
 /// See the head of the file.
 #[derive(Clone, Debug)]
@@ -215,12 +27,13 @@ pub(super) struct Serving {
     version: Version,
     /// What was heard of the primary before this counts no more.
     doubted: Option<Timestamp>,
-    /// The swap that adopts a renamed history.
-    adopting: Option<(OpId, Timestamp)>,
+    /// Adopts a renamed history.
+    adopting: Option<Proposal>,
     poke_at: Option<Timestamp>,
     /// What to report and announce once the gate of a new primary is open.
     ending: Option<Box<Ending>>,
     repointer: Repointer,
+    unfencing: Unfencing,
 }
 
 impl Serving {
@@ -232,11 +45,12 @@ impl Serving {
             poke_at: None,
             ending: None,
             repointer: Repointer::default(),
+            unfencing: Unfencing::default(),
         }
     }
 
     /// Believes a record that says who serves; the gate opens once that was verified.
-    fn believe(core: &mut Core) -> Serving {
+    pub(super) fn believe(core: &mut Core) -> Serving {
         let mut serving = Serving::new(core);
         let Some(record) = &core.record else {
             return serving;
@@ -267,7 +81,7 @@ impl Serving {
             serving.repointer.flatten(core, &primary.node, demotion);
         }
         serving.ending = Some(Box::new(ending));
-        Phase::Serving(serving)
+        Phase::Serving(Box::new(serving))
     }
 
     /// What is being done to a node, for the status.
@@ -275,15 +89,15 @@ impl Serving {
         self.repointer.describe(node)
     }
 
-    pub(super) fn step(mut self, core: &mut Core, input: &Input) -> Next {
+    pub(super) fn step(mut self: Box<Self>, core: &mut Core, input: &Input) -> Next {
         if core.version != self.version {
             return Next::Go(self.replaced(core));
         }
         let Some(record) = core.record.clone() else {
             return Next::Go(core.route("the record vanished"));
         };
-        if let (Input::Swapped(done, _), Some((op, _))) = (input, self.adopting)
-            && *done == op
+        if let Some(adopting) = &mut self.adopting
+            && adopting.step(core, input) != swap::Outcome::Pending
         {
             self.adopting = None;
         }
@@ -291,7 +105,7 @@ impl Serving {
         self.suspect(core, &record, input);
         match self.finding(core, &record) {
             Finding::Healthy => {
-                self.healthy(core, &record);
+                self.healthy(core, &record, input);
                 if let Input::Switchover { request, to } = input {
                     return Switchover::request(core, record, *request, to.clone());
                 }
@@ -318,7 +132,7 @@ impl Serving {
     }
 
     /// The record changed: another monitor's decision, or our own adoption of a new history.
-    fn replaced(self, core: &mut Core) -> Phase {
+    fn replaced(self: Box<Self>, core: &mut Core) -> Phase {
         let phase = core.route("the record changed");
         match phase {
             Phase::Serving(mut serving) => {
@@ -390,7 +204,7 @@ impl Serving {
         )
     }
 
-    fn healthy(&mut self, core: &mut Core, record: &Record) {
+    fn healthy(&mut self, core: &mut Core, record: &Record, input: &Input) {
         self.doubted = None;
         self.poke_at = None;
         let primary = Primary {
@@ -404,6 +218,7 @@ impl Serving {
         }
         core.recovered();
         self.repointer.step(core, record);
+        self.unfencing.step(core, record, input);
     }
 
     /// Opens the gate: the primary was verified just now. A primary that stays keeps its published
@@ -438,27 +253,19 @@ impl Serving {
 
     /// Same process and data under a new replication id: the record follows.
     fn adopt(&mut self, core: &mut Core, record: &Record) {
-        match self.adopting {
-            Some((_, deadline)) if core.now >= deadline => {
-                core.forget_swap();
-                self.adopting = None;
-            }
-            Some((_, deadline)) => core.wake_at(deadline),
-            None => {
-                let info = core.node(&record.primary).and_then(|n| n.live().cloned());
-                let Some(info) = info else { return };
-                if let Some(why) = core.barred() {
-                    core.set_undecided(Some(why));
-                    return;
-                }
-                let mut next = core.successor(record, RecordPhase::Serving);
-                next.ancestor = Ancestor::of(&info);
-                next.repl_id = info.repl_id;
-                let deadline = core.now + SWAP_LIMIT;
-                self.adopting = Some((core.swap(next), deadline));
-                core.wake_at(deadline);
-            }
+        if self.adopting.is_some() {
+            return;
         }
+        let info = core.node(&record.primary).and_then(|n| n.live().cloned());
+        let Some(info) = info else { return };
+        if let Some(why) = core.barred() {
+            core.set_undecided(Some(why));
+            return;
+        }
+        let mut next = core.successor(record, RecordPhase::Serving);
+        next.ancestor = Ancestor::of(&info);
+        next.repl_id = info.repl_id;
+        self.adopting = Some(Proposal::send(core, next, SWAP_LIMIT));
     }
 
     fn undecided(
@@ -509,7 +316,7 @@ impl Serving {
         core.close_gate();
         core.recorder();
         core.note(why.to_owned());
-        if let Some(barred) = core.barred() {
+        if let Some(barred) = core.barred_from_failover() {
             core.set_undecided(Some(barred));
             return None;
         }
@@ -530,6 +337,7 @@ impl Serving {
                 Some(Next::Go(Failover::claim(core, record, fault, why)))
             }
             (Choice::Wait { why, until }, _) => {
+                core.decline(Decline::NoCandidate);
                 core.set_undecided(Some(why));
                 if let Some(until) = until {
                     core.wake_at(until);
@@ -547,20 +355,14 @@ impl Serving {
             core.set_undecided(Some(why));
             return None;
         }
-        if let Some((_, deadline)) = self.adopting {
-            if core.now < deadline {
-                core.wake_at(deadline);
-                return None;
-            }
-            core.forget_swap();
+        if self.adopting.is_some() {
+            return None;
         }
         let mut next = core.successor(record, RecordPhase::Serving);
         next.ancestor = Ancestor::of(&info);
         next.run_id = info.run_id;
         next.repl_id = info.repl_id;
-        let deadline = core.now + SWAP_LIMIT;
-        self.adopting = Some((core.swap(next), deadline));
-        core.wake_at(deadline);
+        self.adopting = Some(Proposal::send(core, next, SWAP_LIMIT));
         None
     }
 }

@@ -10,16 +10,18 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use super::candidate::{Unfit, fitness};
-use super::core::{Core, Input, Swap};
+use super::commit::{Commit, Elected};
+use super::core::{Core, Input};
 use super::detector::{self, Finding};
 use super::machine::{Next, Phase};
+use super::preflight::choose_target;
 use super::report::Ending;
 use super::round::Round;
+use super::swap::{self, Proposal};
 use super::unplanned::Failover;
 use super::{NodeOp, NodeOpOutcome, OpId, Record, RecordPhase};
 use crate::resp::info::{NodeInfo, Role};
-use crate::topology::{Fault, Gate, NodeId, Outcome, Timestamp};
+use crate::topology::{BytesLost, Fault, Gate, NodeId, Outcome, Timestamp};
 
 /// The longest wait for the authority; nothing has happened before its answer.
 const SWAP_LIMIT: Duration = Duration::from_secs(2);
@@ -46,12 +48,7 @@ enum Stage {
         ops: BTreeMap<OpId, String>,
         deadline: Timestamp,
     },
-    Claiming {
-        op: OpId,
-        deadline: Timestamp,
-    },
-    /// The outcome of the claim is unknown.
-    Confirming,
+    Claiming(Proposal),
     /// The gate is closed; requests on their way are being answered.
     Draining {
         op: OpId,
@@ -62,11 +59,8 @@ enum Stage {
         op: OpId,
         deadline: Timestamp,
     },
-    /// Aborted; the record is being put back. `None`: the record is being read first.
-    Reverting {
-        op: Option<OpId>,
-        deadline: Timestamp,
-    },
+    /// Aborted; the record is being put back.
+    Reverting(Proposal),
 }
 
 /// Both offsets are read until they are equal.
@@ -116,11 +110,11 @@ impl Switchover {
         match &self.stage {
             Stage::Reading(_) => "reading every node",
             Stage::Checking { .. } => "checking authentication both ways",
-            Stage::Claiming { .. } | Stage::Confirming => "claiming the next epoch",
+            Stage::Claiming(_) => "claiming the next epoch",
             Stage::Draining { .. } => "waiting for requests on their way",
             Stage::CatchingUp(_) => "waiting for equal offsets",
             Stage::Promoting { .. } => "promoting",
-            Stage::Reverting { .. } => "putting the record back",
+            Stage::Reverting(_) => "putting the record back",
         }
     }
 
@@ -128,16 +122,15 @@ impl Switchover {
         if let Some(why) = self.lost_primary(core) {
             return self.primary_lost(core, why);
         }
-        let stage = std::mem::replace(&mut self.stage, Stage::Confirming);
-        match stage {
+        let nothing = Stage::Reading(Round::empty(core));
+        match std::mem::replace(&mut self.stage, nothing) {
             Stage::Reading(round) => self.reading(core, input, round),
             Stage::Checking { ops, deadline } => self.checking(core, input, ops, deadline),
-            Stage::Claiming { op, deadline } => self.claiming(core, input, op, deadline),
-            Stage::Confirming => self.confirming(core, input),
+            Stage::Claiming(claim) => self.claiming(core, input, claim),
             Stage::Draining { op, deadline } => self.draining(core, input, op, deadline),
             Stage::CatchingUp(catch_up) => self.catching_up(core, input, catch_up),
             Stage::Promoting { op, deadline } => self.promoting(core, input, op, deadline),
-            Stage::Reverting { op, deadline } => self.reverting(core, input, op, deadline),
+            Stage::Reverting(back) => self.reverting(core, input, back),
         }
     }
 
@@ -168,7 +161,7 @@ impl Switchover {
 
     fn primary_lost(self: Box<Self>, core: &mut Core, lost: (Fault, &'static str)) -> Next {
         let (fault, why) = lost;
-        if !matches!(self.stage, Stage::Reverting { .. }) {
+        if !matches!(self.stage, Stage::Reverting(_)) {
             self.report(core, format!("the primary was lost meanwhile: {why}"));
         }
         core.close_gate();
@@ -190,7 +183,8 @@ impl Switchover {
         if !round.is_complete(core) {
             return self.stay(Stage::Reading(round));
         }
-        let target = match self.choose_target(core, &round.answers) {
+        let wanted = self.wanted.as_ref();
+        let target = match choose_target(core, &self.record, wanted, &round.answers) {
             Ok(target) => target,
             Err(why) => return self.refuse(core, why),
         };
@@ -208,71 +202,6 @@ impl Switchover {
         let deadline = core.now + timeout * 2;
         core.wake_at(deadline);
         self.stay(Stage::Checking { ops, deadline })
-    }
-
-    /// The wanted node, or the fittest; refused with the first reason.
-    fn choose_target(
-        &self,
-        core: &Core,
-        answers: &BTreeMap<NodeId, NodeInfo>,
-    ) -> Result<(NodeId, NodeInfo), String> {
-        let primary = answers
-            .get(&self.record.primary)
-            .ok_or_else(|| format!("{} does not answer", self.record.primary))?;
-        let mut fit: Vec<(&NodeId, &NodeInfo)> = Vec::new();
-        let mut reasons = Vec::new();
-        for node in core.nodes.iter().map(|n| &n.id) {
-            let asked_for = self.wanted.as_ref() == Some(node);
-            if *node == self.record.primary || (self.wanted.is_some() && !asked_for) {
-                continue;
-            }
-            match self.preflight(core, primary, answers.get(node), asked_for) {
-                Ok(info) => fit.push((node, info)),
-                Err(why) => reasons.push(format!("{node} {why}")),
-            }
-        }
-        fit.sort_by(|(_, a), (_, b)| {
-            let key = |i: &NodeInfo| (i.priority, std::cmp::Reverse(i.offset), i.run_id.clone());
-            key(a).cmp(&key(b))
-        });
-        match fit.first() {
-            Some((node, info)) => Ok(((*node).clone(), (*info).clone())),
-            None if reasons.is_empty() => Err("there is no other node".to_owned()),
-            None => Err(reasons.join(", ")),
-        }
-    }
-
-    fn preflight<'a>(
-        &self,
-        core: &Core,
-        primary: &NodeInfo,
-        target: Option<&'a NodeInfo>,
-        asked_for: bool,
-    ) -> Result<&'a NodeInfo, String> {
-        let info = target.ok_or_else(|| Unfit::Unreachable.to_string())?;
-        match fitness(info, &self.record) {
-            Ok(_) => {}
-            // Explicitly named: the operator may.
-            Err(Unfit::PriorityZero | Unfit::Hidden) if asked_for => {}
-            // Nothing was written yet.
-            Err(Unfit::NeverSynced) if primary.offset == 0 => {}
-            Err(unfit) => return Err(unfit.to_string()),
-        }
-        if info.role != Role::Replica {
-            return Err("is not a replica".to_owned());
-        }
-        if !info.link_up {
-            return Err("has no link to the primary".to_owned());
-        }
-        let lag = primary.offset.saturating_sub(info.offset);
-        if lag > core.policy.max_lag_bytes {
-            return Err(format!("lags by {lag} bytes"));
-        }
-        let series = |i: &NodeInfo| (i.version.0, i.version.1);
-        if info.kind == primary.kind && series(info) < series(primary) {
-            return Err("runs an older version than the primary".to_owned());
-        }
-        Ok(info)
     }
 
     fn checking(
@@ -320,7 +249,7 @@ impl Switchover {
             epoch: core.published.epoch,
             outcome: Outcome::Aborted(why),
             to: Some(self.record.primary.clone()),
-            bytes_lost: None,
+            bytes_lost: BytesLost::Exactly(0),
         });
     }
 
@@ -333,48 +262,21 @@ impl Switchover {
         core.phase("claim");
         let phase = RecordPhase::SwitchingOver { to };
         let record = core.successor(&self.record, phase);
-        let op = core.swap(record);
-        let deadline = core.now + SWAP_LIMIT;
-        core.wake_at(deadline);
-        self.stay(Stage::Claiming { op, deadline })
+        let claim = Proposal::send(core, record, SWAP_LIMIT);
+        self.stay(Stage::Claiming(claim))
     }
 
-    fn claiming(
-        self: Box<Self>,
-        core: &mut Core,
-        input: &Input,
-        op: OpId,
-        deadline: Timestamp,
-    ) -> Next {
-        match input {
-            Input::Swapped(done, swap) if *done == op => match swap {
-                Swap::Done => self.claimed(core),
-                Swap::Lost => self.refuse(core, "another monitor decided meanwhile".to_owned()),
-                Swap::Unknown => self.stay(Stage::Confirming),
-            },
-            _ if core.now >= deadline => {
-                core.forget_swap();
-                self.stay(Stage::Confirming)
+    fn claiming(self: Box<Self>, core: &mut Core, input: &Input, mut claim: Proposal) -> Next {
+        match claim.step(core, input) {
+            swap::Outcome::Pending => self.stay(Stage::Claiming(claim)),
+            swap::Outcome::Stored => self.claimed(core),
+            swap::Outcome::Lost => {
+                self.refuse(core, "another monitor decided meanwhile".to_owned())
             }
-            _ => {
-                core.wake_at(deadline);
-                self.stay(Stage::Claiming { op, deadline })
+            swap::Outcome::Missing => {
+                let why = core.not_recorded();
+                self.refuse(core, why)
             }
-        }
-    }
-
-    fn confirming(self: Box<Self>, core: &mut Core, input: &Input) -> Next {
-        if !matches!(input, Input::Loaded) {
-            return self.stay(Stage::Confirming);
-        }
-        let ours = core.record.as_ref().is_some_and(|r| {
-            r.by == core.me && matches!(r.phase, RecordPhase::SwitchingOver { .. })
-        });
-        if ours {
-            self.claimed(core)
-        } else {
-            let why = core.not_recorded();
-            self.refuse(core, why)
         }
     }
 
@@ -548,7 +450,16 @@ impl Switchover {
         let demotion = NodeOp::Repoint { to: to.clone() };
         let old = self.record.primary.clone();
         let op = core.node_op(&old, demotion, core.policy.node_op_timeout);
-        Next::Go(Failover::committing(core, self.record, info, &to, op))
+        let elected = Elected {
+            epoch: self.record.epoch,
+            node: &to,
+            info,
+            // The offsets were equal while the old one was paused.
+            bytes_lost: BytesLost::Exactly(0),
+            demotion: Some(op),
+        };
+        let fault = Fault::Switchover;
+        Next::Stay(Commit::begin(core, fault, self.record, elected))
     }
 
     // ---- abort ----
@@ -572,53 +483,23 @@ impl Switchover {
             core.publish(epoch, Gate::Open, primary, false);
         }
         self.report(core, why);
-        let op = self.send_back(core);
-        self.stay(op)
-    }
-
-    fn send_back(&self, core: &mut Core) -> Stage {
         let record = Record {
             phase: RecordPhase::Serving,
             by: core.me.clone(),
             ..self.record.clone()
         };
-        let op = Some(core.swap(record));
-        let deadline = core.now + SWAP_LIMIT;
-        core.wake_at(deadline);
-        Stage::Reverting { op, deadline }
+        let back = Proposal::send(core, record, SWAP_LIMIT);
+        self.stay(Stage::Reverting(back))
     }
 
-    fn reverting(
-        self: Box<Self>,
-        core: &mut Core,
-        input: &Input,
-        op: Option<OpId>,
-        deadline: Timestamp,
-    ) -> Next {
-        match input {
-            Input::Swapped(done, swap) if op == Some(*done) => match swap {
-                Swap::Done | Swap::Lost => Next::Go(core.route("the switchover was aborted")),
-                Swap::Unknown => self.stay(Stage::Reverting { op: None, deadline }),
-            },
-            Input::Loaded if op.is_none() => {
-                let ours = core.record.as_ref() == Some(&self.record);
-                if ours {
-                    let stage = self.send_back(core);
-                    self.stay(stage)
-                } else {
-                    Next::Go(core.route("the switchover was aborted"))
-                }
+    fn reverting(self: Box<Self>, core: &mut Core, input: &Input, mut back: Proposal) -> Next {
+        match back.step(core, input) {
+            swap::Outcome::Pending => self.stay(Stage::Reverting(back)),
+            swap::Outcome::Missing if core.record.as_ref() == Some(&self.record) => {
+                let back = back.again(core);
+                self.stay(Stage::Reverting(back))
             }
-            _ if op.is_some() && core.now >= deadline => {
-                core.forget_swap();
-                self.stay(Stage::Reverting { op: None, deadline })
-            }
-            _ => {
-                if op.is_some() {
-                    core.wake_at(deadline);
-                }
-                self.stay(Stage::Reverting { op, deadline })
-            }
+            _ => Next::Go(core.route("the switchover was aborted")),
         }
     }
 }

@@ -2,7 +2,7 @@
 //! promote, verify, commit. Every step is idempotent, so that it can be resumed after a crash.
 //!
 //! ```text
-//! Claiming -> Choosing -> Promoting -> Committing -> (serving)
+//! Claiming -> Choosing -> Promoting -> (commit)
 //!     ^          ^  ^________|  |refused, not done
 //!     |          |__________ Examining   outcome unknown: look before anything else
 //!     |________________________|  it may be primary and can not be asked: next epoch
@@ -13,14 +13,15 @@ use std::time::Duration;
 
 use super::candidate::{Candidate, position};
 use super::choice::Choice;
-use super::core::{Core, Former, Input, Swap};
+use super::commit::{Commit, Elected};
+use super::core::{Core, Input};
+use super::fencing::Fencing;
 use super::machine::{Next, Phase};
-use super::report::Ending;
 use super::round::Round;
-use super::serving::Serving;
-use super::{Ancestor, Authority, NodeOp, NodeOpOutcome, OpId, ProbeError, Record, RecordPhase};
+use super::swap::{Outcome, Proposal};
+use super::{Authority, Decline, NodeOp, NodeOpOutcome, OpId, ProbeError, Record, RecordPhase};
 use crate::resp::info::{NodeInfo, Role};
-use crate::topology::{Epoch, Fault, Gate, NodeId, Outcome, Primary, Timestamp};
+use crate::topology::{BytesLost, Epoch, Fault, Gate, NodeId, Timestamp};
 
 /// How long the winner of a swap may begin promotions under it. Another monitor takes a half-done
 /// decision over only after this and the bound of one command have passed.
@@ -52,24 +53,14 @@ pub(super) struct Failover {
     /// The offsets of the round before, to see whether they stand still.
     before: Option<BTreeMap<NodeId, u64>>,
     next_round_at: Option<Timestamp>,
-    fencing: BTreeMap<OpId, NodeId>,
-    fenced: BTreeMap<NodeId, Option<u64>>,
-    /// Until when a candidate may catch up with a fenced primary that is still connected.
-    catch_up_until: Option<Timestamp>,
-    /// The op of a switchover that makes the old primary follow, until it is answered.
-    demotion: Option<OpId>,
+    fencing: Fencing,
     stage: Stage,
 }
 
 #[derive(Clone, Debug)]
 enum Stage {
     /// The record of the next epoch is being swapped in.
-    Claiming {
-        op: OpId,
-        deadline: Timestamp,
-    },
-    /// The outcome of the claim is unknown; the record is being read.
-    Confirming,
+    Claiming(Proposal),
     Choosing,
     Promoting {
         op: OpId,
@@ -82,18 +73,6 @@ enum Stage {
         candidate: Box<Candidate>,
         since: Timestamp,
     },
-    /// The record that says who serves is being swapped in.
-    Committing(Box<Commit>),
-}
-
-/// The last step, shared with the switchover.
-#[derive(Clone, Debug)]
-pub(super) struct Commit {
-    op: Option<OpId>,
-    deadline: Timestamp,
-    record: Record,
-    info: NodeInfo,
-    bytes_lost: Option<u64>,
 }
 
 impl Failover {
@@ -107,7 +86,8 @@ impl Failover {
         let news = core.swap_failure.is_none();
         core.emit("+try-failover", Some(&record.primary), why, news);
         let round = Round::start(core);
-        let mut failover = Failover {
+        let stage = Stage::Claiming(claim(core, &record));
+        Phase::FailingOver(Box::new(Failover {
             fault,
             old: record,
             claimed_at: now,
@@ -117,46 +97,9 @@ impl Failover {
             round,
             before: None,
             next_round_at: None,
-            fencing: BTreeMap::new(),
-            fenced: BTreeMap::new(),
-            catch_up_until: None,
-            demotion: None,
-            stage: Stage::Choosing,
-        };
-        failover.send_claim(core);
-        Phase::FailingOver(Box::new(failover))
-    }
-
-    /// A promotion that was verified by a switchover: only the commit is left.
-    /// `demotion` makes the old primary follow meanwhile.
-    pub(super) fn committing(
-        core: &mut Core,
-        old: Record,
-        info: NodeInfo,
-        to: &NodeId,
-        demotion: OpId,
-    ) -> Phase {
-        let now = core.now;
-        let epoch = old.epoch;
-        let mut failover = Failover {
-            fault: Fault::Switchover,
-            old,
-            claimed_at: now,
-            owned: None,
-            obeying: None,
-            excluded: BTreeMap::new(),
-            round: Round::empty(core),
-            before: None,
-            next_round_at: None,
-            fencing: BTreeMap::new(),
-            fenced: BTreeMap::new(),
-            catch_up_until: None,
-            demotion: None,
-            stage: Stage::Choosing,
-        };
-        failover.demotion = Some(demotion);
-        failover.stage = failover.commit(core, epoch, to, info);
-        Phase::FailingOver(Box::new(failover))
+            fencing: Fencing::default(),
+            stage,
+        }))
     }
 
     pub(super) fn fault(&self) -> Fault {
@@ -166,14 +109,15 @@ impl Failover {
     /// Where it stands, for the status.
     pub(super) fn stage_name(&self) -> &'static str {
         match &self.stage {
-            Stage::Claiming { .. } => "claiming the next epoch",
-            Stage::Confirming => "reading the record after a swap of unknown outcome",
+            Stage::Claiming(claim) if claim.is_unknown() => {
+                "reading the record after a swap of unknown outcome"
+            }
+            Stage::Claiming(_) => "claiming the next epoch",
             Stage::Choosing if self.obeying.is_some() => "waiting for the workers to stop",
-            Stage::Choosing if !self.fencing.is_empty() => "fencing",
+            Stage::Choosing if self.fencing.is_under_way() => "fencing",
             Stage::Choosing => "choosing",
             Stage::Promoting { .. } => "promoting",
             Stage::Examining { .. } => "examining a promotion of unknown outcome",
-            Stage::Committing(_) => "committing",
         }
     }
 
@@ -184,8 +128,7 @@ impl Failover {
         }
         let stage = std::mem::replace(&mut self.stage, Stage::Choosing);
         match stage {
-            Stage::Claiming { op, deadline } => self.claiming(core, input, op, deadline),
-            Stage::Confirming => self.confirming(core, input),
+            Stage::Claiming(claim) => self.claiming(core, input, claim),
             Stage::Choosing => self.choosing(core),
             Stage::Promoting {
                 op,
@@ -197,17 +140,13 @@ impl Failover {
                 candidate,
                 since,
             } => self.examining(core, input, op, candidate, since),
-            Stage::Committing(commit) => self.committed(core, input, commit),
         }
     }
 
     /// Whether the record that was just read is another monitor's. While a swap is under way its
     /// own answer tells.
     fn is_overtaken(&self, core: &Core) -> bool {
-        let acting = matches!(
-            self.stage,
-            Stage::Choosing | Stage::Promoting { .. } | Stage::Examining { .. }
-        );
+        let acting = !matches!(self.stage, Stage::Claiming(_));
         let ours = core.record.as_ref().is_some_and(|r| {
             r.by == core.me && self.owned.is_some_and(|(epoch, _)| epoch == r.epoch)
         });
@@ -230,11 +169,8 @@ impl Failover {
         self.excluded.retain(|_, (_, until)| now < *until);
         match input {
             Input::Done(op, outcome) => {
-                self.demotion = self.demotion.filter(|demotion| demotion != op);
                 self.round.done(*op, outcome);
-                if let Some(node) = self.fencing.remove(op) {
-                    self.fence_done(core, node, outcome);
-                }
+                self.fencing.take_in(core, input, &self.old);
             }
             Input::Obeyed(op) if self.obeying.is_some_and(|(o, _)| o == *op) => {
                 self.obeying = None;
@@ -255,38 +191,27 @@ impl Failover {
 
     // ---- claim ----
 
-    fn send_claim(&mut self, core: &mut Core) {
-        let base = core.record.clone().unwrap_or_else(|| self.old.clone());
-        let record = core.successor(&base, RecordPhase::FailingOver);
+    /// Claims once more, for an epoch after this one.
+    fn claim_again(mut self: Box<Self>, core: &mut Core) -> Next {
         self.claimed_at = core.now;
-        let op = core.swap(record);
-        self.stage = Stage::Claiming {
-            op,
-            deadline: core.now + SWAP_LIMIT,
-        };
+        self.stage = Stage::Claiming(claim(core, &self.old));
+        Next::Stay(Phase::FailingOver(self))
     }
 
-    fn claiming(
-        self: Box<Self>,
-        core: &mut Core,
-        input: &Input,
-        op: OpId,
-        deadline: Timestamp,
-    ) -> Next {
-        match input {
-            Input::Swapped(done, swap) if *done == op => match swap {
-                Swap::Done => self.claimed(core),
-                Swap::Lost => Next::Go(core.route("another monitor decided first")),
-                Swap::Unknown => self.stay(Stage::Confirming),
-            },
-            _ if core.now >= deadline => {
-                core.forget_swap();
-                self.stay(Stage::Confirming)
+    fn claiming(self: Box<Self>, core: &mut Core, input: &Input, mut claim: Proposal) -> Next {
+        match claim.step(core, input) {
+            Outcome::Pending => {
+                if claim.is_unknown() {
+                    core.barred_from_failover();
+                }
+                self.stay(Stage::Claiming(claim))
             }
-            _ => {
-                core.wake_at(deadline);
-                self.stay(Stage::Claiming { op, deadline })
+            Outcome::Stored => self.claimed(core),
+            Outcome::Lost => {
+                core.decline(Decline::SwapLost);
+                Next::Go(core.route("another monitor decided first"))
             }
+            Outcome::Missing => Next::Go(core.route("the epoch could not be claimed")),
         }
     }
 
@@ -305,20 +230,6 @@ impl Failover {
         self.go(Stage::Choosing)
     }
 
-    fn confirming(self: Box<Self>, core: &mut Core, input: &Input) -> Next {
-        match (input, &core.record) {
-            (Input::Loaded, Some(record)) => {
-                if record.by == core.me && record.phase == RecordPhase::FailingOver {
-                    self.claimed(core)
-                } else {
-                    Next::Go(core.route("another monitor decided first"))
-                }
-            }
-            (Input::Loaded, None) => Next::Go(core.route("the record vanished")),
-            _ => self.stay(Stage::Confirming),
-        }
-    }
-
     // ---- choose ----
 
     fn choosing(self: Box<Self>, core: &mut Core) -> Next {
@@ -332,8 +243,11 @@ impl Failover {
             }
             return self.read_again(core);
         }
-        if self.obeying.is_some() || !self.fencing.is_empty() {
+        if self.obeying.is_some() || self.fencing.is_under_way() {
             return self.stay(Stage::Choosing);
+        }
+        if self.round.has_missed(core) {
+            return self.read_again(core);
         }
         core.phase("choose");
         let excluded = self
@@ -345,6 +259,7 @@ impl Failover {
         core.recorder().passed_over(&ranking.passed_over);
         match choice {
             Choice::Wait { why, until } => {
+                core.decline(Decline::NoCandidate);
                 if core.undecided.as_ref() != Some(&why) {
                     core.emit("-failover-abort-no-good-slave", None, why.clone(), true);
                 }
@@ -379,7 +294,9 @@ impl Failover {
     }
 
     fn chosen(mut self: Box<Self>, core: &mut Core, candidate: Box<Candidate>) -> Next {
-        if self.fence_others(core, &candidate.node) {
+        let answers = &self.round.answers;
+        let chosen = &candidate.node;
+        if self.fencing.fence_others(core, answers, chosen, &self.old) {
             // What the fenced ones wrote until now may still be on its way to the candidate.
             return self.look_again(core, Duration::ZERO);
         }
@@ -389,62 +306,19 @@ impl Failover {
         if !candidate.incumbent && !self.stands_still(core, &candidate) {
             return self.look_again(core, SETTLE);
         }
-        if let Some(why) = core.barred() {
+        if let Some(why) = core.barred_from_failover() {
             core.set_undecided(Some(why));
             return self.look_again(core, LOOK_AGAIN);
         }
         if core.authority == Authority::Shares && core.now - self.claimed_at > TENURE {
-            self.send_claim(core);
-            return Next::Stay(Phase::FailingOver(self));
+            return self.claim_again(core);
         }
         let node = candidate.node.clone();
         core.emit("+selected-slave", Some(&node), "highest offset", false);
-        if candidate.incumbent && !self.fenced.contains_key(&node) {
-            let epoch = core.record.as_ref().map_or(self.old.epoch, |r| r.epoch);
-            let stage = self.commit(core, epoch, &node, candidate.info);
-            return self.stay(stage);
+        if candidate.incumbent && !self.fencing.holds(&node) {
+            return self.commit(core, &node, candidate.info, BytesLost::Exactly(0));
         }
         self.promote(core, candidate)
-    }
-
-    /// Fences every other node that says it is primary. Returns whether one of them must be awaited
-    /// because it shares the candidate's history.
-    fn fence_others(&mut self, core: &mut Core, chosen: &NodeId) -> bool {
-        let timeout = core.policy.node_op_timeout;
-        let mut await_one = false;
-        for (node, info) in self.round.answers.clone() {
-            let handled = self.fenced.contains_key(&node);
-            if node == *chosen || info.role != Role::Primary || handled {
-                continue;
-            }
-            core.emit("+fence", Some(&node), "it says it is primary", false);
-            let op = core.node_op(&node, NodeOp::Fence, timeout);
-            if position(&info, &self.old).is_some() {
-                self.fencing.insert(op, node);
-                await_one = true;
-            } else {
-                self.fenced.insert(node, None);
-            }
-        }
-        await_one
-    }
-
-    fn fence_done(&mut self, core: &mut Core, node: NodeId, outcome: &NodeOpOutcome) {
-        let text = match outcome {
-            NodeOpOutcome::Done(_) => format!("{node} fenced"),
-            NodeOpOutcome::Refused(why) => format!("{node} could not be fenced: {why}"),
-            NodeOpOutcome::Unknown(why) => format!("{node} may not be fenced: {why}"),
-            NodeOpOutcome::Unreachable(_) => format!("{node} is out of reach, not fenced"),
-        };
-        core.note(text);
-        let offset = match outcome {
-            NodeOpOutcome::Done(info) => position(info, &self.old),
-            _ => None,
-        };
-        if offset.is_some() {
-            self.catch_up_until = Some(core.now + core.policy.catch_up_timeout);
-        }
-        self.fenced.insert(node, offset);
     }
 
     /// Whether no more bytes can reach the candidate: its link is down, or two readings agree and a
@@ -455,8 +329,7 @@ impl Failover {
             return true;
         }
         let here = position(info, &self.old).unwrap_or(0);
-        let behind = self.fenced.values().flatten().any(|offset| *offset > here);
-        if behind && self.catch_up_until.is_some_and(|until| core.now < until) {
+        if self.fencing.is_ahead_of(here, core) {
             return false;
         }
         self.is_fresh() && self.before.as_ref() == Some(&offsets(&self.round))
@@ -530,10 +403,31 @@ impl Failover {
             return self.next_candidate(core, &candidate.node, why);
         }
         core.emit("+promoted-slave", Some(&candidate.node), "verified", false);
+        let lost = core.bytes_lost(&self.old, info);
+        if let BytesLost::AtLeast(_) = lost {
+            let ago = (core.now - core.last_offset_at).as_millis();
+            let old = &self.old.primary;
+            core.note(format!("{old} showed its offset last {ago} ms ago"));
+        }
+        self.commit(core, &candidate.node, info.clone(), lost)
+    }
+
+    fn commit(
+        self: Box<Self>,
+        core: &mut Core,
+        node: &NodeId,
+        info: NodeInfo,
+        bytes_lost: BytesLost,
+    ) -> Next {
         let epoch = core.record.as_ref().map_or(self.old.epoch, |r| r.epoch);
-        let mut this = self;
-        let stage = this.commit(core, epoch, &candidate.node, info.clone());
-        this.stay(stage)
+        let elected = Elected {
+            epoch,
+            node,
+            info,
+            bytes_lost,
+            demotion: None,
+        };
+        Next::Stay(Commit::begin(core, self.fault, self.old, elected))
     }
 
     fn next_candidate(mut self: Box<Self>, core: &mut Core, node: &NodeId, why: String) -> Next {
@@ -541,7 +435,7 @@ impl Failover {
         core.emit("-promotion-failed", Some(node), why.clone(), true);
         self.excluded
             .insert(node.clone(), (why, core.now + EXCLUSION));
-        self.fenced.remove(node);
+        self.fencing.forget(node);
         self.look_again(core, Duration::ZERO)
     }
 
@@ -620,105 +514,15 @@ impl Failover {
         self.excluded.insert(node.clone(), (why.to_owned(), until));
         self.before = None;
         self.round = Round::start(core);
-        self.send_claim(core);
-        Next::Stay(Phase::FailingOver(self))
+        self.claim_again(core)
     }
+}
 
-    // ---- commit ----
-
-    fn commit(&mut self, core: &mut Core, epoch: Epoch, node: &NodeId, info: NodeInfo) -> Stage {
-        core.phase("commit");
-        let record = Record {
-            format: Record::FORMAT,
-            backend: core.backend.clone(),
-            epoch,
-            phase: RecordPhase::Serving,
-            primary: node.clone(),
-            run_id: info.run_id.clone(),
-            repl_id: info.repl_id.clone(),
-            ancestor: Ancestor::of(&info),
-            members: core.members(),
-            by: core.me.clone(),
-        };
-        let op = Some(core.swap(record.clone()));
-        let deadline = core.now + SWAP_LIMIT;
-        core.wake_at(deadline);
-        Stage::Committing(Box::new(Commit {
-            op,
-            deadline,
-            record,
-            bytes_lost: core.bytes_lost(&self.old, &info),
-            info,
-        }))
-    }
-
-    fn committed(self: Box<Self>, core: &mut Core, input: &Input, mut commit: Box<Commit>) -> Next {
-        match input {
-            Input::Swapped(op, swap) if commit.op == Some(*op) => match swap {
-                Swap::Done => return self.finish(core, commit),
-                Swap::Lost => return Next::Go(core.route("another monitor took over")),
-                Swap::Unknown => commit.op = None,
-            },
-            Input::Loaded if commit.op.is_none() => {
-                let stored = core.record.clone();
-                if stored.as_ref() == Some(&commit.record) {
-                    return self.finish(core, commit);
-                }
-                let ours =
-                    stored.is_some_and(|r| r.epoch == commit.record.epoch && r.by == core.me);
-                if !ours {
-                    return Next::Go(core.route("another monitor took over"));
-                }
-                commit.op = Some(core.swap(commit.record.clone()));
-                commit.deadline = core.now + SWAP_LIMIT;
-            }
-            _ if commit.op.is_some() && core.now >= commit.deadline => {
-                core.forget_swap();
-                commit.op = None;
-            }
-            _ => {}
-        }
-        core.wake_at(commit.deadline.max(core.now + SETTLE));
-        self.stay(Stage::Committing(commit))
-    }
-
-    /// The record says who serves: what is left is for the serving phase, which opens the gate as
-    /// soon as the new primary's last answer is fresh.
-    fn finish(self: Box<Self>, core: &mut Core, commit: Box<Commit>) -> Next {
-        let to = commit.record.primary.clone();
-        let kept = to == self.old.primary && commit.record.run_id == self.old.run_id;
-        if !kept {
-            core.former = position(&commit.info, &self.old).map(|fork| Former {
-                node: self.old.primary.clone(),
-                run_id: self.old.run_id.clone(),
-                repl_id: self.old.repl_id.clone(),
-                fork,
-                epoch: commit.record.epoch,
-            });
-        }
-        let outcome = if kept {
-            Outcome::Aborted("the primary answers again, and nobody was promoted".to_owned())
-        } else {
-            Outcome::Done
-        };
-        let ending = Ending {
-            epoch: commit.record.epoch,
-            outcome,
-            to: Some(to.clone()),
-            bytes_lost: commit.bytes_lost.filter(|_| !kept),
-        };
-        let switching = matches!(self.old.phase, RecordPhase::SwitchingOver { .. });
-        if kept && switching {
-            core.node_op(&to, NodeOp::Unpause, core.policy.node_op_timeout);
-        }
-        let primary = Primary {
-            node: to,
-            run_id: commit.record.run_id.clone(),
-            repl_id: commit.record.repl_id.clone(),
-        };
-        let demotion = self.demotion.map(|op| (self.old.primary.clone(), op));
-        Next::Go(Serving::elected(core, primary, ending, demotion))
-    }
+/// Proposes the epoch after the known record's.
+fn claim(core: &mut Core, old: &Record) -> Proposal {
+    let base = core.record.clone().unwrap_or_else(|| old.clone());
+    let record = core.successor(&base, RecordPhase::FailingOver);
+    Proposal::send(core, record, SWAP_LIMIT)
 }
 
 /// The offsets of the nodes that may become primary.

@@ -76,6 +76,8 @@ pub struct NodeInfo {
     pub disk_ok: bool,
     /// Primary: its attached replicas.
     pub replicas: Vec<AttachedReplica>,
+    /// `min_slaves_good_slaves` is there: a write needs replicas (`min-replicas-to-write`).
+    pub needs_replicas: bool,
     /// `latest_fork_usec`.
     pub latest_fork_usec: u64,
     /// `used_memory`, bytes.
@@ -168,6 +170,7 @@ pub fn parse(text: &[u8]) -> Result<NodeInfo, InfoError> {
             .iter()
             .all(|name| fields.text(name).is_none_or(|value| value == "ok")),
         replicas: fields.replicas(),
+        needs_replicas: fields.text("min_slaves_good_slaves").is_some(),
         latest_fork_usec: fields.number("latest_fork_usec", 0)?,
         used_memory: fields.number("used_memory", 0)?,
         maxmemory: fields.number("maxmemory", 0)?,
@@ -327,7 +330,7 @@ mod tests {
              # Memory\r\nused_memory:916792\r\nmaxmemory:1000000\r\n\r\n\
              # Persistence\r\nloading:0\r\nasync_loading:0\r\nrdb_last_bgsave_status:ok\r\n\
              aof_last_write_status:ok\r\n# Stats\r\nlatest_fork_usec:421\r\n# Replication\r\n\
-             role:master\r\nconnected_slaves:2\r\n\
+             role:master\r\nconnected_slaves:2\r\nmin_slaves_good_slaves:0\r\n\
              slave0:ip=10.0.0.2,port=6379,state=online,offset=1400,lag=0\r\n\
              slave1:ip=::1,port=6380,state=wait_bgsave,offset=0,lag=0,type=replica\r\n\
              master_replid:{ID}\r\nmaster_replid2:{:0>40}\r\nmaster_repl_offset:1414\r\n\
@@ -347,6 +350,7 @@ mod tests {
         assert_eq!((info.keys, info.uptime_seconds), (7, 61));
         assert_eq!((info.used_memory, info.maxmemory), (916_792, 1_000_000));
         assert_eq!(info.latest_fork_usec, 421);
+        assert!(info.needs_replicas);
         assert!(info.disk_ok && !info.loading && info.upstream.is_none());
         assert_eq!(info.replicas.len(), 2);
         assert_eq!(&*info.replicas[1].host, "::1");

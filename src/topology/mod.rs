@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 
 pub use evidence::{Evidence, EvidenceKind, EvidenceReceiver, EvidenceSender, evidence_channel};
 pub use handle::{TopologyReader, TopologyWriter, channel};
-pub use report::{FailoverReport, Fault, Outcome, PhaseTime, RequestCounts};
+pub use report::{BytesLost, FailoverReport, Fault, Outcome, PhaseTime, RequestCounts};
 
 /// Monotonic time since the start of the process. Printable, hashable and replayable, which
 /// `Instant` is not.

@@ -29,13 +29,38 @@ pub struct FailoverReport {
     pub pause: Duration,
     /// What became of the clients' requests; filled in by the data plane after the gate opened.
     pub requests: RequestCounts,
-    /// Bytes of the replication stream only the old primary had; `None` until it returned, or
-    /// when its last offset was never seen.
-    pub bytes_lost: Option<u64>,
+    /// What the new primary lacks. Completed when the old one returns.
+    pub bytes_lost: BytesLost,
     /// Candidates that were passed over and why.
     pub passed_over: Vec<(NodeId, String)>,
     /// Wall-clock start, milliseconds since the Unix epoch.
     pub unix_millis: u64,
+}
+
+/// How much of the replication stream is lost, and how well that is known. A process that was
+/// killed takes what it accepted after its last answer with it, and nobody can ever ask: of such a
+/// loss only a lower bound can be known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "known", content = "bytes", rename_all = "snake_case")]
+pub enum BytesLost {
+    /// So many bytes: the old primary was read when it accepted no more writes.
+    Exactly(u64),
+    /// So many bytes or more: up to the greatest offset that anybody showed.
+    AtLeast(u64),
+    /// The old primary's offset was never seen.
+    Unknown,
+}
+
+impl BytesLost {
+    /// What is known when `other` is known too.
+    #[must_use]
+    pub fn and(self, other: BytesLost) -> BytesLost {
+        match (self, other) {
+            (exact @ BytesLost::Exactly(_), _) | (_, exact @ BytesLost::Exactly(_)) => exact,
+            (BytesLost::AtLeast(one), BytesLost::AtLeast(two)) => BytesLost::AtLeast(one.max(two)),
+            (known, BytesLost::Unknown) | (BytesLost::Unknown, known) => known,
+        }
+    }
 }
 
 /// When a phase began.
@@ -103,7 +128,8 @@ pub enum Outcome {
     Aborted(String),
 }
 
-/// What became of the clients' requests between the closing and the opening of the gate.
+/// What became of the clients' requests from a moment before the gate closed until a moment after it
+/// opened.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RequestCounts {
     /// Waited in their session's order until the gate opened.

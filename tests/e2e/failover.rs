@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use pointsman::lab::{Data, Kind, Protocol, TrafficOptions};
-use pointsman::topology::{Fault, Outcome};
+use pointsman::lab::{Data, ErrorClass, Kind, Protocol, TrafficOptions};
+use pointsman::topology::{BytesLost, Fault, Outcome, RequestCounts};
 
 use crate::support::{
     Scene, assert_no_acknowledged_write_lost, assert_no_error_at_all, assert_pause_below,
@@ -138,13 +138,121 @@ async fn what_only_the_old_primary_had_is_reported_in_bytes() {
     becomes_true("the lost bytes in the report", async || {
         let reports = scene.shard.pointsman.failovers().await.unwrap();
         match reports[0].bytes_lost {
-            Some(bytes) if bytes > 1024 * 1024 => Ok(()),
+            BytesLost::Exactly(bytes) if bytes > 1024 * 1024 => Ok(()),
             other => Err(format!("{other:?}")),
         }
     })
     .await;
     scene.in_sync().await;
     assert_eq!(get(&mut client, "large:23").await, None);
+}
+
+/// The completed report of the only failover.
+async fn counted(scene: &Scene, wanted: impl Fn(&RequestCounts) -> bool) -> RequestCounts {
+    let mut last = RequestCounts::default();
+    becomes_true("the counts of the clients in the report", async || {
+        let reports = scene.shard.pointsman.failovers().await.unwrap();
+        last = reports[0].requests;
+        match wanted(&last) {
+            true => Ok(()),
+            false => Err(format!("{last:?}")),
+        }
+    })
+    .await;
+    last
+}
+
+#[tokio::test]
+async fn a_report_counts_the_requests_that_met_a_hanging_primary() {
+    let mut scene = Scene::start().await;
+    let options = TrafficOptions {
+        clients: vec![(Kind::Reader, 4), (Kind::Setter, 3), (Kind::Counter, 2)],
+        ..TrafficOptions::every_kind(scene.shard.address())
+    };
+    scene.traffic_of(options).await;
+    // Each client has one request on its way to a process that answers nothing any more.
+    scene.primary().await.stop();
+    scene.failed_over().await;
+    scene.progress(50).await;
+    let total = scene.judged().await.total();
+    assert_eq!(total.errors_of(ErrorClass::Unknown), 2);
+    assert_eq!(total.hard_errors(), 0);
+    let all = |seen: &RequestCounts| (seen.replayed, seen.refused, seen.unknown) == (7, 0, 2);
+    let seen = counted(&scene, all).await;
+    // What the two ask next waits too, if the gate is still closed.
+    assert!((7..=9).contains(&seen.held), "{seen:?}");
+}
+
+#[tokio::test]
+async fn a_report_counts_the_requests_that_a_killed_primary_lost() {
+    let mut scene = Scene::start().await;
+    let options = TrafficOptions {
+        clients: vec![(Kind::Counter, 12), (Kind::Reader, 4)],
+        ..TrafficOptions::every_kind(scene.shard.address())
+    };
+    scene.traffic_of(options).await;
+    scene.primary().await.kill();
+    scene.failed_over().await;
+    scene.progress(50).await;
+    let total = scene.judged().await.total();
+    let unknown = total.errors_of(ErrorClass::Unknown);
+    println!("{unknown} clients do not know");
+    let seen = counted(&scene, |seen| seen.unknown == unknown).await;
+    assert_eq!(seen.refused, total.hard_errors());
+    assert!(seen.held >= seen.replayed && seen.replayed <= 4, "{seen:?}");
+}
+
+#[tokio::test]
+async fn of_a_killed_primary_the_report_claims_only_what_was_seen() {
+    let mut scene = Scene::start().await;
+    let old = scene.shard.number_of(scene.primary().await);
+    let replicas = [(old + 1) % 3, (old + 2) % 3];
+    let mut client = scene.client().await;
+    replicas
+        .iter()
+        .for_each(|number| scene.node(*number).stop());
+    let large = "x".repeat(1024 * 1024);
+    for number in 0..24 {
+        write_until_ok(&mut client, &format!("large:{number}"), &large).await;
+    }
+    // Saved in the middle: a part of what is lost can be shown by the next process.
+    scene.node(old).cli(&["SAVE"]).await.expect("saved");
+    let saved = scene.node(old).offset().await.expect("an offset");
+    for number in 24..28 {
+        write_until_ok(&mut client, &format!("large:{number}"), &large).await;
+    }
+    let last = scene.node(old).offset().await.expect("an offset");
+    scene.node(old).kill();
+    replicas
+        .iter()
+        .for_each(|number| scene.node(*number).cont());
+    let report = scene.failed_over().await;
+    let new = report.to.expect("a primary");
+    let new = scene.shard.cluster.find(&new).expect("one of ours");
+    let fork: u64 = new
+        .info_field("second_repl_offset")
+        .await
+        .expect("a field")
+        .parse()
+        .expect("a number");
+    let (all, shown) = (last + 1 - fork, saved + 1 - fork);
+    match report.bytes_lost {
+        BytesLost::AtLeast(bytes) => assert!(bytes <= all, "{bytes} of {all}"),
+        other => panic!("{other:?}"),
+    }
+    scene.node(old).restart_now(Data::Kept).expect("started");
+    scene.in_sync().await;
+    becomes_true("the lost bytes in the report", async || {
+        let reports = scene.shard.pointsman.failovers().await.unwrap();
+        match reports[0].bytes_lost {
+            BytesLost::AtLeast(bytes) if (shown..=all).contains(&bytes) => Ok(()),
+            other => Err(format!("{other:?}, shown {shown}, lost {all}")),
+        }
+    })
+    .await;
+    let told = format!("at least {shown} bytes were only here");
+    let log = scene.shard.pointsman.log();
+    assert!(log.contains(&told), "{told}");
 }
 
 #[tokio::test]

@@ -248,6 +248,7 @@ impl ModelNode {
                 }
             }
             NodeOp::Fence => self.fenced = true,
+            NodeOp::Unfence => self.fenced = false,
             NodeOp::Pause { duration } => {
                 self.paused_until = self.paused_until.max(now + duration.as_nanos() as u64);
             }
@@ -288,6 +289,7 @@ impl ModelNode {
                     offset: n.offset,
                 })
                 .collect(),
+            needs_replicas: self.fenced,
             latest_fork_usec: self.fork_usec,
             used_memory: 0,
             maxmemory: 0,

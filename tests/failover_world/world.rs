@@ -8,11 +8,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use pointsman::failover::{
-    Action, Authority, Event, Machine, NodeOp, NodeOpOutcome, Observation, OpId, Policy,
+    Action, Authority, Decline, Event, Machine, NodeOp, NodeOpOutcome, Observation, OpId, Policy,
     ProbeError, Record, RecordPhase, SwapOutcome, Version, View,
 };
 use pointsman::resp::info::{NodeInfo, Role};
-use pointsman::topology::{Epoch, EvidenceKind, FailoverReport, Gate, NodeId, Outcome, Timestamp};
+use pointsman::topology::{
+    BytesLost, Epoch, EvidenceKind, FailoverReport, Gate, NodeId, Outcome, Timestamp,
+};
 
 use super::{ModelNode, Timing, index_of, node_id, replicate};
 
@@ -132,6 +134,8 @@ pub struct Monitor {
     awaiting_probe: BTreeMap<usize, u64>,
     /// The last thing each node told this monitor.
     pub heard: BTreeMap<NodeId, (NodeInfo, u64)>,
+    /// Nodes that failed since they told something.
+    failing: BTreeSet<NodeId>,
     pub unanswered: BTreeSet<OpId>,
     backlog: Vec<Event>,
     tick_at: u64,
@@ -182,6 +186,10 @@ pub struct World {
     /// Ops that lie in the sockets of stopped nodes.
     inboxes: BTreeMap<usize, Vec<Unread>>,
     pub answered_requests: BTreeSet<u64>,
+    /// What reports were completed with.
+    pub amended: Vec<BytesLost>,
+    /// Why failovers were not done.
+    pub declined: Vec<Decline>,
     /// (time, monitor, gate) of every change of a gate.
     pub gates: Vec<(u64, usize, Gate)>,
 }
@@ -229,6 +237,8 @@ impl World {
             promoted_epoch: Epoch(0),
             inboxes: BTreeMap::new(),
             answered_requests: BTreeSet::new(),
+            amended: Vec::new(),
+            declined: Vec::new(),
             gates: Vec::new(),
         };
         for index in 0..monitors {
@@ -263,6 +273,7 @@ impl World {
             probe_run: BTreeMap::new(),
             awaiting_probe: BTreeMap::new(),
             heard: BTreeMap::new(),
+            failing: BTreeSet::new(),
             unanswered: BTreeSet::new(),
             backlog: Vec::new(),
             tick_at: u64::MAX,
@@ -451,6 +462,10 @@ impl World {
                 observation: Observation::Info(info),
             } => {
                 monitor.heard.insert(node.clone(), ((**info).clone(), now));
+                monitor.failing.remove(node);
+            }
+            Event::Observed { node, .. } | Event::Evidence { node, .. } => {
+                monitor.failing.insert(node.clone());
             }
             Event::NodeOpDone {
                 outcome: NodeOpOutcome::Done(_),
@@ -479,6 +494,9 @@ impl World {
         }
         for action in actions {
             self.act(index, action);
+        }
+        if self.authority == Authority::Follows {
+            self.check_belief(index);
         }
         let monitor = &mut self.monitors[index];
         if let Some(deadline) = monitor.machine.next_deadline() {
@@ -515,6 +533,9 @@ impl World {
                 expected,
                 record,
             } => {
+                if self.authority == Authority::Follows {
+                    self.violate("a follower decides".to_owned());
+                }
                 if self.monitors[index].marked {
                     self.violate("I6: a decision beside another monitor's mark".to_owned());
                 }
@@ -562,13 +583,25 @@ impl World {
                     self.send_probe(index, node, false);
                 }
             }
-            Action::Announce { .. } | Action::Emit { .. } | Action::AmendReport { .. } => {}
+            Action::Announce { .. } | Action::Emit { .. } => {}
+            Action::Declined { why } => self.declined.push(why),
+            Action::AmendReport { epoch, bytes_lost } => {
+                let of = |(_, r, _): &&(u64, FailoverReport, Option<u64>)| {
+                    r.epoch == epoch && r.outcome == Outcome::Done
+                };
+                match self.reports.iter().rev().find(of).cloned() {
+                    Some((_, report, _)) => self.check_loss(&report, bytes_lost),
+                    None => self.violate(format!("no report of epoch {epoch} to amend")),
+                }
+                self.amended.push(bytes_lost);
+            }
             Action::Report { report, request } => {
                 if let Some(request) = request
                     && !self.answered_requests.insert(request)
                 {
                     self.violate(format!("switchover request {request} was answered twice"));
                 }
+                self.check_loss(&report, report.bytes_lost);
                 self.reports.push((self.now, *report, request));
             }
         }
@@ -638,18 +671,50 @@ impl World {
         }
     }
 
+    /// A follower believes a node that says it is primary, and of several the one with the most
+    /// attached replicas and the longest history.
+    fn check_belief(&mut self, index: usize) {
+        let monitor = &self.monitors[index];
+        let open = monitor.view.as_ref().filter(|v| v.gate == Gate::Open);
+        let Some(followed) = open.and_then(|v| v.primary.as_ref()).map(|p| &p.node) else {
+            return;
+        };
+        if monitor.failing.contains(followed) {
+            return;
+        }
+        let worth = |info: &NodeInfo| (info.replicas.len(), info.offset);
+        let said = monitor.heard.get(followed).map(|(info, _)| info);
+        let Some(said) = said.filter(|info| info.role == Role::Primary) else {
+            return self.violate(format!("{followed} is followed and says it is a replica"));
+        };
+        let better = monitor.heard.iter().find(|(node, (info, _))| {
+            let believable = info.role == Role::Primary && !info.loading;
+            believable && !monitor.failing.contains(*node) && worth(info) > worth(said)
+        });
+        if let Some((better, _)) = better {
+            let text = format!("{followed} is followed, and {better} is primary too");
+            self.violate(text);
+        }
+    }
+
     fn check_op(&mut self, index: usize, node: &NodeId, what: &NodeOp) {
+        if self.authority == Authority::Follows {
+            self.violate(format!("a follower acts: {what:?}"));
+        }
         if matches!(
             what,
             NodeOp::Inspect | NodeOp::CheckAuth { .. } | NodeOp::Unpause
         ) {
             return;
         }
-        if self.authority == Authority::Follows {
-            self.violate(format!("a follower acts: {what:?}"));
-        }
         if self.monitors[index].marked && *what == NodeOp::Promote {
             self.violate("I6: a promotion beside another monitor's mark".to_owned());
+        }
+        if *what == NodeOp::Unfence && self.authority == Authority::Decides {
+            let serves = |r: &Record| r.primary == *node && r.phase == RecordPhase::Serving;
+            if !self.record.as_ref().is_some_and(serves) {
+                self.violate(format!("{node} does not serve and is unfenced"));
+            }
         }
         if *what != NodeOp::Promote {
             return;
@@ -672,10 +737,34 @@ impl World {
         self.check_choice(index, node, &record);
     }
 
+    /// What a report says of the loss is true, as long as the old primary is as it was.
+    fn check_loss(&mut self, report: &FailoverReport, claimed: BytesLost) {
+        let (Some(from), Some(to)) = (&report.from, &report.to) else {
+            return;
+        };
+        let (old, new) = (&self.nodes[index_of(from)], &self.nodes[index_of(to)]);
+        if old.repl_id != new.repl_id2 || old.role != Role::Primary {
+            return;
+        }
+        let truth = old.offset.saturating_sub((new.second - 1) as u64);
+        let wrong = match claimed {
+            BytesLost::Exactly(bytes) => bytes != truth,
+            BytesLost::AtLeast(bytes) => bytes > truth,
+            BytesLost::Unknown => false,
+        };
+        if wrong {
+            self.violate(format!("{claimed:?} is said to be lost, and {truth} is"));
+        }
+    }
+
     /// Nobody who could have been promoted, and had stood still for a while, has more.
     fn check_choice(&mut self, index: usize, chosen: &NodeId, record: &Record) {
         let now = self.now;
         let taken = self.nodes[index_of(chosen)].clone();
+        if taken.role == Role::Primary {
+            // The same promotion again, because its answer was lost.
+            return;
+        }
         for node in &self.nodes {
             let reachable = !self.monitor_cuts.contains(&(index, node.index)) && node.answers();
             let still = now - node.received_at > 30 * MS && now - node.started_at > 400 * MS;
@@ -1059,6 +1148,18 @@ impl World {
                 },
             );
         }
+    }
+
+    /// Somebody else changes a node.
+    pub fn operate(&mut self, node: usize, what: &NodeOp) {
+        if self.nodes[node].answers() {
+            self.execute(node, what);
+        }
+    }
+
+    /// A fence that was sent to a process that hung is executed now.
+    pub fn fence_lands(&mut self, node: usize) {
+        self.operate(node, &NodeOp::Fence);
     }
 
     pub fn stop(&mut self, node: usize) {

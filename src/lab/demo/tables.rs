@@ -6,7 +6,7 @@ use super::super::history::ErrorClass;
 use super::super::judge::Tally;
 use super::act::{ActOutcome, Fault};
 use super::screen::{Screen, grouped, millis};
-use crate::topology::{FailoverReport, Fault as Cause, Outcome};
+use crate::topology::{BytesLost, FailoverReport, Fault as Cause, Outcome};
 
 /// The phases of one failover with their times.
 pub(super) fn report(screen: &mut Screen, report: &FailoverReport) {
@@ -67,12 +67,12 @@ pub(super) fn report(screen: &mut Screen, report: &FailoverReport) {
         }
     }
     screen.say(&format!("    requests: {}", counts.join(", ")));
-    if let Some(bytes) = report.bytes_lost {
-        let bytes = grouped(bytes);
-        screen.say(&format!(
-            "    replication stream only the old primary had: {bytes} bytes"
-        ));
-    }
+    let lost = match report.bytes_lost {
+        BytesLost::Exactly(bytes) => format!("{} bytes", grouped(bytes)),
+        BytesLost::AtLeast(bytes) => format!("at least {} bytes", grouped(bytes)),
+        BytesLost::Unknown => "not known".to_owned(),
+    };
+    screen.say(&format!("    replication stream that was lost: {lost}"));
 }
 
 fn cause(cause: Cause) -> &'static str {
