@@ -596,8 +596,7 @@ fn disturb(world: &mut World, requests: &mut u64) {
         }
         69..76 => {
             world.log("network healed".to_owned());
-            world.monitor_cuts.clear();
-            world.node_cuts.clear();
+            world.mend();
         }
         76..79 => world.authority_up = !world.authority_up,
         79..84 => world.restart_monitor(monitor),

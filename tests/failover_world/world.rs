@@ -167,6 +167,8 @@ pub struct World {
     /// Cut pairs: (monitor, node) and (node, node) with the smaller first.
     pub monitor_cuts: BTreeSet<(usize, usize)>,
     pub node_cuts: BTreeSet<(usize, usize)>,
+    /// When monitors' cuts ended last: until a node was probed again it may be passed over.
+    mended_at: u64,
     pub noise: Noise,
     pub timing: Timing,
     pub latency: u64,
@@ -218,6 +220,7 @@ impl World {
             authority_up: true,
             monitor_cuts: BTreeSet::new(),
             node_cuts: BTreeSet::new(),
+            mended_at: 0,
             noise: Noise::default(),
             timing: Timing {
                 retry: 1000 * MS,
@@ -773,8 +776,10 @@ impl World {
                 && !node.stubborn
                 && !node.is_loading(now)
                 && !matches!(node.link, super::Link::Syncing { .. });
-            let calm =
-                self.noise.lost_replies == 0 && self.monitors[index].paused_until + 3000 * MS < now;
+            let mended = self.mended_at > 0 && now - self.mended_at < 250 * MS;
+            let calm = !mended
+                && self.noise.lost_replies == 0
+                && self.monitors[index].paused_until + 3000 * MS < now;
             if reachable
                 && still
                 && heir
@@ -1192,11 +1197,19 @@ impl World {
         }
     }
 
+    /// The network works again.
+    pub fn mend(&mut self) {
+        if !self.monitor_cuts.is_empty() {
+            self.mended_at = self.now;
+        }
+        self.monitor_cuts.clear();
+        self.node_cuts.clear();
+    }
+
     /// Everything works again.
     pub fn heal(&mut self) {
         self.log("HEAL".to_owned());
-        self.monitor_cuts.clear();
-        self.node_cuts.clear();
+        self.mend();
         self.authority_up = true;
         self.noise = Noise::default();
         for index in 0..self.nodes.len() {
