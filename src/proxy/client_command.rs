@@ -11,6 +11,7 @@ use super::hook::Hook;
 use super::lane::Kind;
 use super::registry::Client;
 use super::session::{Park, ReplyMode};
+use super::tracking;
 use super::worker::{Message, Worker};
 use crate::resp::{
     Replay, Request, encode_request, put_bulk, put_error, put_integer, put_null, put_ok,
@@ -51,11 +52,16 @@ pub(super) fn client(
             b"ON" | b"OFF" => put_ok(&mut reply),
             _ => put_error(&mut reply, "ERR syntax error"),
         },
-        (b"TRACKING" | b"NO-TOUCH", 3..) => return sticky(worker, index, &word, &args, frame),
+        (b"TRACKING", 3..) => return tracking::tracking(worker, index, &args),
+        (b"NO-TOUCH", 3..) => return no_touch(worker, index, &args, frame),
         (b"TRACKINGINFO" | b"GETREDIR" | b"CACHING", _) => {
             let session = &worker.sessions[index];
             let lane = session.pin.as_ref().map_or(session.lane, |pin| pin.lane);
-            worker.push(index, lane, Kind::Plain, Replay::Read, frame);
+            let hook = match word.as_slice() {
+                b"CACHING" => Hook::Caching,
+                _ => Hook::Target,
+            };
+            worker.push_hook(index, lane, hook, Replay::Read, frame);
             return Ok(Step::Next);
         }
         _ => {
@@ -342,35 +348,12 @@ fn reply_mode(worker: &mut Worker, index: usize, mode: &[u8]) -> Step {
 }
 
 /// State of the connection itself, which needs a connection of its own.
-fn sticky(
-    worker: &mut Worker,
-    index: usize,
-    word: &[u8],
-    args: &[&[u8]],
-    frame: &[u8],
-) -> Result<Step, Park> {
-    if args
-        .iter()
-        .skip(3)
-        .any(|a| a.eq_ignore_ascii_case(b"REDIRECT"))
-    {
-        worker.refuse(
-            index,
-            "CLIENT TRACKING with REDIRECT is not carried; use RESP3 without it",
-        );
-        return Ok(Step::Next);
-    }
+fn no_touch(worker: &mut Worker, index: usize, args: &[&[u8]], frame: &[u8]) -> Result<Step, Park> {
     let lane = worker.pin(index)?;
-    let off = args[2].eq_ignore_ascii_case(b"OFF");
-    let word = if word == b"TRACKING" {
-        "TRACKING"
-    } else {
-        "NO-TOUCH"
-    };
     let hook = Hook::Sticky {
         frame: Bytes::copy_from_slice(frame),
-        word,
-        off,
+        word: "NO-TOUCH",
+        off: args[2].eq_ignore_ascii_case(b"OFF"),
     };
     worker.push_hook(index, lane, hook, Replay::Read, frame);
     Ok(Step::Next)

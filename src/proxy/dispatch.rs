@@ -213,7 +213,7 @@ impl Worker {
                 tx.ending = true;
                 self.push_hook(index, lane, Hook::Discard, Replay::Read, frame);
             }
-            Special::Auth | Special::Hello | Special::Subscribe(_) | Special::Monitor => {
+            _ if not_in_multi(special, request, frame) => {
                 tx.poison();
                 self.refuse(index, "this command is not carried inside MULTI");
                 self.push_internal(lane, POISON);
@@ -497,6 +497,17 @@ impl Worker {
         let mut reply = BytesMut::new();
         OwnError::NotExecuted(reason).put(&mut reply);
         self.reply_local(index, &reply);
+    }
+}
+
+/// What changes the session in a way that EXEC could not undo when it fails.
+fn not_in_multi(special: Special, request: &Request, frame: &[u8]) -> bool {
+    match special {
+        Special::Auth | Special::Hello | Special::Subscribe(_) | Special::Monitor => true,
+        Special::Client => request
+            .arg(frame, 1)
+            .is_some_and(|word| word.eq_ignore_ascii_case(b"TRACKING")),
+        _ => false,
     }
 }
 

@@ -4,6 +4,7 @@ use bytes::Bytes;
 
 use super::lane::{LOST, LaneKey, may_replay, own_error};
 use super::settings::Retry;
+use super::tracking::Tracking;
 use crate::resp::command::{Channels, lookup, with_timeout};
 use crate::resp::{Limits, OwnError, Replay, RequestScanner};
 use crate::topology::Timestamp;
@@ -48,7 +49,13 @@ pub(super) enum Hook {
     Monitor,
     /// WAIT, WAITAOF.
     Wait,
-    /// State of the connection that is set again on the next one (CLIENT TRACKING, NO-TOUCH).
+    /// CLIENT TRACKING.
+    Tracking(Tracking),
+    /// CLIENT GETREDIR, TRACKINGINFO: the reply names pointsman's id of the target.
+    Target,
+    /// CLIENT CACHING, which is valid for the next command.
+    Caching,
+    /// State of the connection that is set again on the next one (CLIENT NO-TOUCH).
     Sticky {
         /// The request.
         frame: Bytes,

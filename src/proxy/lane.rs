@@ -151,6 +151,8 @@ pub(super) struct Lane {
     write_asked: bool,
     /// Its subscriptions were lost and are not made again yet; counted in `Gaps`.
     pub(super) gap: bool,
+    /// Its CLIENT TRACKING must be said before anything else is written.
+    pub(super) aiming: bool,
     /// The lane must end at the next turn.
     pub(super) close: bool,
     /// When a "look again" error was seen first without a successful write since.
@@ -195,6 +197,7 @@ impl Lane {
             retire: false,
             write_asked: false,
             gap: false,
+            aiming: false,
             close: false,
             signal_since: None,
             denied: false,

@@ -144,12 +144,11 @@ impl Worker {
                     let id = &session.client.blocked_on;
                     id.store(dialed.client_id, std::sync::atomic::Ordering::Relaxed);
                 }
-                let tracks = |(word, _): &(&str, Bytes)| *word == "TRACKING";
                 flush = resp3
                     && session
                         .pin
                         .as_ref()
-                        .is_some_and(|p| p.sticky.iter().any(tracks));
+                        .is_some_and(|p| p.tracking.on() && p.tracking.target.is_none());
             }
             if flush {
                 // Invalidations of the meantime are lost: the client must forget what it cached.
@@ -157,6 +156,7 @@ impl Worker {
                 self.flush_dirty();
             }
         }
+        self.own_lane_up(lane);
         self.hold_ends(lane);
         true
     }
@@ -199,7 +199,7 @@ impl Worker {
             return Ok(false);
         };
         let open = topology.gate == Gate::Open && upstream.epoch == topology.epoch;
-        if !open || upstream.draining.is_some() || !state.has_unwritten() {
+        if !open || upstream.draining.is_some() || !(state.has_unwritten() || state.aiming) {
             return Ok(false);
         }
         let gaps = &self.backends[state.backend].shared.gaps;
@@ -207,6 +207,10 @@ impl Worker {
         if early && !state.gap && gaps.open.load(Ordering::Relaxed) > 0 {
             return Ok(false);
         }
+        if state.aiming && !self.take_aim(lane) {
+            return Ok(false);
+        }
+        let state = &mut self.lanes[lane];
         loop {
             let mut slices = [IoSlice::new(&[]); 16];
             let filled = state.unwritten(&mut slices);
@@ -441,6 +445,7 @@ impl Worker {
         }
         self.unpin(of.index);
         let session = self.sessions.remove(of.index);
+        session.client.update(|s| s.trackers.clear());
         let backend = &mut self.backends[session.backend];
         backend.turn.abandoned += u64::from(session.inflight);
         backend.metrics.clients.decrement(1);

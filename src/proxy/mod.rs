@@ -17,7 +17,8 @@
 //! outlives its connection: what is unanswered stays in its log, and is sent to the next primary when
 //! that is allowed (`lane.rs` has the rules). `dispatch.rs` decides the way of a request, `replies.rs`
 //! the way back, `lane_task.rs` the life of a connection; `pin.rs` is the state of a pinned one,
-//! `identity.rs` who a client is, `client_command.rs` what it asks about clients.
+//! `tracking.rs` CLIENT TRACKING over two of them, `identity.rs` who a client is, `client_command.rs`
+//! what it asks about clients.
 
 mod client_command;
 mod dial;
@@ -36,6 +37,7 @@ mod session;
 mod session_task;
 mod settings;
 mod state_replies;
+mod tracking;
 mod worker;
 
 use std::io;

@@ -7,6 +7,7 @@ use bytes::Bytes;
 use super::hook::{Hook, Transition};
 use super::identity;
 use super::lane::{Kind, SessionRef};
+use super::tracking;
 use super::worker::Worker;
 use crate::resp::reply::{elements, payload};
 
@@ -28,12 +29,19 @@ impl Worker {
             Hook::Transition(transition) => {
                 reply = self.on_transition(of, transition, frame);
             }
+            Hook::Tracking(tracking) => self.on_tracking(of, tracking, frame[0] != b'-'),
             hook => {
                 if let Some(session) = self.session(of) {
                     session.client.blocked_on.store(0, Ordering::Relaxed);
                     match hook {
                         Hook::HelloId if frame[0] != b'-' => {
                             reply = identity::with_client_id(frame, session.client.id);
+                        }
+                        Hook::Target if frame[0] != b'-' => {
+                            let target = session.pin.as_ref().and_then(|p| p.tracking.target);
+                            if let Some(target) = target {
+                                reply = tracking::with_target(frame, target);
+                            }
                         }
                         Hook::ExecLost => {
                             let resp3 = session.key.resp3;

@@ -37,6 +37,10 @@ pub(super) enum Message {
     Accept(Accepted),
     /// CLIENT KILL: end this client.
     Kill(u64),
+    /// The client that this one redirects its invalidations to has a new upstream.
+    Aim(u64),
+    /// Invalidations that were redirected to this client were lost: it is told to forget everything.
+    Forget(u64),
     /// Finish what is on its way and end every session.
     Drain,
 }
@@ -138,6 +142,8 @@ async fn serve(worker: Rc<RefCell<Worker>>, mut receiver: mpsc::UnboundedReceive
         match message {
             Message::Accept(accepted) => session_task::start(&worker, accepted),
             Message::Kill(id) => worker.borrow_mut().kill(id),
+            Message::Aim(id) => worker.borrow_mut().aim_again(id),
+            Message::Forget(id) => worker.borrow_mut().forget_cache(id),
             Message::Drain => worker.borrow_mut().drain(),
         }
         // The sender in the worker itself keeps the channel open for ever.
@@ -352,7 +358,7 @@ impl Worker {
     /// Lanes with something to write look whether they may.
     fn wake_writers(&mut self, backend: Option<usize>) {
         for (_, lane) in &mut self.lanes {
-            if lane.has_unwritten() && backend.is_none_or(|b| b == lane.backend) {
+            if (lane.has_unwritten() || lane.aiming) && backend.is_none_or(|b| b == lane.backend) {
                 lane.ask_to_write();
             }
         }

@@ -14,4 +14,5 @@ mod outage;
 mod restart;
 mod sessions;
 mod switchover;
+mod tracking;
 mod trouble;
