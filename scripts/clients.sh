@@ -37,11 +37,18 @@ node() {
     cp "$pins/package-lock.json" "$cache/node/pin"
 }
 
+rust() {
+    current rust rust/Cargo.lock && [ -z "$(find "$pins/rust" -newer "$cache/rust/pin")" ] && return
+    find_cargo
+    (cd "$pins/rust" && "$CARGO" build -q --locked --target-dir "$cache/rust")
+    cp "$pins/rust/Cargo.lock" "$cache/rust/pin"
+}
+
 c() {
     [ -e /usr/include/hiredis/hiredis.h ] || packages "hiredis" libhiredis-dev
 }
 
-for kind in python node c; do
+for kind in python node c rust; do
     # In a shell of its own, so that a failure ends only this one; "||" would switch off set -e inside.
     set +e
     (
