@@ -18,6 +18,7 @@ use std::sync::Arc;
 use std::task::Waker;
 
 use bytes::{Bytes, BytesMut};
+use socket2::SockRef;
 use tokio::net::TcpStream;
 
 use super::hook::Hook;
@@ -153,6 +154,9 @@ pub(super) struct Lane {
     pub(super) gap: bool,
     /// Its CLIENT TRACKING must be said before anything else is written.
     pub(super) aiming: bool,
+    /// Its client closed its side while it was blocked: the node is told so, what it answered by then
+    /// is still delivered, and then the session ends.
+    pub(super) leaving: bool,
     /// The lane must end at the next turn.
     pub(super) close: bool,
     /// When a "look again" error was seen first without a successful write since.
@@ -198,6 +202,7 @@ impl Lane {
             write_asked: false,
             gap: false,
             aiming: false,
+            leaving: false,
             close: false,
             signal_since: None,
             denied: false,
@@ -222,6 +227,25 @@ impl Lane {
         if !self.waker.as_ref().is_some_and(|w| w.will_wake(waker)) {
             self.waker = Some(waker.clone());
         }
+    }
+
+    /// Whether a blocking command is among what awaits its reply.
+    pub(super) fn blocked(&self) -> bool {
+        let blocking = |hook: &Hook| matches!(hook, Hook::Blocking { .. });
+        self.queue
+            .iter()
+            .any(|e| matches!(&e.kind, Kind::Hook(hook) if blocking(hook)))
+    }
+
+    /// Closes our side of the connection when all was written; whether replies may still come.
+    pub(super) fn leave(&mut self) -> bool {
+        let open = self.upstream.as_ref().filter(|_| !self.has_unwritten());
+        self.leaving = open.is_some_and(|u| {
+            SockRef::from(&u.stream)
+                .shutdown(std::net::Shutdown::Write)
+                .is_ok()
+        });
+        self.leaving
     }
 
     /// Appends a request.

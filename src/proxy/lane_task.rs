@@ -15,6 +15,7 @@ use super::dial::{Dial, DialError, Dialed, dial};
 use super::hook::Hook;
 use super::lane::{Entry, Kind, Upstream, own_error};
 use super::replies::LaneEnd;
+use super::session::Park;
 use super::worker::Worker;
 use crate::clock;
 use crate::metrics::UpstreamKind;
@@ -72,6 +73,9 @@ impl Worker {
         state.task_runs(cx.waker());
         if state.close {
             return Poll::Ready(None);
+        }
+        if state.leaving {
+            return Poll::Pending;
         }
         let wanted = !state.queue.is_empty()
             || (!state.denied && (state.users > 0 || state.owner.is_some()));
@@ -133,10 +137,7 @@ impl Worker {
             draining: None,
         });
         if let Some(of) = state.owner {
-            let blocked = state
-                .queue
-                .iter()
-                .any(|e| matches!(&e.kind, Kind::Hook(h) if matches!(**h, Hook::Blocking { .. })));
+            let blocked = state.blocked();
             let resp3 = state.key.resp3;
             let mut flush = false;
             if let Some(session) = self.session(of) {
@@ -254,6 +255,7 @@ impl Worker {
         };
         backend.metrics.upstreams(kind).decrement(1);
         if end == LaneEnd::Lost
+            && !state.leaving
             && let Some(upstream) = &state.upstream
             && let Some(primary) = &backend.topology.primary
             && primary.run_id == upstream.run_id
@@ -295,6 +297,9 @@ impl Worker {
         }
         if pinned {
             self.restore_pin(lane);
+        }
+        if self.lanes[lane].leaving {
+            self.give_up(lane);
         }
         self.settle_head(lane);
         self.flush_dirty();
@@ -412,6 +417,21 @@ impl Worker {
                 pin.watch = super::pin::Watch::None;
             }
             _ => {}
+        }
+    }
+
+    /// The client has left: nobody awaits what its node did not answer.
+    fn give_up(&mut self, lane: usize) {
+        while let Some(entry) = self.pop_entry(lane) {
+            let Some(of) = entry.session else { continue };
+            self.backends[self.lanes[lane].backend].turn.abandoned += 1;
+            if let Kind::Hook(hook) = entry.kind {
+                self.orphaned(*hook);
+            }
+            if let Some(session) = self.session(of) {
+                session.park = Park::No;
+            }
+            self.finish_request(of, &[], None, true);
         }
     }
 

@@ -248,6 +248,7 @@ impl Worker {
         let reusable = pin.clean()
             && !pin.tainted
             && !redirected
+            && !lane.leaving
             && lane.queue.is_empty()
             && lane.upstream.is_some()
             && !lane.retire

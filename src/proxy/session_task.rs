@@ -237,25 +237,23 @@ impl Worker {
         self.sessions[index].finish();
     }
 
-    /// The client closed its side: what it asked for is still answered, unless it waits at the node
-    /// for something that nobody would take then (an abandoned BLPOP must not eat an element).
+    /// The client closed its side: what it asked for is still answered. One that waits at the node for
+    /// an element must not take one later, nor may one get lost that was on its way already: the node
+    /// is told in the same words, by closing our side.
     fn client_left(&mut self, index: usize) {
         let session = &mut self.sessions[index];
-        let waits = session
-            .client
-            .blocked_on
-            .load(std::sync::atomic::Ordering::Relaxed)
-            != 0;
-        if waits
-            || session
-                .pin
-                .as_ref()
-                .is_some_and(|p| p.subscribed() || p.monitor)
-        {
-            session.life = Life::Killed;
-        } else {
+        let Some(pin) = &session.pin else {
             session.life = Life::Finishing;
-        }
+            return;
+        };
+        let lane = &mut self.lanes[pin.lane];
+        session.life = if pin.subscribed() || pin.monitor {
+            Life::Killed
+        } else if !lane.blocked() || lane.leave() {
+            Life::Finishing
+        } else {
+            Life::Killed
+        };
     }
 
     /// Writes every session that got a reply in this turn, each once.
