@@ -39,6 +39,7 @@ node() {
 
 rust() {
     current rust rust/Cargo.lock && [ -z "$(find "$pins/rust" -newer "$cache/rust/pin")" ] && return
+    # shellcheck disable=SC2119
     find_cargo
     (cd "$pins/rust" && "$CARGO" build -q --locked --target-dir "$cache/rust")
     cp "$pins/rust/Cargo.lock" "$cache/rust/pin"

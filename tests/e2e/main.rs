@@ -9,6 +9,7 @@ mod support;
 mod candidates;
 mod demo;
 mod failover;
+mod hostile;
 mod network;
 mod outage;
 mod restart;
