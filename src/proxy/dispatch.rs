@@ -504,9 +504,9 @@ impl Worker {
 fn not_in_multi(special: Special, request: &Request, frame: &[u8]) -> bool {
     match special {
         Special::Auth | Special::Hello | Special::Subscribe(_) | Special::Monitor => true,
-        Special::Client => request
-            .arg(frame, 1)
-            .is_some_and(|word| word.eq_ignore_ascii_case(b"TRACKING")),
+        Special::Client => request.arg(frame, 1).is_some_and(|word| {
+            word.eq_ignore_ascii_case(b"TRACKING") || word.eq_ignore_ascii_case(b"PAUSE")
+        }),
         _ => false,
     }
 }

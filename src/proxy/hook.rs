@@ -53,6 +53,9 @@ pub(super) enum Hook {
     Tracking(Tracking),
     /// CLIENT GETREDIR, TRACKINGINFO: the reply names pointsman's id of the target.
     Target,
+    /// CLIENT PAUSE of all clients, sent as one of no length to learn whether the client may: they are
+    /// paused until then.
+    Pause(Timestamp),
     /// CLIENT CACHING, which is valid for the next command.
     Caching,
     /// State of the connection that is set again on the next one (CLIENT NO-TOUCH).

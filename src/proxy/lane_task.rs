@@ -200,6 +200,7 @@ impl Worker {
             return Ok(false);
         };
         let open = topology.gate == Gate::Open && upstream.epoch == topology.epoch;
+        let open = open && !self.backends[state.backend].shared.paused(self.now);
         if !open || upstream.draining.is_some() || !(state.has_unwritten() || state.aiming) {
             return Ok(false);
         }

@@ -53,7 +53,7 @@ pub use settings::{BackendSettings, Retry, Settings};
 
 use crate::metrics::WorkerMetrics;
 use crate::resp::Credentials;
-use crate::topology::{EvidenceSender, RequestCounts, TopologyReader};
+use crate::topology::{EvidenceSender, RequestCounts, Timestamp, TopologyReader};
 
 use listener::Acceptor;
 use registry::Registry;
@@ -108,6 +108,15 @@ struct SharedBackend {
     scripts: Scripts,
     gaps: Gaps,
     counts: Counts,
+    /// [`Timestamp::as_millis`] until which a client had all others paused (CLIENT PAUSE).
+    paused_until: AtomicU64,
+}
+
+impl SharedBackend {
+    /// Whether nothing is written to the primary for the moment.
+    fn paused(&self, now: Timestamp) -> bool {
+        now.as_millis() < self.paused_until.load(Ordering::Relaxed)
+    }
 }
 
 /// Subscribers whose connection was lost and that are not subscribed again yet. Until they are, nothing

@@ -29,6 +29,10 @@ impl Worker {
             Hook::Transition(transition) => {
                 reply = self.on_transition(of, transition, frame);
             }
+            Hook::Pause(until) if frame[0] != b'-' => {
+                let paused = &self.backends[backend].shared.paused_until;
+                paused.fetch_max(until.as_millis(), Ordering::Relaxed);
+            }
             Hook::Tracking(tracking) => self.on_tracking(of, tracking, frame[0] != b'-'),
             hook => {
                 if let Some(session) = self.session(of) {

@@ -7,6 +7,7 @@
 mod support;
 
 mod candidates;
+mod commands;
 mod demo;
 mod failover;
 mod hostile;
