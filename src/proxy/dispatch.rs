@@ -7,6 +7,7 @@ use super::hook::{DISCARD, Hook};
 use super::identity;
 use super::lane::{Entry, Kind, SessionRef};
 use super::pin::{POISON, Tx, Watch};
+use super::scans::Iteration;
 use super::session::{Park, ReplyMode};
 use super::session_task::MAX_INFLIGHT;
 use super::worker::Worker;
@@ -152,6 +153,7 @@ impl Worker {
             Special::Auth => identity::auth(self, index, request, frame),
             Special::Select => identity::select(self, index, request, frame),
             Special::Wait => self.wait(index, frame),
+            Special::Scan => Ok(self.scan(index, request, frame, class)),
             Special::Pin => {
                 let lane = self.pin(index)?;
                 if let Some(pin) = &mut self.sessions[index].pin {
@@ -291,7 +293,7 @@ impl Worker {
                     }
                     return Some(unit);
                 }
-                Special::None | Special::Blocking(_) | Special::EvalSha => {}
+                Special::None | Special::Blocking(_) | Special::EvalSha | Special::Scan => {}
                 Special::Eval => bodies.push((special, request.clone(), start)),
                 _ => return None,
             }
@@ -393,6 +395,25 @@ impl Worker {
         self.push_internal(lane, b"*1\r\n$4\r\nPING\r\n");
         self.push_hook(index, lane, Hook::Wait, Replay::Never, frame);
         Ok(Step::Next)
+    }
+
+    /// An iteration that another process began is begun anew.
+    fn scan(&mut self, index: usize, request: &Request, frame: &[u8], class: Replay) -> Step {
+        let session = &self.sessions[index];
+        let lane = session.pin.as_ref().map_or(session.lane, |pin| pin.lane);
+        let Some(iteration) = Iteration::new(session.key.db, request, frame) else {
+            self.push(index, lane, Kind::Plain, class, frame);
+            return Step::Next;
+        };
+        let scans = &self.backends[session.backend].shared.scans;
+        let run_id = self.lanes[lane].upstream.as_ref().map(|u| &u.run_id);
+        let anew = match scans.fits(iteration, request, frame, run_id) {
+            true => None,
+            false => iteration.anew(frame),
+        };
+        let frame = anew.as_deref().unwrap_or(frame);
+        self.push_hook(index, lane, Hook::Scan(iteration), class, frame);
+        Step::Next
     }
 
     fn remember_script(&mut self, index: usize, special: Special, request: &Request, frame: &[u8]) {

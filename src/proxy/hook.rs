@@ -3,6 +3,7 @@
 use bytes::Bytes;
 
 use super::lane::{LOST, LaneKey, may_replay, own_error};
+use super::scans::Iteration;
 use super::settings::Retry;
 use super::tracking::Tracking;
 use crate::resp::command::{Channels, lookup, with_timeout};
@@ -47,6 +48,8 @@ pub(super) enum Hook {
     },
     /// MONITOR.
     Monitor,
+    /// SCAN and its kin.
+    Scan(Iteration),
     /// WAIT, WAITAOF.
     Wait,
     /// CLIENT TRACKING.
@@ -121,6 +124,11 @@ impl Hook {
             Hook::Blocking { until: Some(until) } => {
                 let frame = bytes.concat();
                 let again = less_time(&frame, until.since(now)).unwrap_or_else(|| frame.into());
+                Ok((Box::new(self), vec![again]))
+            }
+            Hook::Scan(iteration) => {
+                let frame = bytes.concat();
+                let again = iteration.anew(&frame).unwrap_or_else(|| frame.into());
                 Ok((Box::new(self), vec![again]))
             }
             // The connection took the transaction along: an acknowledgement is all that is left.

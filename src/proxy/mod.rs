@@ -32,6 +32,7 @@ mod pin;
 mod queue;
 mod registry;
 mod replies;
+mod scans;
 mod scripts;
 mod session;
 mod session_task;
@@ -57,6 +58,7 @@ use crate::topology::{EvidenceSender, RequestCounts, Timestamp, TopologyReader};
 
 use listener::Acceptor;
 use registry::Registry;
+use scans::Scans;
 use scripts::Scripts;
 use worker::Message;
 
@@ -106,6 +108,7 @@ struct Shared {
 #[derive(Default)]
 struct SharedBackend {
     scripts: Scripts,
+    scans: Scans,
     gaps: Gaps,
     counts: Counts,
     /// [`Timestamp::as_millis`] until which a client had all others paused (CLIENT PAUSE).

@@ -9,7 +9,7 @@ use super::identity;
 use super::lane::{Kind, SessionRef};
 use super::tracking;
 use super::worker::Worker;
-use crate::resp::reply::{elements, payload};
+use crate::resp::reply::{elements, first_element, payload};
 
 impl Worker {
     /// A reply on which the session's state depends.
@@ -28,6 +28,13 @@ impl Worker {
         match *hook {
             Hook::Transition(transition) => {
                 reply = self.on_transition(of, transition, frame);
+            }
+            Hook::Scan(iteration) if frame[0] != b'-' => {
+                let run_id = self.lanes[lane].upstream.as_ref().map(|u| &u.run_id);
+                if let (Some(cursor), Some(run_id)) = (first_element(frame), run_id) {
+                    let scans = &self.backends[backend].shared.scans;
+                    scans.issued(iteration, cursor, run_id);
+                }
             }
             Hook::Pause(until) if frame[0] != b'-' => {
                 let paused = &self.backends[backend].shared.paused_until;

@@ -1,5 +1,6 @@
 //! Commands of operators, sent through pointsman: what they do to the node, and to everybody else.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use pointsman::lab::{Client, ClusterOptions, Protocol, Value};
@@ -186,28 +187,43 @@ async fn a_monitor_sees_the_new_primary_as_well() {
 }
 
 #[tokio::test]
-async fn a_scan_goes_on_over_a_failover_and_ends() {
+async fn iterations_see_everything_although_a_cursor_is_another_processes() {
     let mut scene = scene().await;
     let mut client = scene.client().await;
-    for number in 0..2000 {
+    for number in 0..3000 {
         client.queue(&["SET", &format!("key-{number}"), "1"]);
+        client.queue(&["HSET", "hash", &format!("key-{number}"), "1"]);
     }
     client.flush().await.unwrap();
-    for _ in 0..2000 {
-        assert!(client.receive().await.unwrap().is_ok());
+    for _ in 0..6000 {
+        client.receive().await.unwrap();
     }
     scene.in_sync().await;
-    let mut cursor = "0".to_owned();
-    for step in 0..1000 {
-        let page = ask(&mut client, &["SCAN", &cursor, "COUNT", "100"]).await;
-        cursor = page.items().unwrap()[0].text().unwrap().to_owned();
-        if step == 3 {
+    // Two connections, as a pool has them: one begins, the other one ends.
+    let mut other = scene.client().await;
+    let iterations = [vec!["SCAN"], vec!["HSCAN", "hash"]];
+    let mut seen = [BTreeSet::new(), BTreeSet::new()];
+    let mut cursors = ["0".to_owned(), "0".to_owned()];
+    for step in 0..200 {
+        for (number, iteration) in iterations.iter().enumerate() {
+            if step > 0 && cursors[number] == "0" {
+                continue;
+            }
+            let request = [iteration.as_slice(), &[&cursors[number], "COUNT", "100"]].concat();
+            let client = if step < 5 { &mut client } else { &mut other };
+            let page = ask(client, &request).await;
+            let [cursor, names] = page.items().unwrap() else {
+                panic!("{page}");
+            };
+            cursors[number] = cursor.text().unwrap().to_owned();
+            let names = names.items().unwrap().iter().filter_map(Value::text);
+            seen[number].extend(names.filter(|n| n.starts_with("key-")).map(str::to_owned));
+        }
+        if step == 10 {
             scene.primary().await.kill();
             scene.failed_over().await;
         }
-        if cursor == "0" {
-            return;
-        }
     }
-    panic!("the iteration has no end");
+    assert_eq!(cursors, ["0", "0"]);
+    assert_eq!([seen[0].len(), seen[1].len()], [3000, 3000]);
 }
