@@ -463,7 +463,10 @@ impl Worker {
             backend.turn.held += 1;
         }
         backend.bytes += frame.len();
-        lane.push(entry, frame, &mut self.spares);
+        match self.huge.as_ref().and_then(|whole| most_of(whole, frame)) {
+            Some(bytes) => lane.push_owned(entry, bytes, &mut self.spares),
+            None => lane.push(entry, frame, &mut self.spares),
+        }
         lane.ask_to_write();
     }
 
@@ -519,6 +522,13 @@ impl Worker {
         OwnError::NotExecuted(reason).put(&mut reply);
         self.reply_local(index, &reply);
     }
+}
+
+/// `frame` as a part of `whole`, when it is one and most of it.
+fn most_of(whole: &Bytes, frame: &[u8]) -> Option<Bytes> {
+    let (all, part) = (whole.as_ptr_range(), frame.as_ptr_range());
+    let inside = all.start <= part.start && part.end <= all.end;
+    (inside && 2 * frame.len() >= whole.len()).then(|| whole.slice_ref(frame))
 }
 
 /// What changes the session in a way that EXEC could not undo when it fails.

@@ -255,6 +255,13 @@ impl Lane {
         self.queue.push_back(entry);
     }
 
+    /// As [`Lane::push`], without a copy.
+    pub(super) fn push_owned(&mut self, entry: Entry, bytes: Bytes, spares: &mut Spares) {
+        debug_assert_eq!(entry.len, bytes.len());
+        self.log.push_owned(bytes, spares);
+        self.queue.push_back(entry);
+    }
+
     /// What may be written next.
     pub(super) fn unwritten<'a>(&'a self, out: &mut [IoSlice<'a>]) -> usize {
         self.log.slices(self.written, out)

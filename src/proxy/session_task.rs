@@ -21,6 +21,9 @@ const READS_PER_TURN: usize = 4;
 /// Requests of one session without a reply, above which no more are read.
 pub(super) const MAX_INFLIGHT: u32 = 4096;
 
+/// A request that is most of an input of at least this many bytes is not copied.
+const HUGE: usize = 1024 * 1024;
+
 /// Serves a client until it leaves.
 pub(super) fn start(worker: &Rc<RefCell<Worker>>, accepted: Accepted) {
     let clients = worker.borrow().shared.clients.clone();
@@ -169,8 +172,23 @@ impl Worker {
     /// Processes what was read before.
     fn process_input(&mut self, index: usize) {
         let mut input = std::mem::take(&mut self.sessions[index].input);
-        let consumed = self.process(index, &input);
-        input.advance(consumed);
+        if input.len() >= HUGE {
+            let whole = input.freeze();
+            self.huge = Some(whole.clone());
+            let consumed = self.process(index, &whole);
+            self.huge = None;
+            input = match whole.try_into_mut() {
+                Ok(mut input) => {
+                    input.advance(consumed);
+                    input
+                }
+                // A lane has it.
+                Err(whole) => BytesMut::from(&whole[consumed..]),
+            };
+        } else {
+            let consumed = self.process(index, &input);
+            input.advance(consumed);
+        }
         if !input.is_empty() {
             self.sessions[index].input = input;
         }

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use bytes::Bytes;
 use slab::Slab;
 use tokio::runtime::LocalOptions;
 use tokio::sync::{Notify, mpsc};
@@ -58,6 +59,8 @@ pub(super) struct Worker {
     pub(super) spares: Spares,
     /// Where clients' requests are read to when nothing of an earlier one is left.
     pub(super) scratch: Box<[u8]>,
+    /// The input whose requests are sent their ways now, when it is huge.
+    pub(super) huge: Option<Bytes>,
     /// Sessions with something to write after this turn.
     pub(super) dirty: Vec<usize>,
     /// Time of the present turn.
@@ -233,6 +236,7 @@ impl Worker {
             lanes: Slab::new(),
             spares: Spares::default(),
             scratch: vec![0; 64 * 1024].into_boxed_slice(),
+            huge: None,
             dirty: Vec::new(),
             now: clock::now(),
             draining: false,

@@ -246,7 +246,7 @@ async fn deep_pipelines_of_many_clients_are_answered_in_order() {
 }
 
 #[tokio::test]
-async fn the_largest_value_passes_both_ways_in_less_than_twice_its_memory() {
+async fn the_largest_value_passes_both_ways_in_little_more_than_its_own_memory() {
     const SIZE: usize = 512 * MB;
     let mut scene = scene().await;
     // A busy machine may make the node too slow for its probes.
@@ -279,7 +279,7 @@ async fn the_largest_value_passes_both_ways_in_less_than_twice_its_memory() {
         there / MB,
         back / MB
     );
-    assert!(back < 2 * SIZE, "{} MB", back / MB);
+    assert!(back < SIZE + SIZE / 4, "{} MB", back / MB);
     becomes_true("the memory is given back", async || {
         match memory(&scene, "VmRSS:") {
             rss if rss < base + 64 * MB => Ok(()),
