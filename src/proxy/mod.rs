@@ -118,7 +118,7 @@ struct SharedBackend {
 impl SharedBackend {
     /// Whether nothing is written to the primary for the moment.
     fn paused(&self, now: Timestamp) -> bool {
-        now.as_millis() < self.paused_until.load(Ordering::Relaxed)
+        now.as_millis() <= self.paused_until.load(Ordering::Relaxed)
     }
 }
 
