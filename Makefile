@@ -26,6 +26,7 @@ build: ## the release binary, target/release/pointsman
 
 test: ## all tests, with real redis-server processes
 	@scripts/setup.sh test
+	@scripts/clients.sh
 	$(CARGO) test --locked --no-fail-fast $(TEST_FLAGS)
 
 bench: ## micro benches, traffic against direct Redis, and the failover bench

@@ -2,7 +2,7 @@
 # Installs what is missing to build, test or lint pointsman, and nothing that is there already.
 # Usage: scripts/setup.sh build|test|lint
 #   build  a C compiler and a Rust toolchain
-#   test   that, redis-server with redis-cli, ip and iptables, and client libraries (scripts/clients.sh)
+#   test   that, redis-server with redis-cli, and ip and iptables
 #   lint   that, and rustfmt, clippy, git, make
 # Needs root or sudo only when something is missing. Uses apt, and rustup where apt has no Rust that
 # is new enough.
@@ -125,5 +125,4 @@ if [ "$1" = lint ]; then lint_tools; else rust; fi
 if [ "$1" != build ]; then
     redis
     network
-    "$ROOT/scripts/clients.sh"
 fi
