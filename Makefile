@@ -26,6 +26,7 @@ build: ## the release binary, target/release/pointsman
 
 test: ## all tests, with real redis-server processes
 	@scripts/setup.sh test
+	@scripts/clients.sh
 	$(CARGO) test --locked --no-fail-fast $(TEST_FLAGS)
 
 test-servers: ## the tests that matter, on Redis 6.0 and 8.0 and Valkey 8.1

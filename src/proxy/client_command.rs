@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 
@@ -11,10 +12,15 @@ use super::hook::Hook;
 use super::lane::Kind;
 use super::registry::Client;
 use super::session::{Park, ReplyMode};
+use super::tracking;
 use super::worker::{Message, Worker};
 use crate::resp::{
     Replay, Request, encode_request, put_bulk, put_error, put_integer, put_null, put_ok,
 };
+use crate::topology::Timestamp;
+
+/// No CLIENT PAUSE is longer than a year.
+const MAX_PAUSE: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 
 /// CLIENT and its subcommands.
 pub(super) fn client(
@@ -51,15 +57,23 @@ pub(super) fn client(
             b"ON" | b"OFF" => put_ok(&mut reply),
             _ => put_error(&mut reply, "ERR syntax error"),
         },
-        (b"TRACKING" | b"NO-TOUCH", 3..) => return sticky(worker, index, &word, &args, frame),
+        (b"TRACKING", 3..) => return tracking::tracking(worker, index, &args),
+        (b"NO-TOUCH", 3..) => return no_touch(worker, index, &args, frame),
         (b"TRACKINGINFO" | b"GETREDIR" | b"CACHING", _) => {
             let session = &worker.sessions[index];
             let lane = session.pin.as_ref().map_or(session.lane, |pin| pin.lane);
-            worker.push(index, lane, Kind::Plain, Replay::Read, frame);
+            let hook = match word.as_slice() {
+                b"CACHING" => Hook::Caching,
+                _ => Hook::Target,
+            };
+            worker.push_hook(index, lane, hook, Replay::Read, frame);
             return Ok(Step::Next);
         }
+        (b"PAUSE", 3..) if pause_of_all(worker.now, &args).is_some() => {
+            return pause(worker, index, &args);
+        }
         _ => {
-            // PAUSE, UNPAUSE, HELP and what we do not know: never over a shared connection.
+            // PAUSE WRITE, UNPAUSE, HELP and what we do not know: never over a shared connection.
             let lane = worker.pin(index)?;
             if let Some(pin) = &mut worker.sessions[index].pin {
                 pin.tainted = true;
@@ -324,6 +338,32 @@ fn unblock(worker: &mut Worker, index: usize, args: &[&[u8]]) -> Step {
     Step::Next
 }
 
+/// Until when CLIENT PAUSE stops all clients; `None` where it stops writes only, or is wrong.
+fn pause_of_all(now: Timestamp, args: &[&[u8]]) -> Option<Timestamp> {
+    let all = match args {
+        [_, _, _] => true,
+        [_, _, _, mode] => mode.eq_ignore_ascii_case(b"ALL"),
+        _ => false,
+    };
+    let millis = number(args[2]).filter(|millis| all && i64::try_from(*millis).is_ok())?;
+    Some(now + Duration::from_millis(millis).min(MAX_PAUSE))
+}
+
+/// The node would stop answering everybody, also those who watch it, and that is how a node looks that
+/// hangs. So it is asked for a pause of no length, which tells whether the client may, and pointsman
+/// stops its own clients.
+fn pause(worker: &mut Worker, index: usize, args: &[&[u8]]) -> Result<Step, Park> {
+    let until = pause_of_all(worker.now, args).unwrap_or(worker.now);
+    let session = &worker.sessions[index];
+    let lane = session.pin.as_ref().map_or(session.lane, |pin| pin.lane);
+    let mut frame = BytesMut::new();
+    let mut words = vec![args[0], args[1], b"0"];
+    words.extend(args.get(3));
+    encode_request(&mut frame, &words);
+    worker.push_hook(index, lane, Hook::Pause(until), Replay::Read, &frame);
+    Ok(Step::Next)
+}
+
 fn reply_mode(worker: &mut Worker, index: usize, mode: &[u8]) -> Step {
     let session = &mut worker.sessions[index];
     match mode.to_ascii_uppercase().as_slice() {
@@ -342,35 +382,12 @@ fn reply_mode(worker: &mut Worker, index: usize, mode: &[u8]) -> Step {
 }
 
 /// State of the connection itself, which needs a connection of its own.
-fn sticky(
-    worker: &mut Worker,
-    index: usize,
-    word: &[u8],
-    args: &[&[u8]],
-    frame: &[u8],
-) -> Result<Step, Park> {
-    if args
-        .iter()
-        .skip(3)
-        .any(|a| a.eq_ignore_ascii_case(b"REDIRECT"))
-    {
-        worker.refuse(
-            index,
-            "CLIENT TRACKING with REDIRECT is not carried; use RESP3 without it",
-        );
-        return Ok(Step::Next);
-    }
+fn no_touch(worker: &mut Worker, index: usize, args: &[&[u8]], frame: &[u8]) -> Result<Step, Park> {
     let lane = worker.pin(index)?;
-    let off = args[2].eq_ignore_ascii_case(b"OFF");
-    let word = if word == b"TRACKING" {
-        "TRACKING"
-    } else {
-        "NO-TOUCH"
-    };
     let hook = Hook::Sticky {
         frame: Bytes::copy_from_slice(frame),
-        word,
-        off,
+        word: "NO-TOUCH",
+        off: args[2].eq_ignore_ascii_case(b"OFF"),
     };
     worker.push_hook(index, lane, hook, Replay::Read, frame);
     Ok(Step::Next)

@@ -7,6 +7,7 @@ use super::hook::{DISCARD, Hook, NOTE_OFFSET};
 use super::identity;
 use super::lane::{Entry, Kind, SessionRef};
 use super::pin::{POISON, Tx, Watch};
+use super::scans::Iteration;
 use super::session::{Park, ReplyMode};
 use super::worker::Worker;
 use crate::resp::command::{Channels, Patience, lookup, patience, refused, replay};
@@ -151,6 +152,7 @@ impl Worker {
             Special::Auth => identity::auth(self, index, request, frame),
             Special::Select => identity::select(self, index, request, frame),
             Special::Wait => self.wait(index, frame),
+            Special::Scan => Ok(self.scan(index, request, frame, class)),
             Special::Pin => {
                 let lane = self.pin(index)?;
                 if let Some(pin) = &mut self.sessions[index].pin {
@@ -212,7 +214,7 @@ impl Worker {
                 tx.ending = true;
                 self.push_hook(index, lane, Hook::Discard, Replay::Read, frame);
             }
-            Special::Auth | Special::Hello | Special::Subscribe(_) | Special::Monitor => {
+            _ if not_in_multi(special, request, frame) => {
                 tx.poison();
                 self.refuse(index, "this command is not carried inside MULTI");
                 self.push_internal(lane, POISON);
@@ -290,7 +292,7 @@ impl Worker {
                     }
                     return Some(unit);
                 }
-                Special::None | Special::Blocking(_) | Special::EvalSha => {}
+                Special::None | Special::Blocking(_) | Special::EvalSha | Special::Scan => {}
                 Special::Eval => bodies.push((special, request.clone(), start)),
                 _ => return None,
             }
@@ -396,6 +398,25 @@ impl Worker {
         Ok(Step::Next)
     }
 
+    /// An iteration that another process began is begun anew.
+    fn scan(&mut self, index: usize, request: &Request, frame: &[u8], class: Replay) -> Step {
+        let session = &self.sessions[index];
+        let lane = session.pin.as_ref().map_or(session.lane, |pin| pin.lane);
+        let Some(iteration) = Iteration::new(session.key.db, request, frame) else {
+            self.push(index, lane, Kind::Plain, class, frame);
+            return Step::Next;
+        };
+        let scans = &self.backends[session.backend].shared.scans;
+        let run_id = self.lanes[lane].upstream.as_ref().map(|u| &u.run_id);
+        let anew = match scans.fits(iteration, request, frame, run_id) {
+            true => None,
+            false => iteration.anew(frame),
+        };
+        let frame = anew.as_deref().unwrap_or(frame);
+        self.push_hook(index, lane, Hook::Scan(iteration), class, frame);
+        Step::Next
+    }
+
     fn remember_script(&mut self, index: usize, special: Special, request: &Request, frame: &[u8]) {
         let backend = self.sessions[index].backend;
         let scripts = &self.backends[backend].shared.scripts;
@@ -498,6 +519,17 @@ impl Worker {
         let mut reply = BytesMut::new();
         OwnError::NotExecuted(reason).put(&mut reply);
         self.reply_local(index, &reply);
+    }
+}
+
+/// What changes the session in a way that EXEC could not undo when it fails.
+fn not_in_multi(special: Special, request: &Request, frame: &[u8]) -> bool {
+    match special {
+        Special::Auth | Special::Hello | Special::Subscribe(_) | Special::Monitor => true,
+        Special::Client => request.arg(frame, 1).is_some_and(|word| {
+            word.eq_ignore_ascii_case(b"TRACKING") || word.eq_ignore_ascii_case(b"PAUSE")
+        }),
+        _ => false,
     }
 }
 

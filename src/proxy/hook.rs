@@ -3,7 +3,9 @@
 use bytes::Bytes;
 
 use super::lane::{LOST, LaneKey, may_replay, own_error};
+use super::scans::Iteration;
 use super::settings::Retry;
+use super::tracking::Tracking;
 use crate::resp::command::{Channels, lookup, with_timeout};
 use crate::resp::{Limits, OwnError, Replay, RequestScanner};
 use crate::topology::Timestamp;
@@ -46,12 +48,23 @@ pub(super) enum Hook {
     },
     /// MONITOR.
     Monitor,
+    /// SCAN and its kin.
+    Scan(Iteration),
     /// WAIT, WAITAOF; `blind`: the node did not let us take note of its offset before.
     Wait {
         /// See above.
         blind: bool,
     },
-    /// State of the connection that is set again on the next one (CLIENT TRACKING, NO-TOUCH).
+    /// CLIENT TRACKING.
+    Tracking(Tracking),
+    /// CLIENT GETREDIR, TRACKINGINFO: the reply names pointsman's id of the target.
+    Target,
+    /// CLIENT PAUSE of all clients, sent as one of no length to learn whether the client may: they are
+    /// paused until then.
+    Pause(Timestamp),
+    /// CLIENT CACHING, which is valid for the next command.
+    Caching,
+    /// State of the connection that is set again on the next one (CLIENT NO-TOUCH).
     Sticky {
         /// The request.
         frame: Bytes,
@@ -114,6 +127,11 @@ impl Hook {
             Hook::Blocking { until: Some(until) } => {
                 let frame = bytes.concat();
                 let again = less_time(&frame, until.since(now)).unwrap_or_else(|| frame.into());
+                Ok((Box::new(self), vec![again]))
+            }
+            Hook::Scan(iteration) => {
+                let frame = bytes.concat();
+                let again = iteration.anew(&frame).unwrap_or_else(|| frame.into());
                 Ok((Box::new(self), vec![again]))
             }
             // The connection took the transaction along: an acknowledgement is all that is left.

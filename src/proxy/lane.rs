@@ -161,6 +161,11 @@ pub(super) struct Lane {
     answered: usize,
     /// Its subscriptions were lost and are not made again yet; counted in `Gaps`.
     pub(super) gap: bool,
+    /// Its CLIENT TRACKING must be said before anything else is written.
+    pub(super) aiming: bool,
+    /// Its client closed its side while it was blocked: the node is told so, what it answered by then
+    /// is still delivered, and then the session ends.
+    pub(super) leaving: bool,
     /// The lane must end at the next turn.
     pub(super) close: bool,
     /// When a "look again" error was seen first without a successful write since.
@@ -206,6 +211,8 @@ impl Lane {
             write_asked: false,
             answered: 0,
             gap: false,
+            aiming: false,
+            leaving: false,
             close: false,
             signal_since: None,
             denied: false,
@@ -237,6 +244,21 @@ impl Lane {
             && !self.pinned
             && self.log.len() - self.written < NODE_READS
             && self.upstream.as_ref().is_some_and(|u| u.near)
+    }
+
+    /// Whether a blocking command is among what awaits its reply.
+    pub(super) fn blocked(&self) -> bool {
+        let blocking = |hook: &Hook| matches!(hook, Hook::Blocking { .. });
+        self.queue
+            .iter()
+            .any(|e| matches!(&e.kind, Kind::Hook(hook) if blocking(hook)))
+    }
+
+    /// Closes our side of the connection when all was written; whether replies may still come.
+    pub(super) fn leave(&mut self) -> bool {
+        let open = self.upstream.as_ref().filter(|_| !self.has_unwritten());
+        self.leaving = open.is_some_and(|upstream| upstream.socket.finish().is_ok());
+        self.leaving
     }
 
     /// Appends a request.

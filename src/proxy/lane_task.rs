@@ -15,6 +15,7 @@ use super::dial::{Dial, DialError, Dialed, dial};
 use super::hook::Hook;
 use super::lane::{Entry, Kind, Upstream, own_error};
 use super::replies::LaneEnd;
+use super::session::Park;
 use super::socket::Token;
 use super::worker::Worker;
 use crate::clock;
@@ -73,6 +74,9 @@ impl Worker {
         state.task_runs(cx.waker());
         if state.close {
             return Poll::Ready(None);
+        }
+        if state.leaving {
+            return Poll::Pending;
         }
         let wanted = !state.queue.is_empty()
             || (!state.denied && (state.users > 0 || state.owner.is_some()));
@@ -148,10 +152,7 @@ impl Worker {
             draining: None,
         });
         if let Some(of) = state.owner {
-            let blocked = state
-                .queue
-                .iter()
-                .any(|e| matches!(&e.kind, Kind::Hook(h) if matches!(**h, Hook::Blocking { .. })));
+            let blocked = state.blocked();
             let resp3 = state.key.resp3;
             let mut flush = false;
             if let Some(session) = self.session(of) {
@@ -159,18 +160,18 @@ impl Worker {
                     let id = &session.client.blocked_on;
                     id.store(client_id, std::sync::atomic::Ordering::Relaxed);
                 }
-                let tracks = |(word, _): &(&str, Bytes)| *word == "TRACKING";
                 flush = resp3
                     && session
                         .pin
                         .as_ref()
-                        .is_some_and(|p| p.sticky.iter().any(tracks));
+                        .is_some_and(|p| p.tracking.on() && p.tracking.target.is_none());
             }
             if flush {
                 // Invalidations of the meantime are lost: the client must forget what it cached.
                 self.deliver(of, b">2\r\n$10\r\ninvalidate\r\n_\r\n");
             }
         }
+        self.own_lane_up(lane);
         self.hold_ends(lane);
         self.ask_to_write(lane);
         self.settle();
@@ -238,7 +239,7 @@ impl Worker {
         if let Err(end) = self.read_lane(lane) {
             self.end_lane(lane, end);
         }
-        if self.lanes[lane].has_unwritten() {
+        if self.lanes[lane].has_unwritten() || self.lanes[lane].aiming {
             self.ask_to_write(lane);
         }
     }
@@ -251,10 +252,11 @@ impl Worker {
             return Ok(());
         };
         let open = topology.gate == Gate::Open && upstream.epoch == topology.epoch;
+        let open = open && !self.backends[state.backend].shared.paused(self.now);
         if !open
             || upstream.draining.is_some()
             || upstream.end.is_some()
-            || !state.has_unwritten()
+            || !(state.has_unwritten() || state.aiming)
             || state.may_wait()
         {
             return Ok(());
@@ -264,6 +266,10 @@ impl Worker {
         if early && !state.gap && gaps.open.load(Ordering::Relaxed) > 0 {
             return Ok(());
         }
+        if state.aiming && !self.take_aim(lane) {
+            return Ok(());
+        }
+        let state = &mut self.lanes[lane];
         while state.has_unwritten() {
             let Some(upstream) = &mut state.upstream else {
                 break;
@@ -294,6 +300,7 @@ impl Worker {
         };
         backend.metrics.upstreams(kind).decrement(1);
         if end == LaneEnd::Lost
+            && !state.leaving
             && let Some(upstream) = &state.upstream
             && let Some(primary) = &backend.topology.primary
             && primary.run_id == upstream.run_id
@@ -335,6 +342,9 @@ impl Worker {
         }
         if pinned {
             self.restore_pin(lane);
+        }
+        if self.lanes[lane].leaving {
+            self.give_up(lane);
         }
         self.settle_head(lane);
         self.settle();
@@ -455,6 +465,21 @@ impl Worker {
         }
     }
 
+    /// The client has left: nobody awaits what its node did not answer.
+    fn give_up(&mut self, lane: usize) {
+        while let Some(entry) = self.pop_entry(lane) {
+            let Some(of) = entry.session else { continue };
+            self.backends[self.lanes[lane].backend].turn.abandoned += 1;
+            if let Kind::Hook(hook) = entry.kind {
+                self.orphaned(*hook);
+            }
+            if let Some(session) = self.session(of) {
+                session.park = Park::No;
+            }
+            self.finish_request(of, &[], None, true);
+        }
+    }
+
     /// A request is given up: the lane an AUTH, SELECT or HELLO led to has a user less.
     fn orphaned(&mut self, hook: Hook) {
         if let Hook::Transition(transition) = hook {
@@ -485,6 +510,7 @@ impl Worker {
         }
         self.unpin(of.index);
         let session = self.sessions.remove(of.index);
+        session.client.update(|s| s.trackers.clear());
         let backend = &mut self.backends[session.backend];
         backend.turn.abandoned += u64::from(session.inflight);
         backend.metrics.clients.decrement(1);

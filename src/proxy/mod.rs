@@ -18,7 +18,7 @@
 //! outlives its connection: what is unanswered stays in its log, and is sent to the next primary when
 //! that is allowed (`lane.rs` has the rules). `session_turn.rs` reads and cuts requests, `dispatch.rs`
 //! decides the way of those that are not plain, `replies.rs` is the way back, `lane_task.rs` the life of
-//! a connection; `pin.rs` is the state of a pinned one,
+//! a connection; `pin.rs` is the state of a pinned one, `tracking.rs` CLIENT TRACKING over two of them,
 //! `identity.rs` who a client is, `client_command.rs` what it asks about clients.
 
 mod client_command;
@@ -33,12 +33,14 @@ mod pin;
 mod queue;
 mod registry;
 mod replies;
+mod scans;
 mod scripts;
 mod session;
 mod session_turn;
 mod settings;
 mod socket;
 mod state_replies;
+mod tracking;
 mod worker;
 
 use std::io;
@@ -54,10 +56,11 @@ pub use settings::{BackendSettings, Retry, Settings};
 
 use crate::metrics::WorkerMetrics;
 use crate::resp::Credentials;
-use crate::topology::{EvidenceSender, RequestCounts, TopologyReader};
+use crate::topology::{EvidenceSender, RequestCounts, Timestamp, TopologyReader};
 
 use listener::Acceptor;
 use registry::Registry;
+use scans::Scans;
 use scripts::Scripts;
 use worker::Message;
 
@@ -107,8 +110,18 @@ struct Shared {
 #[derive(Default)]
 struct SharedBackend {
     scripts: Scripts,
+    scans: Scans,
     gaps: Gaps,
     counts: Counts,
+    /// [`Timestamp::as_millis`] until which a client had all others paused (CLIENT PAUSE).
+    paused_until: AtomicU64,
+}
+
+impl SharedBackend {
+    /// Whether nothing is written to the primary for the moment.
+    fn paused(&self, now: Timestamp) -> bool {
+        now.as_millis() <= self.paused_until.load(Ordering::Relaxed)
+    }
 }
 
 /// Subscribers whose connection was lost and that are not subscribed again yet. Until they are, nothing

@@ -8,7 +8,9 @@ use bytes::{Bytes, BytesMut};
 
 use super::hook::Hook;
 use super::lane::{Entry, Kind, SessionRef};
+use super::registry::OwnUpstream;
 use super::session::Park;
+use super::tracking::Tracked;
 use super::worker::Worker;
 use crate::resp::command::Channels;
 use crate::resp::encode_request;
@@ -24,7 +26,8 @@ pub(super) struct Pin {
     pub(super) watch: Watch,
     pub(super) channels: [BTreeSet<Bytes>; 3],
     pub(super) monitor: bool,
-    /// CLIENT TRACKING and NO-TOUCH as they were said, to say them again.
+    pub(super) tracking: Tracked,
+    /// CLIENT NO-TOUCH as it was said, to say it again.
     pub(super) sticky: Vec<(&'static str, Bytes)>,
     /// The connection can not be given to another session afterwards.
     pub(super) tainted: bool,
@@ -75,6 +78,7 @@ impl Pin {
             watch: Watch::None,
             channels: Default::default(),
             monitor: false,
+            tracking: Tracked::default(),
             sticky: Vec::new(),
             tainted: false,
         }
@@ -91,6 +95,7 @@ impl Pin {
             && !self.subscribed()
             && !self.monitor
             && self.sticky.is_empty()
+            && !self.tracking.on()
     }
 
     /// What the reply to a request on this connection means for it; the database that the session is
@@ -116,6 +121,7 @@ impl Pin {
             Hook::Watch if ok && self.watch == Watch::None => self.watch = Watch::Held,
             Hook::Unwatch if ok => self.watch = Watch::None,
             Hook::Monitor if ok => self.monitor = true,
+            Hook::Caching if ok => self.tracking.caching(request.concat().into()),
             Hook::Sticky { frame, word, off } if ok => {
                 self.tainted = true;
                 self.sticky.retain(|(w, _)| *w != word);
@@ -138,6 +144,11 @@ impl Pin {
         let mut add = |bytes: Bytes, replies: u32| {
             entries.push((Entry::internal(bytes.len(), replies, now), vec![bytes]));
         };
+        if self.tracking.target.is_none() {
+            for frame in self.tracking.restore(None) {
+                add(frame, 1);
+            }
+        }
         for (_, frame) in &self.sticky {
             add(frame.clone(), 1);
         }
@@ -189,6 +200,8 @@ impl Worker {
             None => self.new_lane(backend, key, Some(of)),
         };
         self.sessions[index].pin = Some(Box::new(Pin::new(lane)));
+        let upstream = self.upstream_of(lane);
+        self.own_upstream(index, upstream);
         self.backends[backend].metrics.sessions_pinned.increment(1);
         Ok(lane)
     }
@@ -198,8 +211,12 @@ impl Worker {
         let Some(session) = self.session(of) else {
             return;
         };
-        let Some(pin) = &session.pin else { return };
-        if session.inflight == 0 && pin.clean() {
+        let Some(pin) = &mut session.pin else { return };
+        if pin.tx.is_none() {
+            pin.tracking.used();
+        }
+        if session.inflight == 0 && pin.clean() && session.client.change(|s| s.trackers.is_empty())
+        {
             self.unpin(of.index);
         }
     }
@@ -214,8 +231,15 @@ impl Worker {
             .client
             .blocked_on
             .store(0, std::sync::atomic::Ordering::Relaxed);
+        let me = session.client.clone();
+        let redirected = self.own_upstream(index, OwnUpstream::None);
+        me.update(|s| (s.tracking, s.redirected) = (None, false));
+        if let Some(target) = pin.tracking.target {
+            self.no_longer_redirects(me.id, target);
+        }
         let now = self.now;
         let lane = &mut self.lanes[pin.lane];
+        lane.aiming = false;
         let state = &mut self.backends[lane.backend];
         state.metrics.sessions_pinned.decrement(1);
         lane.owner = None;
@@ -223,6 +247,8 @@ impl Worker {
         let idle = state.idle_pinned.entry(lane.key.clone()).or_default();
         let reusable = pin.clean()
             && !pin.tainted
+            && !redirected
+            && !lane.leaving
             && lane.queue.is_empty()
             && lane.upstream.is_some()
             && !lane.retire
@@ -259,6 +285,7 @@ impl Worker {
             pin.watch = Watch::Lost;
         }
         pin.tainted = true;
+        let aiming = pin.tracking.lost();
         let gap = pin.subscribed() || pin.monitor;
         let entries = pin.restore(now);
         let lane = &mut self.lanes[index];
@@ -272,8 +299,31 @@ impl Worker {
             state.shared.gaps.open.fetch_add(1, Ordering::Relaxed);
         }
         lane.prepend(entries, &mut self.spares);
+        lane.aiming |= aiming;
+        self.own_upstream(of.index, OwnUpstream::Down);
         if !gap {
             self.close_gap(index);
+        }
+    }
+
+    /// A pinned lane can serve its session as before: others may redirect to it.
+    pub(super) fn own_lane_up(&self, lane: usize) {
+        let state = &self.lanes[lane];
+        if let Some(of) = state.owner
+            && state.upstream.is_some()
+            && !state.gap
+        {
+            self.own_upstream(of.index, self.upstream_of(lane));
+        }
+    }
+
+    fn upstream_of(&self, lane: usize) -> OwnUpstream {
+        match &self.lanes[lane].upstream {
+            Some(upstream) => OwnUpstream::Up {
+                run_id: upstream.run_id.clone(),
+                id: upstream.client_id,
+            },
+            None => OwnUpstream::Down,
         }
     }
 
@@ -285,6 +335,7 @@ impl Worker {
             if gaps.open.fetch_sub(1, Ordering::Relaxed) == 1 {
                 gaps.closed.notify_waiters();
             }
+            self.own_lane_up(lane);
         }
     }
 }

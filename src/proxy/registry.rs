@@ -51,6 +51,25 @@ pub(super) struct ClientState {
     /// Commands queued by MULTI; `None` outside of a transaction.
     pub(super) queued: Option<usize>,
     pub(super) monitor: bool,
+    /// CLIENT TRACKING is on: whom it redirects to, 0 for nobody.
+    pub(super) tracking: Option<u64>,
+    pub(super) upstream: OwnUpstream,
+    /// Clients whose invalidations go to this one. It keeps its own upstream for them.
+    pub(super) trackers: Vec<Arc<Client>>,
+    /// There was such a client: the node may know the upstream as a target still.
+    pub(super) redirected: bool,
+}
+
+/// A client's own upstream as others see it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) enum OwnUpstream {
+    /// It travels with others.
+    #[default]
+    None,
+    /// It has its own lane, which is not connected.
+    Down,
+    /// The connection's id on this process.
+    Up { run_id: Arc<str>, id: u64 },
 }
 
 impl Default for ClientState {
@@ -67,6 +86,10 @@ impl Default for ClientState {
             shard_channels: 0,
             queued: None,
             monitor: false,
+            tracking: None,
+            upstream: OwnUpstream::None,
+            trackers: Vec::new(),
+            redirected: false,
         }
     }
 }
@@ -129,7 +152,12 @@ impl Client {
 
     /// Changes what others may see.
     pub(super) fn update(&self, change: impl FnOnce(&mut ClientState)) {
-        change(&mut lock(&self.state));
+        self.change(change);
+    }
+
+    /// As [`Client::update`], with a result.
+    pub(super) fn change<T>(&self, change: impl FnOnce(&mut ClientState) -> T) -> T {
+        change(&mut lock(&self.state))
     }
 
     /// `normal`, `pubsub`: the words CLIENT LIST TYPE and CLIENT KILL TYPE know.
@@ -152,6 +180,7 @@ impl Client {
             (s.monitor, 'O'),
             (s.queued.is_some(), 'x'),
             (blocked, 'b'),
+            (s.tracking.is_some(), 't'),
             (self.laddr.ends_with(":0"), 'U'),
         ] {
             if set {
@@ -170,7 +199,7 @@ impl Client {
             line,
             "id={} addr={} laddr={} fd=-1 name={} age={} idle={} flags={} db={} sub={} psub={} ssub={} \
              multi={} watch=0 qbuf=0 qbuf-free=0 argv-mem=0 multi-mem=0 rbs=0 rbp=0 obl=0 oll=0 omem=0 \
-             tot-mem=0 events=r cmd={} user={} redir=-1 resp={} lib-name={} lib-ver={}",
+             tot-mem=0 events=r cmd={} user={} redir={} resp={} lib-name={} lib-ver={}",
             self.id,
             self.addr,
             self.laddr,
@@ -185,6 +214,7 @@ impl Client {
             s.queued.map_or(-1, |n| n as i64),
             command,
             s.user,
+            s.tracking.map_or(-1, |id| id as i64),
             if s.resp3 { 3 } else { 2 },
             s.lib_name,
             s.lib_ver,

@@ -319,7 +319,9 @@ impl Worker {
             b'+' => pin.monitor && frame.get(1).is_some_and(u8::is_ascii_digit),
             _ => false,
         };
-        if message {
+        if message && word() == b"tracking-redir-broken" {
+            self.redirection_broken(of);
+        } else if message {
             let limit = self.settings.subscriber_reply_limit;
             self.deliver(of, frame);
             if let Some(session) = self.session(of)

@@ -3,7 +3,6 @@
 
 use std::io::{self, IoSlice};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use super::lane::LaneKey;
 use super::pin::Pin;
@@ -131,15 +130,6 @@ impl Session {
     /// Ends without waiting for anything, at its next turn.
     pub(super) fn kill(&mut self) {
         self.life = Life::Killed;
-    }
-
-    /// Whether it waits at the node for something that nobody would take if it left.
-    pub(super) fn waits_at_node(&self) -> bool {
-        self.client.blocked_on.load(Ordering::Relaxed) != 0
-            || self
-                .pin
-                .as_ref()
-                .is_some_and(|p| p.subscribed() || p.monitor)
     }
 
     /// Whether a request may go to the shared lane as it is.

@@ -26,8 +26,12 @@ impl Worker {
             }
             let session = &mut self.sessions[index];
             if session.park != Park::No {
-                if session.socket.has_ended() && session.waits_at_node() {
-                    session.kill();
+                if session.socket.has_ended() && session.life == Life::Open && self.waits(index) {
+                    // What it sent behind the command it waits in would not run in Redis either.
+                    let session = &mut self.sessions[index];
+                    session.park = Park::No;
+                    session.input = Vec::new();
+                    self.client_left(index);
                     continue;
                 }
                 if !self.may_go_on(index) {
@@ -269,15 +273,26 @@ impl Worker {
         self.sessions[index].finish();
     }
 
-    /// The client closed its side: what it asked for is still answered, unless it waits at the node
-    /// for something that nobody would take then (an abandoned BLPOP must not eat an element).
+    /// The client closed its side: what it asked for is still answered. One that waits at the node for
+    /// an element must not take one later, nor may one get lost that was on its way already: the node
+    /// is told in the same words, by closing our side.
     fn client_left(&mut self, index: usize) {
         let session = &mut self.sessions[index];
-        if session.waits_at_node() {
+        let Some(pin) = &session.pin else {
+            return session.finish();
+        };
+        let lane = &mut self.lanes[pin.lane];
+        if pin.subscribed() || pin.monitor || (lane.blocked() && !lane.leave()) {
             session.kill();
         } else {
             session.finish();
         }
+    }
+
+    /// Whether the session waits at the node for something that nobody would take if it left.
+    fn waits(&self, index: usize) -> bool {
+        let pin = self.sessions[index].pin.as_ref();
+        pin.is_some_and(|pin| pin.subscribed() || pin.monitor || self.lanes[pin.lane].blocked())
     }
 
     /// Writes every session that got a reply in this turn, each once.

@@ -12,7 +12,9 @@ use rustix::buffer::spare_capacity;
 use rustix::event::Timespec;
 use rustix::event::epoll::{self, CreateFlags, Event, EventData, EventFlags};
 use rustix::io::Errno;
-use rustix::net::{RecvFlags, SendAncillaryBuffer, SendFlags, recv, send, sendmsg};
+use rustix::net::{
+    RecvFlags, SendAncillaryBuffer, SendFlags, Shutdown, recv, send, sendmsg, shutdown,
+};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
@@ -196,6 +198,11 @@ impl Socket {
             Err(Errno::INTR) => Ok(None),
             Err(error) => Err(error.into()),
         }
+    }
+
+    /// Closes our side: nothing more is written, replies may still come.
+    pub(super) fn finish(&self) -> io::Result<()> {
+        Ok(shutdown(&self.fd, Shutdown::Write)?)
     }
 
     /// Writes once; `None`: the kernel takes nothing now, and an event tells when it does.

@@ -7,9 +7,10 @@ use bytes::Bytes;
 use super::hook::{BLIND, Hook, Transition};
 use super::identity;
 use super::lane::{Kind, SessionRef, own_error};
+use super::tracking;
 use super::worker::Worker;
 use crate::resp::OwnError;
-use crate::resp::reply::{elements, payload};
+use crate::resp::reply::{elements, first_element, payload};
 
 impl Worker {
     /// A reply on which the session's state depends.
@@ -29,12 +30,30 @@ impl Worker {
             Hook::Transition(transition) => {
                 reply = self.on_transition(of, transition, frame);
             }
+            Hook::Scan(iteration) if frame[0] != b'-' => {
+                let run_id = self.lanes[lane].upstream.as_ref().map(|u| &u.run_id);
+                if let (Some(cursor), Some(run_id)) = (first_element(frame), run_id) {
+                    let scans = &self.backends[backend].shared.scans;
+                    scans.issued(iteration, cursor, run_id);
+                }
+            }
+            Hook::Pause(until) if frame[0] != b'-' => {
+                let paused = &self.backends[backend].shared.paused_until;
+                paused.fetch_max(until.as_millis(), Ordering::Relaxed);
+            }
+            Hook::Tracking(tracking) => self.on_tracking(of, tracking, frame[0] != b'-'),
             hook => {
                 if let Some(session) = self.session(of) {
                     session.client.blocked_on.store(0, Ordering::Relaxed);
                     match hook {
                         Hook::HelloId if frame[0] != b'-' => {
                             reply = identity::with_client_id(frame, session.client.id);
+                        }
+                        Hook::Target if frame[0] != b'-' => {
+                            let target = session.pin.as_ref().and_then(|p| p.tracking.target);
+                            if let Some(target) = target {
+                                reply = tracking::with_target(frame, target);
+                            }
                         }
                         Hook::ExecLost => {
                             let resp3 = session.key.resp3;

@@ -39,6 +39,10 @@ pub(super) enum Message {
     Accept(Accepted),
     /// CLIENT KILL: end this client.
     Kill(u64),
+    /// The client that this one redirects its invalidations to has a new upstream.
+    Aim(u64),
+    /// Invalidations that were redirected to this client were lost: it is told to forget everything.
+    Forget(u64),
     /// Finish what is on its way and end every session.
     Drain,
 }
@@ -147,6 +151,8 @@ async fn serve(
         match message {
             Message::Accept(accepted) => worker.borrow_mut().admit(accepted),
             Message::Kill(id) => worker.borrow_mut().kill(id),
+            Message::Aim(id) => worker.borrow_mut().aim_again(id),
+            Message::Forget(id) => worker.borrow_mut().forget_cache(id),
             Message::Drain => worker.borrow_mut().drain(),
         }
         // The sender in the worker itself keeps the channel open for ever.
@@ -474,7 +480,9 @@ impl Worker {
         let waiting: Vec<usize> = self
             .lanes
             .iter()
-            .filter(|(_, lane)| lane.has_unwritten() && backend.is_none_or(|b| b == lane.backend))
+            .filter(|(_, lane)| {
+                (lane.has_unwritten() || lane.aiming) && backend.is_none_or(|b| b == lane.backend)
+            })
             .map(|(index, _)| index)
             .collect();
         for lane in waiting {

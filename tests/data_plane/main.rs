@@ -4,4 +4,5 @@ mod connection;
 mod failover;
 mod plane;
 mod state;
+mod tracking;
 mod traffic;

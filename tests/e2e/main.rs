@@ -7,13 +7,16 @@
 mod support;
 
 mod candidates;
+mod commands;
 mod crash;
 mod demo;
 mod disk;
 mod failover;
+mod hostile;
 mod network;
 mod outage;
 mod restart;
 mod sessions;
 mod switchover;
+mod tracking;
 mod trouble;

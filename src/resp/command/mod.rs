@@ -78,6 +78,8 @@ pub enum Special {
     Eval,
     /// EVALSHA, EVALSHA_RO: the script must be in the server's cache.
     EvalSha,
+    /// SCAN and its kin: their cursors mean something to one process only.
+    Scan,
     /// Forward it, but never over a shared upstream: it can leave the connection in another state
     /// or answer with something other than one reply.
     Pin,
