@@ -3,10 +3,10 @@
 use bytes::{Bytes, BytesMut};
 
 use super::client_command;
-use super::hook::{DISCARD, Hook};
-use super::identity;
+use super::hook::{DISCARD, Hook, Sticky};
+use super::identity::{self, Change};
 use super::lane::{Entry, Kind, SessionRef};
-use super::pin::{POISON, Tx, Watch};
+use super::pin::{Effect, POISON, Tx, Watch};
 use super::session::{Park, ReplyMode};
 use super::session_task::MAX_INFLIGHT;
 use super::worker::Worker;
@@ -100,12 +100,15 @@ impl Worker {
                 self.sessions[index].kill();
                 return Ok(Step::Stop);
             }
+            Special::Quit if self.sessions[index].inflight > 0 => return Err(Park::Drained),
             Special::Quit => {
                 self.reply_local(index, b"+OK\r\n");
                 self.sessions[index].finish();
                 return Ok(Step::Stop);
             }
-            Special::Reset => return self.reset(index).map(|()| Step::Next),
+            Special::Reset if request.argc == 1 => {
+                return self.reset(index).map(|()| Step::Next);
+            }
             _ => {}
         }
         if let Some(reason) = command.and_then(|c| refused(c, request, frame)) {
@@ -148,11 +151,11 @@ impl Worker {
                 Ok(Step::Next)
             }
             Special::Client => client_command::client(self, index, request, frame),
-            Special::Hello => identity::hello(self, index, request, frame),
-            Special::Auth => identity::auth(self, index, request, frame),
-            Special::Select => identity::select(self, index, request, frame),
+            Special::Hello | Special::Auth | Special::Select => {
+                identity::identity(self, index, special, request, frame)
+            }
             Special::Wait => self.wait(index, frame),
-            Special::Pin => {
+            Special::Pin | Special::Reset => {
                 let lane = self.pin(index)?;
                 if let Some(pin) = &mut self.sessions[index].pin {
                     pin.tainted = true;
@@ -213,23 +216,19 @@ impl Worker {
                 tx.ending = true;
                 self.push_hook(index, lane, Hook::Discard, Replay::Read, frame);
             }
-            Special::Auth | Special::Hello | Special::Subscribe(_) | Special::Monitor => {
+            _ if not_in_transactions(special, request, frame) => {
                 tx.poison();
                 self.refuse(index, "this command is not carried inside MULTI");
                 self.push_internal(lane, POISON);
             }
             _ => {
-                tx.queued += 1;
                 tx.writes |= class != Replay::Read;
-                if special == Special::Select {
-                    tx.select = request
-                        .arg(frame, 1)
-                        .and_then(|db| std::str::from_utf8(db).ok()?.parse().ok())
-                        .or(tx.select);
-                }
+                let (effect, wire) = effect(special, request, frame);
+                tx.sent.push_back(effect);
                 pin.tainted = true;
                 self.remember_script(index, special, request, frame);
-                self.push_hook(index, lane, Hook::Queued, Replay::Read, frame);
+                let wire = wire.as_deref().unwrap_or(frame);
+                self.push_hook(index, lane, Hook::Queued, Replay::Read, wire);
             }
         }
         Ok(Step::Next)
@@ -250,7 +249,10 @@ impl Worker {
             return Ok(Step::Took(unit.len));
         }
         let lane = self.pin(index)?;
-        if let Some(pin) = &mut self.sessions[index].pin {
+        let session = &mut self.sessions[index];
+        // It may be refused: then what stands behind it is not queued.
+        session.moving = true;
+        if let Some(pin) = &mut session.pin {
             pin.tx = Some(Tx::default());
         }
         self.push_hook(index, lane, Hook::Multi, Replay::Read, frame);
@@ -291,7 +293,8 @@ impl Worker {
                     }
                     return Some(unit);
                 }
-                Special::None | Special::Blocking(_) | Special::EvalSha => {}
+                // A blocking command would block everybody if MULTI were refused.
+                Special::None | Special::EvalSha => {}
                 Special::Eval => bodies.push((special, request.clone(), start)),
                 _ => return None,
             }
@@ -313,12 +316,13 @@ impl Worker {
         class: Replay,
     ) -> Result<Step, Park> {
         let until = match patience(special, request, frame) {
-            Patience::None if self.sessions[index].pin.is_none() => {
-                let lane = self.sessions[index].lane;
+            Patience::None => {
+                let session = &self.sessions[index];
+                let lane = session.pin.as_ref().map_or(session.lane, |pin| pin.lane);
                 self.push(index, lane, Kind::Plain, class, frame);
                 return Ok(Step::Next);
             }
-            Patience::None | Patience::Forever => None,
+            Patience::Forever => None,
             Patience::For(time) => Some(self.now + time),
         };
         let lane = self.pin(index)?;
@@ -497,6 +501,40 @@ impl Worker {
         let mut reply = BytesMut::new();
         OwnError::NotExecuted(reason).put(&mut reply);
         self.reply_local(index, &reply);
+    }
+}
+
+/// Inside MULTI their replies would not be one element each, or none at all.
+fn not_in_transactions(special: Special, request: &Request, frame: &[u8]) -> bool {
+    match special {
+        Special::Subscribe(_) | Special::Unsubscribe(_) | Special::Monitor => true,
+        Special::Client => {
+            let args: Vec<&[u8]> = request.args(frame).collect();
+            let reply = args
+                .get(1)
+                .is_some_and(|w| w.eq_ignore_ascii_case(b"REPLY"));
+            reply || client_command::redirects(&args)
+        }
+        _ => false,
+    }
+}
+
+/// What a command queued by MULTI means for the session when it has run, and what the node is asked in
+/// its place.
+fn effect(special: Special, request: &Request, frame: &[u8]) -> (Option<Effect>, Option<BytesMut>) {
+    let args: Vec<&[u8]> = request.args(frame).collect();
+    match special {
+        Special::Select | Special::Auth | Special::Hello => {
+            (Change::asked_by(special, &args).map(Effect::Identity), None)
+        }
+        Special::Client => match client_command::probe(&args) {
+            Some(probe) => {
+                let effect = Effect::Client(Bytes::copy_from_slice(frame));
+                (Some(effect), Some(probe))
+            }
+            None => (Sticky::of(&args, frame).map(Effect::Sticky), None),
+        },
+        _ => (None, None),
     }
 }
 

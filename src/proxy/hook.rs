@@ -15,6 +15,8 @@ pub(super) enum Hook {
     Transition(Transition),
     /// HELLO without arguments: the reply carries our client id instead of the node's.
     HelloId,
+    /// A CLIENT subcommand that we answer, when the node has answered in its place.
+    Client(Bytes),
     /// MULTI on a pinned lane.
     Multi,
     /// A command queued by MULTI.
@@ -48,15 +50,19 @@ pub(super) enum Hook {
     Monitor,
     /// WAIT, WAITAOF.
     Wait,
-    /// State of the connection that is set again on the next one (CLIENT TRACKING, NO-TOUCH).
-    Sticky {
-        /// The request.
-        frame: Bytes,
-        /// Commands with the same word replace each other.
-        word: &'static str,
-        /// Turns the state off.
-        off: bool,
-    },
+    /// State of the connection that is set again on the next one.
+    Sticky(Sticky),
+}
+
+/// CLIENT TRACKING or NO-TOUCH.
+#[derive(Debug)]
+pub(super) struct Sticky {
+    /// The request.
+    pub(super) frame: Bytes,
+    /// Those with the same word replace each other.
+    pub(super) word: &'static str,
+    /// Turns the state off.
+    pub(super) off: bool,
 }
 
 /// Where an AUTH, SELECT or HELLO leads to.

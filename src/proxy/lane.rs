@@ -418,6 +418,11 @@ impl Entry {
         matches!(&self.kind, Kind::Hook(hook) if hook.waits_at_node())
     }
 
+    /// A blocking command.
+    pub(super) fn blocks(&self) -> bool {
+        matches!(&self.kind, Kind::Hook(hook) if matches!(**hook, Hook::Blocking { .. }))
+    }
+
     /// (P|S)(UN)SUBSCRIBE.
     pub(super) fn expects_acknowledgement(&self) -> bool {
         match &self.kind {

@@ -1,12 +1,13 @@
 //! A session's own upstream, and the state of that connection as values, so that it can be set up
 //! again on another node without the client noticing.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::atomic::Ordering;
 
 use bytes::{Bytes, BytesMut};
 
-use super::hook::Hook;
+use super::hook::{Hook, Sticky};
+use super::identity::Change;
 use super::lane::{Entry, Kind, SessionRef};
 use super::session::Park;
 use super::worker::Worker;
@@ -36,14 +37,26 @@ pub(super) struct Tx {
     /// MULTI and the commands that were acknowledged with +QUEUED (or refused), as sent.
     pub(super) acknowledged: BytesMut,
     pub(super) count: u32,
-    /// Commands sent after MULTI.
+    /// What the commands mean that are not acknowledged yet.
+    pub(super) sent: VecDeque<Option<Effect>>,
+    /// Those that were answered with +QUEUED.
     pub(super) queued: usize,
-    /// The database that EXEC leads to, when SELECT is among them.
-    pub(super) select: Option<u32>,
+    /// What they mean for the session, each with its place among them.
+    pub(super) effects: Vec<(usize, Effect)>,
     /// Whether every queued command only reads.
     pub(super) writes: bool,
     /// EXEC or DISCARD is on its way.
     pub(super) ending: bool,
+}
+
+/// What a queued command means for the session when EXEC has run it.
+pub(super) enum Effect {
+    /// AUTH, SELECT or HELLO.
+    Identity(Change),
+    /// A CLIENT subcommand that we answer.
+    Client(Bytes),
+    /// CLIENT TRACKING or NO-TOUCH.
+    Sticky(Sticky),
 }
 
 /// A request that no node knows: EXEC must answer -EXECABORT behind it, as behind any command that
@@ -84,6 +97,14 @@ impl Pin {
         self.channels.iter().any(|set| !set.is_empty())
     }
 
+    /// Whether this state of CLIENT is on, with this option unless it is empty.
+    pub(super) fn has(&self, word: &str, option: &[u8]) -> bool {
+        self.sticky.iter().any(|(of, frame)| {
+            let upper = frame.to_ascii_uppercase();
+            *of == word && (option.is_empty() || memchr::memmem::find(&upper, option).is_some())
+        })
+    }
+
     /// Whether the connection has no state that the session still needs.
     pub(super) fn clean(&self) -> bool {
         self.tx.is_none()
@@ -93,14 +114,26 @@ impl Pin {
             && self.sticky.is_empty()
     }
 
-    /// What the reply to a request on this connection means for it; the database that the session is
-    /// in afterwards, where that changed.
-    pub(super) fn answered(&mut self, hook: Hook, request: &[Bytes], reply: &[u8]) -> Option<u32> {
+    /// What the reply to a request on this connection means for it; what the commands of a transaction
+    /// that ran mean for the session.
+    pub(super) fn answered(
+        &mut self,
+        hook: Hook,
+        request: &[Bytes],
+        reply: &[u8],
+    ) -> Vec<(usize, Effect)> {
         let ok = reply[0] != b'-';
         match hook {
             Hook::Multi if !ok => self.tx = None,
             Hook::Multi | Hook::Queued => {
                 if let Some(tx) = &mut self.tx {
+                    if matches!(hook, Hook::Queued) {
+                        let effect = tx.sent.pop_front().flatten();
+                        if reply.starts_with(b"+QUEUED") {
+                            tx.effects.extend(effect.map(|effect| (tx.queued, effect)));
+                            tx.queued += 1;
+                        }
+                    }
                     request
                         .iter()
                         .for_each(|piece| tx.acknowledged.extend_from_slice(piece));
@@ -111,21 +144,24 @@ impl Pin {
                 let tx = self.tx.take();
                 self.watch = Watch::None;
                 let ran = reply[0] == b'*' && matches!(hook, Hook::Exec { .. });
-                return tx.filter(|_| ran).and_then(|tx| tx.select);
+                return tx.filter(|_| ran).map(|tx| tx.effects).unwrap_or_default();
             }
             Hook::Watch if ok && self.watch == Watch::None => self.watch = Watch::Held,
             Hook::Unwatch if ok => self.watch = Watch::None,
             Hook::Monitor if ok => self.monitor = true,
-            Hook::Sticky { frame, word, off } if ok => {
-                self.tainted = true;
-                self.sticky.retain(|(w, _)| *w != word);
-                if !off {
-                    self.sticky.push((word, frame));
-                }
-            }
+            Hook::Sticky(sticky) if ok => self.stick(sticky),
             _ => {}
         }
-        None
+        Vec::new()
+    }
+
+    /// The state of CLIENT TRACKING or NO-TOUCH has changed.
+    pub(super) fn stick(&mut self, to: Sticky) {
+        self.tainted = true;
+        self.sticky.retain(|(word, _)| *word != to.word);
+        if !to.off {
+            self.sticky.push((to.word, to.frame));
+        }
     }
 
     pub(super) fn set(&mut self, kind: Channels) -> &mut BTreeSet<Bytes> {

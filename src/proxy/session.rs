@@ -52,6 +52,9 @@ pub(super) enum Life {
     Open,
     /// Nothing more is read; ends when every reply is written.
     Finishing,
+    /// The client closed its side: what it asked for is still answered, but for what waits at the node
+    /// for something that nobody would take then (an abandoned BLPOP must not eat an element).
+    Left,
     /// Ends at its next turn.
     Killed,
 }
@@ -128,6 +131,13 @@ impl Session {
             self.life = Life::Finishing;
         }
         self.wake();
+    }
+
+    /// Nothing more is read, and what was read is forgotten.
+    pub(super) fn finish_now(&mut self) {
+        self.input.clear();
+        self.park = Park::No;
+        self.finish();
     }
 
     /// Ends without waiting for anything.

@@ -9,15 +9,17 @@ use bytes::{Buf, BytesMut};
 use tokio::io::ReadBuf;
 
 use super::dispatch::Step;
-use super::lane::SessionRef;
+use super::lane::{Entry, SessionRef};
 use super::listener::Accepted;
 use super::session::{Life, Park};
 use super::worker::Worker;
 use crate::clock;
-use crate::resp::put_error;
+use crate::resp::{RequestScanner, put_error};
 
 /// Reads in one turn, so that one busy client does not keep the others waiting.
 const READS_PER_TURN: usize = 4;
+/// Bytes read of a session whose next request has to wait.
+const READ_AHEAD: usize = 16 * 1024;
 /// Requests of one session without a reply, above which no more are read.
 pub(super) const MAX_INFLIGHT: u32 = 4096;
 
@@ -64,13 +66,14 @@ impl Worker {
             }
             if self.sessions[index].park != Park::No {
                 if !self.may_go_on(index) {
+                    self.read_ahead(index, cx);
                     return self.end_or_wait(index);
                 }
                 self.sessions[index].park = Park::No;
                 self.process_input(index);
                 continue;
             }
-            if self.sessions[index].life == Life::Finishing {
+            if self.sessions[index].life != Life::Open {
                 return self.end_or_wait(index);
             }
             if reads == READS_PER_TURN {
@@ -110,11 +113,20 @@ impl Worker {
 
     fn end_or_wait(&mut self, index: usize) -> Poll<()> {
         let session = &self.sessions[index];
-        let idle = session.inflight == 0 && session.out.is_empty() && session.park == Park::No;
+        let written = session.out.is_empty();
+        let idle = session.inflight == 0 && written && session.park == Park::No;
         match session.life {
-            Life::Finishing if idle => Poll::Ready(()),
+            Life::Finishing | Life::Left if idle => Poll::Ready(()),
+            Life::Left if written && self.waits_at_node(index) => Poll::Ready(()),
             _ => Poll::Pending,
         }
+    }
+
+    /// Whether the reply that comes next is one that the node may keep back for ever.
+    fn waits_at_node(&self, index: usize) -> bool {
+        let pin = self.sessions[index].pin.as_ref();
+        pin.and_then(|pin| self.lanes[pin.lane].queue.front())
+            .is_some_and(Entry::waits_by_nature)
     }
 
     fn may_go_on(&self, index: usize) -> bool {
@@ -166,6 +178,24 @@ impl Worker {
         progress
     }
 
+    /// Reads what stands behind a request that waits for replies: only so is it seen that the client
+    /// leaves meanwhile.
+    fn read_ahead(&mut self, index: usize, cx: &mut Context<'_>) {
+        let session = &mut self.sessions[index];
+        let backend = session.backend;
+        while session.park == Park::Drained
+            && session.life == Life::Open
+            && session.input.len() < READ_AHEAD
+        {
+            session.input.reserve(READ_AHEAD);
+            match session.stream.poll_read_buf(cx, &mut session.input) {
+                Poll::Pending => return,
+                Poll::Ready(Ok(0) | Err(_)) => return self.client_left(index),
+                Poll::Ready(Ok(n)) => self.backends[backend].turn.received += n as u64,
+            }
+        }
+    }
+
     /// Processes what was read before.
     fn process_input(&mut self, index: usize) {
         let mut input = std::mem::take(&mut self.sessions[index].input);
@@ -203,6 +233,12 @@ impl Worker {
                     return data.len();
                 }
                 Ok(None) => break,
+                Err(_) if session.inflight > 0 => {
+                    // Looked at again in its turn: what is before it may wait at the node.
+                    session.scanner = RequestScanner::default();
+                    self.park(index, Park::Drained);
+                    break;
+                }
                 Err(error) => {
                     self.refuse_stream(index, &error.to_string());
                     return data.len();
@@ -237,25 +273,14 @@ impl Worker {
         self.sessions[index].finish();
     }
 
-    /// The client closed its side: what it asked for is still answered, unless it waits at the node
-    /// for something that nobody would take then (an abandoned BLPOP must not eat an element).
+    /// The client closed its side.
     fn client_left(&mut self, index: usize) {
         let session = &mut self.sessions[index];
-        let waits = session
-            .client
-            .blocked_on
-            .load(std::sync::atomic::Ordering::Relaxed)
-            != 0;
-        if waits
-            || session
-                .pin
-                .as_ref()
-                .is_some_and(|p| p.subscribed() || p.monitor)
-        {
-            session.life = Life::Killed;
-        } else {
-            session.life = Life::Finishing;
-        }
+        let pin = session.pin.as_ref();
+        session.life = match pin.is_some_and(|pin| pin.subscribed() || pin.monitor) {
+            true => Life::Killed,
+            false => Life::Left,
+        };
     }
 
     /// Writes every session that got a reply in this turn, each once.
@@ -266,6 +291,10 @@ impl Worker {
                 continue;
             };
             session.dirty = false;
+            if session.life == Life::Killed {
+                session.wake();
+                continue;
+            }
             match session.flush(&mut self.spares) {
                 Ok((written, left)) => {
                     self.backends[session.backend].turn.sent += written as u64;
