@@ -1,0 +1,56 @@
+//! What is not tried, and why.
+
+/// Commands by their words; one word stands for every subcommand.
+#[rustfmt::skip]
+const COMMANDS: &[(&str, &str)] = &[
+    ("sync psync replconf replicaof slaveof failover", "refused on purpose: docs/compatibility.md"),
+    ("cluster", "what changes it is refused on purpose: docs/compatibility.md; phrases try what reads"),
+    ("script|debug", "refused on purpose: docs/compatibility.md"),
+    ("shutdown debug save bgsave bgrewriteaof migrate", "ends, stops or slows the server"),
+    ("pfselftest", "takes seconds"),
+    ("config|set config|rewrite config|resetstat", "changes what the comparison stands on"),
+    ("acl|save acl|load", "changes what the comparison stands on"),
+    ("client|pause", "stops the connections that compare"),
+    ("client|kill", "with any arguments it kills the connections that compare; phrases try it"),
+    ("monitor", "shows the addresses and the handshakes of upstreams"),
+    ("spop", "its choice changes the data; a phrase pops everything"),
+];
+
+/// Words that are never an argument.
+#[rustfmt::skip]
+const ARGUMENTS: &[(&str, &str, &str)] = &[
+    ("client|tracking", "REDIRECT", "refused on purpose: docs/compatibility.md"),
+    ("xadd", "*", "an id made of the time"),
+    ("acl|setuser", "default", "changes what the comparison stands on"),
+    ("acl|deluser", "default", "changes what the comparison stands on"),
+];
+
+/// Why a command is not tried.
+pub fn reason(words: &[String]) -> Option<&'static str> {
+    let (first, whole) = (words.first()?, words.join("|"));
+    COMMANDS
+        .iter()
+        .find(|(names, _)| names.split_whitespace().any(|n| n == first || n == whole))
+        .map(|(_, why)| *why)
+}
+
+/// Whether a request is one that is not tried.
+pub fn excludes(request: &[Vec<u8>]) -> bool {
+    let words: Vec<String> = request
+        .iter()
+        .take(2)
+        .map(|word| String::from_utf8_lossy(word).to_lowercase())
+        .collect();
+    if words.is_empty() || reason(&words).is_some() {
+        return !words.is_empty();
+    }
+    let whole = words.join("|");
+    ARGUMENTS
+        .iter()
+        .filter(|(command, ..)| words[0] == *command || whole == *command)
+        .any(|(_, word, _)| {
+            request
+                .iter()
+                .any(|a| a.eq_ignore_ascii_case(word.as_bytes()))
+        })
+}
