@@ -34,11 +34,11 @@ pub(super) fn client(
     let word = upper(&args, 1);
     let session = &worker.sessions[index];
     let current = session.pin.as_ref().map_or(session.lane, |pin| pin.lane);
+    if let Some(wire) = unblock(worker, &args) {
+        worker.push(index, current, Kind::Plain, Replay::Never, &wire);
+        return Ok(Step::Next);
+    }
     match (word.as_slice(), args.len()) {
-        (b"UNBLOCK", 3..=4) => {
-            let wire = unblock(worker, &args);
-            worker.push(index, current, Kind::Plain, Replay::Never, &wire);
-        }
         (b"TRACKING" | b"NO-TOUCH", 3..) => return sticky(worker, index, &args, frame),
         (b"TRACKINGINFO" | b"GETREDIR" | b"CACHING", _) => {
             worker.push(index, current, Kind::Plain, Replay::Read, frame);
@@ -377,7 +377,11 @@ fn kill_filter<'a>(args: &[&'a [u8]]) -> Result<KillFilter<'a>, String> {
 }
 
 /// The client's id is ours; the node knows the connection it waits on by another one.
-fn unblock(worker: &Worker, args: &[&[u8]]) -> BytesMut {
+/// `None`: it is no CLIENT UNBLOCK.
+pub(super) fn unblock(worker: &Worker, args: &[&[u8]]) -> Option<BytesMut> {
+    if upper(args, 1) != b"UNBLOCK" || !(3..=4).contains(&args.len()) {
+        return None;
+    }
     let waits_on = number(args[2]).map(|id| {
         let client = u64::try_from(id)
             .ok()
@@ -393,7 +397,7 @@ fn unblock(worker: &Worker, args: &[&[u8]]) -> BytesMut {
         translated[2] = id;
     }
     encode_request(&mut wire, &translated);
-    wire
+    Some(wire)
 }
 
 fn reply_mode(session: &mut Session, mode: &[u8]) -> Option<Bytes> {
@@ -420,6 +424,10 @@ fn sticky(worker: &mut Worker, index: usize, args: &[&[u8]], frame: &[u8]) -> Re
         return Ok(Step::Next);
     }
     let lane = worker.pin(index)?;
+    if let Some(pin) = &mut worker.sessions[index].pin {
+        // Also when it is refused: Redis 7.0 answers twice where prefixes overlap.
+        pin.tainted = true;
+    }
     if let Some(sticky) = Sticky::of(args, frame) {
         worker.push_hook(index, lane, Hook::Sticky(sticky), Replay::Read, frame);
     }

@@ -182,6 +182,12 @@ impl Worker {
         frame: &[u8],
         class: Replay,
     ) -> Result<Step, Park> {
+        let unblock = match special {
+            Special::Client => {
+                client_command::unblock(self, &request.args(frame).collect::<Vec<_>>())
+            }
+            _ => None,
+        };
         let Some(pin) = &mut self.sessions[index].pin else {
             return Ok(Step::Next);
         };
@@ -227,6 +233,7 @@ impl Worker {
                 tx.sent.push_back(effect);
                 pin.tainted = true;
                 self.remember_script(index, special, request, frame);
+                let wire = wire.or(unblock);
                 let wire = wire.as_deref().unwrap_or(frame);
                 self.push_hook(index, lane, Hook::Queued, Replay::Read, wire);
             }
@@ -326,16 +333,17 @@ impl Worker {
             Patience::For(time) => Some(self.now + time),
         };
         let lane = self.pin(index)?;
-        let client_id = self.lanes[lane]
-            .upstream
-            .as_ref()
-            .map_or(0, |u| u.client_id);
-        self.sessions[index]
-            .client
-            .blocked_on
-            .store(client_id, std::sync::atomic::Ordering::Relaxed);
+        self.blocks(index, lane);
         self.push_hook(index, lane, Hook::Blocking { until }, class, frame);
         Ok(Step::Next)
+    }
+
+    /// The session waits for the node, so that CLIENT UNBLOCK finds it.
+    fn blocks(&self, index: usize, lane: usize) {
+        let upstream = self.lanes[lane].upstream.as_ref();
+        let id = upstream.map_or(0, |upstream| upstream.client_id);
+        let blocked_on = &self.sessions[index].client.blocked_on;
+        blocked_on.store(id, std::sync::atomic::Ordering::Relaxed);
     }
 
     fn subscribe(
@@ -395,6 +403,7 @@ impl Worker {
     fn wait(&mut self, index: usize, frame: &[u8]) -> Result<Step, Park> {
         let lane = self.pin(index)?;
         self.push_internal(lane, b"*1\r\n$4\r\nPING\r\n");
+        self.blocks(index, lane);
         self.push_hook(index, lane, Hook::Wait, Replay::Never, frame);
         Ok(Step::Next)
     }

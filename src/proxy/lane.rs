@@ -157,6 +157,8 @@ pub(super) struct Lane {
     pub(super) signal_since: Option<Timestamp>,
     /// The node refused its user: it connects again only for a request.
     pub(super) denied: bool,
+    /// The node took its user once.
+    pub(super) served: bool,
     /// When it was last used (idle lanes end).
     pub(super) idle_since: Timestamp,
     /// Connects that failed in a row.
@@ -198,6 +200,7 @@ impl Lane {
             close: false,
             signal_since: None,
             denied: false,
+            served: false,
             idle_since: now,
             failures: 0,
         }
@@ -418,9 +421,9 @@ impl Entry {
         matches!(&self.kind, Kind::Hook(hook) if hook.waits_at_node())
     }
 
-    /// A blocking command.
+    /// A blocking command, which CLIENT UNBLOCK ends.
     pub(super) fn blocks(&self) -> bool {
-        matches!(&self.kind, Kind::Hook(hook) if matches!(**hook, Hook::Blocking { .. }))
+        matches!(&self.kind, Kind::Hook(hook) if matches!(**hook, Hook::Blocking { .. } | Hook::Wait))
     }
 
     /// (P|S)(UN)SUBSCRIBE.

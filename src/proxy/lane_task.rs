@@ -122,6 +122,7 @@ impl Worker {
         state.failures = 0;
         state.retire = false;
         state.denied = false;
+        state.served = true;
         state.upstream = Some(Upstream {
             stream: dialed.stream,
             epoch,
@@ -318,7 +319,7 @@ impl Worker {
         if let DialError::Denied(reply) = error {
             state.denied = true;
             let reply = reply.clone();
-            if reply.starts_with(b"-WRONGPASS") {
+            if reply.starts_with(b"-WRONGPASS") && (state.served || !state.pinned) {
                 self.log_out(lane);
             }
             self.fail_entries(lane, |_| true, |_| reply.clone());
