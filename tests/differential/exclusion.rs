@@ -20,6 +20,7 @@ const COMMANDS: &[(&str, &str)] = &[
 #[rustfmt::skip]
 const ARGUMENTS: &[(&str, &str, &str)] = &[
     ("client|tracking", "REDIRECT", "refused on purpose: docs/compatibility.md"),
+    ("client|tracking", "PREFIX", "Redis 7.0 answers twice where prefixes overlap; phrases try one"),
     ("xadd", "*", "an id made of the time"),
     ("acl|setuser", "default", "changes what the comparison stands on"),
     ("acl|deluser", "default", "changes what the comparison stands on"),

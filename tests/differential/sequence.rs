@@ -74,7 +74,8 @@ pub fn sequence(seed: u64, length: usize, table: &[Command]) -> Vec<Step> {
 /// What an earlier step of the connection forbids.
 #[derive(Clone, Copy, Default)]
 struct Forbidden {
-    /// In a transaction: what pointsman refuses there (docs/compatibility.md).
+    /// In a transaction: what pointsman refuses there (docs/compatibility.md), and CLIENT KILL, after
+    /// which Redis may close without the reply to EXEC.
     transaction: bool,
     /// CLIENT REPLY is off: what ends the connection. Redis keeps it, deaf, until it has something to
     /// write.
@@ -143,7 +144,7 @@ impl Forbidden {
                 }
                 self.mute = word(2) != b"ON";
             }
-            b"CLIENT" if word(1) == b"KILL" => return !self.mute,
+            b"CLIENT" if word(1) == b"KILL" => return !self.mute && !self.transaction,
             name => return !(self.transaction && name.ends_with(b"SUBSCRIBE")),
         }
         true
