@@ -266,8 +266,8 @@ impl Worker {
         Ok(Step::Next)
     }
 
-    /// Looks for EXEC or DISCARD behind a MULTI: a transaction that arrived whole needs no connection
-    /// of its own.
+    /// Looks for EXEC behind a MULTI: a transaction that arrived whole needs no connection of its own.
+    /// Nothing else ends it for certain: DISCARD may be forbidden to the user.
     fn unit(&mut self, index: usize, rest: &[u8]) -> Option<Unit> {
         if self.sessions[index].reply_mode != ReplyMode::On {
             return None;
@@ -294,7 +294,7 @@ impl Worker {
             unit.len += request.len;
             unit.commands += 1;
             match special {
-                Special::Exec | Special::Discard => {
+                Special::Exec if request.argc == 1 => {
                     for (special, request, start) in bodies {
                         self.remember_script(index, special, &request, &rest[start..]);
                     }

@@ -140,6 +140,11 @@ impl Pin {
                     tx.count += 1;
                 }
             }
+            hook if hook.ends_transaction() && leaves_open(reply) => {
+                if let Some(tx) = &mut self.tx {
+                    tx.ending = false;
+                }
+            }
             Hook::Exec { .. } | Hook::ExecLost | Hook::Discard => {
                 let tx = self.tx.take();
                 self.watch = Watch::None;
@@ -195,6 +200,11 @@ impl Pin {
         }
         entries
     }
+}
+
+/// Whether an EXEC or DISCARD was refused without an end to the transaction.
+fn leaves_open(reply: &[u8]) -> bool {
+    reply.starts_with(b"-NOPERM") || reply.starts_with(b"-ERR wrong number of arguments")
 }
 
 impl Worker {

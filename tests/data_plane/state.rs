@@ -195,3 +195,20 @@ async fn wait_counts_the_replicas_that_have_the_clients_writes() {
     assert_eq!(ask(&mut client, "WAIT 1 50").await, ":0");
     plane.node(1).cont();
 }
+
+#[tokio::test]
+async fn a_transaction_that_is_not_ended_shuts_nobody_in() {
+    let plane = Plane::start(0).await;
+    let (mut a, mut b) = (plane.client().await, plane.client().await);
+    a.queue(&["MULTI"]);
+    a.queue(&["DISCARD", "x"]);
+    a.flush().await.expect("sent");
+    let refused = "-ERR wrong number of arguments for 'discard' command";
+    for expected in ["+OK", refused] {
+        assert_eq!(hear(&mut a).await, expected);
+    }
+    assert_eq!(ask(&mut b, "GET k").await, "nil");
+    assert_eq!(ask(&mut a, "GET k").await, "+QUEUED");
+    assert_eq!(ask(&mut a, "DISCARD").await, "+OK");
+    assert_eq!(ask(&mut a, "GET k").await, "nil");
+}
