@@ -206,7 +206,7 @@ impl Worker {
         let session = &mut self.sessions[index];
         let (backend, left, serial) = (session.backend, session.lane, session.serial);
         let key = LaneKey::initial();
-        session.reply_mode = ReplyMode::On;
+        let mute = std::mem::replace(&mut session.reply_mode, ReplyMode::On) == ReplyMode::SkipNext;
         session.client.update(|s| {
             // Redis keeps who the library is.
             *s = ClientState {
@@ -221,7 +221,10 @@ impl Worker {
         session.lane = lane;
         self.leave_lane(left);
         self.backends[backend].turn.local += 1;
-        self.deliver(SessionRef { index, serial }, b"+RESET\r\n");
+        // After CLIENT REPLY OFF it is answered, after SKIP it is skipped.
+        if !mute {
+            self.deliver(SessionRef { index, serial }, b"+RESET\r\n");
+        }
         Ok(())
     }
 }

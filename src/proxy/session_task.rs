@@ -118,6 +118,7 @@ impl Worker {
         match session.life {
             Life::Finishing | Life::Left if idle => Poll::Ready(()),
             Life::Left if written && self.waits_at_node(index) => Poll::Ready(()),
+            Life::Killed => Poll::Ready(()),
             _ => Poll::Pending,
         }
     }

@@ -432,7 +432,7 @@ impl Planner<'_> {
             .collect();
         let base = self.random.word(&[
             "on >pw ~* &* +@all",
-            "on nopass ~a* +@read +client +auth",
+            "on >pw ~a* +@read +client +auth",
             "on >pw +@all",
             "",
         ]);
