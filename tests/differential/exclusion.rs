@@ -35,6 +35,24 @@ pub fn reason(words: &[String]) -> Option<&'static str> {
         .map(|(_, why)| *why)
 }
 
+/// Whether a key might live for less than a sequence runs: who looks first would see another thing.
+fn expires_soon(request: &[Vec<u8>]) -> bool {
+    let name = String::from_utf8_lossy(&request[0]).to_lowercase();
+    let option = |name: &[u8]| request.iter().any(|arg| arg.eq_ignore_ascii_case(name));
+    let timed = match name.as_str() {
+        "set" | "getex" => option(b"PX") || option(b"EX"),
+        "expire" | "pexpire" | "setex" | "psetex" | "restore" | "restore-asking" => true,
+        _ => false,
+    };
+    timed
+        && request[1..].iter().any(|arg| {
+            let number = std::str::from_utf8(arg)
+                .ok()
+                .and_then(|arg| arg.parse().ok());
+            number.is_some_and(|number: i64| (1..10_000).contains(&number))
+        })
+}
+
 /// Whether a request is one that is not tried.
 pub fn excludes(request: &[Vec<u8>]) -> bool {
     let words: Vec<String> = request
@@ -44,6 +62,9 @@ pub fn excludes(request: &[Vec<u8>]) -> bool {
         .collect();
     if words.is_empty() || reason(&words).is_some() {
         return !words.is_empty();
+    }
+    if expires_soon(request) {
+        return true;
     }
     let whole = words.join("|");
     ARGUMENTS

@@ -94,6 +94,10 @@ pub fn permit(steps: &mut [Step]) {
         match &mut step.act {
             Act::Send { requests, .. } if !forbidden.torn => {
                 requests.retain(|request| forbidden.permits(request));
+                if let Some(end) = requests.iter().position(|request| is(&request[0], "QUIT")) {
+                    // What nobody reads any more resets the connection, replies on their way included.
+                    requests.truncate(end + 1);
+                }
                 for (at, request) in requests.iter_mut().enumerate() {
                     forbidden.shorten(request, at == 0);
                 }
@@ -145,10 +149,15 @@ impl Forbidden {
                 self.mute = word(2) != b"ON";
             }
             b"CLIENT" if word(1) == b"KILL" => return !self.mute && !self.transaction,
+            b"CLIENT" if word(1) == b"UNBLOCK" => return !self.transaction,
             name => return !(self.transaction && name.ends_with(b"SUBSCRIBE")),
         }
         true
     }
+}
+
+fn is(word: &[u8], name: &str) -> bool {
+    word.eq_ignore_ascii_case(name.as_bytes())
 }
 
 fn words(line: &str) -> Request {
@@ -534,7 +543,6 @@ const SESSION_LINES: &[&str] = &[
     "HELLO 3 SETNAME me",
     "HELLO 3 AUTH alice",
     "HELLO 2 nonsense",
-    "HELLO 3 AUTH alice pw SETNAME",
     "hello 3",
     "HELLO 3 SETNAME",
     "HELLO 03",
