@@ -317,7 +317,8 @@ fn kill(worker: &mut Worker, index: usize, args: &[&[u8]], reply: &mut BytesMut)
         if client.id == me {
             suicide = true;
         } else {
-            // A worker that is gone has ended its clients already.
+            // Nobody sees it from now on. A worker that is gone has ended its clients already.
+            worker.shared.registry.remove(client.id);
             let _ = client.worker.send(Message::Kill(client.id));
         }
     }

@@ -9,6 +9,7 @@ use bytes::{Bytes, BytesMut};
 use super::hook::{Hook, Sticky};
 use super::identity::Change;
 use super::lane::{Entry, Kind, SessionRef};
+use super::registry::Client;
 use super::session::Park;
 use super::worker::Worker;
 use crate::resp::command::Channels;
@@ -97,8 +98,18 @@ impl Pin {
         self.channels.iter().any(|set| !set.is_empty())
     }
 
+    /// What others may see of this state.
+    pub(super) fn show(&self, client: &Client) {
+        client.update(|s| {
+            s.monitor = self.monitor;
+            s.tracking = self.has("TRACKING", b"");
+            s.broadcast = self.has("TRACKING", b"BCAST");
+            s.no_touch = self.has("NO-TOUCH", b"");
+        });
+    }
+
     /// Whether this state of CLIENT is on, with this option unless it is empty.
-    pub(super) fn has(&self, word: &str, option: &[u8]) -> bool {
+    fn has(&self, word: &str, option: &[u8]) -> bool {
         self.sticky.iter().any(|(of, frame)| {
             let upper = frame.to_ascii_uppercase();
             *of == word && (option.is_empty() || memchr::memmem::find(&upper, option).is_some())

@@ -63,12 +63,8 @@ impl Worker {
                         && let Some(pin) = &session.pin
                     {
                         let queued = pin.tx.as_ref().map(|tx| tx.queued);
-                        session.client.update(|s| {
-                            (s.queued, s.monitor) = (queued, pin.monitor);
-                            s.tracking = pin.has("TRACKING", b"");
-                            s.broadcast = pin.has("TRACKING", b"BCAST");
-                            s.no_touch = pin.has("NO-TOUCH", b"");
-                        });
+                        pin.show(&session.client);
+                        session.client.update(|s| s.queued = queued);
                     }
                 }
             }
@@ -138,8 +134,10 @@ impl Worker {
                 }
                 Effect::Sticky(sticky) => {
                     out.extend_from_slice(reply);
-                    if let Some(pin) = &mut self.sessions[of.index].pin {
+                    let session = &mut self.sessions[of.index];
+                    if let Some(pin) = &mut session.pin {
                         pin.stick(sticky);
+                        pin.show(&session.client);
                     }
                 }
                 Effect::Identity(change) => {
