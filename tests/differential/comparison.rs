@@ -157,10 +157,10 @@ impl Comparison {
                 .chain(USERS.iter().copied())
                 .collect();
             side.control.ask(&users);
+            side.flush_scripts();
             for request in [
                 "ACL LOG RESET",
                 "FLUSHALL",
-                "SCRIPT FLUSH",
                 "FUNCTION FLUSH",
                 "CONFIG RESETSTAT",
             ] {

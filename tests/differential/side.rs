@@ -56,7 +56,12 @@ impl Side {
         }
     }
 
-    /// Forgets the last sequence.
+    /// Forgets the scripts of the last sequence: pointsman would load them again.
+    pub fn flush_scripts(&self) {
+        Control::open(&self.address).ask(&["SCRIPT", "FLUSH"]);
+    }
+
+    /// Forgets the connections of the last sequence.
     pub fn clear(&mut self) {
         self.connections = Default::default();
         self.ids = [0; CONNECTIONS];
