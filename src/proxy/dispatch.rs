@@ -125,6 +125,10 @@ impl Worker {
             if resp2_subscriber
                 && !matches!(special, Special::Subscribe(_) | Special::Unsubscribe(_))
             {
+                if special != Special::None && self.sessions[index].inflight > 0 {
+                    // An UNSUBSCRIBE on its way may make it something else.
+                    return Err(Park::Drained);
+                }
                 // Only PING is allowed there: the node has the words for everything else.
                 self.push(index, lane, Kind::Plain, class, frame);
                 return Ok(Step::Next);

@@ -212,3 +212,23 @@ async fn a_transaction_that_is_not_ended_shuts_nobody_in() {
     assert_eq!(ask(&mut a, "DISCARD").await, "+OK");
     assert_eq!(ask(&mut a, "GET k").await, "nil");
 }
+
+#[tokio::test]
+async fn what_stands_behind_an_unsubscribe_waits_for_it() {
+    let plane = Plane::start(0).await;
+    let mut client = plane.client().await;
+    assert_eq!(
+        ask(&mut client, "SUBSCRIBE ch").await,
+        "[\"subscribe\", \"ch\", :1]"
+    );
+    client.queue(&["UNSUBSCRIBE"]);
+    client.queue(&["CLIENT", "REPLY", "SKIP"]);
+    client.queue(&["GET", "skipped"]);
+    client.queue(&["PING"]);
+    client.flush().await.expect("sent");
+    let left = "[\"unsubscribe\", \"ch\", :0]";
+    for expected in [left, "+PONG"] {
+        assert_eq!(hear(&mut client).await, expected);
+    }
+    assert_eq!(ask(&mut client, "SELECT 1").await, "+OK");
+}
