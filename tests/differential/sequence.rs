@@ -94,6 +94,14 @@ pub fn permit(steps: &mut [Step]) {
         match &mut step.act {
             Act::Send { requests, .. } if !forbidden.torn => {
                 requests.retain(|request| forbidden.permits(request));
+                if let Some(kill) = requests.iter().position(kills) {
+                    // What the victim is sent in the same turn, or not, is left to chance.
+                    *requests = vec![requests.swap_remove(kill)];
+                }
+                if let Some(kill) = requests.iter().position(kills) {
+                    // What the victim is sent in the same turn, or not, is left to chance.
+                    *requests = vec![requests.swap_remove(kill)];
+                }
                 if let Some(end) = requests.iter().position(|request| is(&request[0], "QUIT")) {
                     // What nobody reads any more resets the connection, replies on their way included.
                     requests.truncate(end + 1);
@@ -150,10 +158,21 @@ impl Forbidden {
             }
             b"CLIENT" if word(1) == b"KILL" => return !self.mute && !self.transaction,
             b"CLIENT" if word(1) == b"UNBLOCK" => return !self.transaction,
+            b"ACL" if word(1) == b"DELUSER" => return !self.mute && !self.transaction,
             name => return !(self.transaction && name.ends_with(b"SUBSCRIBE")),
         }
         true
     }
+}
+
+fn kills(request: &Request) -> bool {
+    let victims = [("CLIENT", "KILL"), ("ACL", "DELUSER")];
+    let [name, word, ..] = request.as_slice() else {
+        return false;
+    };
+    victims
+        .iter()
+        .any(|(first, second)| is(name, first) && is(word, second))
 }
 
 fn is(word: &[u8], name: &str) -> bool {
