@@ -177,6 +177,10 @@ impl Worker {
         if let Some(pin) = &session.pin {
             self.lanes[pin.lane].key = key;
         }
+        // Its user was let in: whatever the lane was told before, it is to connect, so that it hears
+        // when the user is deleted.
+        self.lanes[lane].denied = false;
+        self.wake_lane(lane);
         self.leave_lane(left);
     }
 
