@@ -89,25 +89,33 @@ struct Forbidden {
 /// Takes out what would differ on purpose.
 pub fn permit(steps: &mut [Step]) {
     let mut forbidden = [Forbidden::default(); CONNECTIONS];
+    // The only connection that may send something behind what it waits for: who is served together
+    // goes on in an order that nobody has promised.
+    let mut first = None;
     for step in steps {
-        let forbidden = &mut forbidden[step.connection];
+        let connection = step.connection;
+        let alone = first.is_none_or(|first| first == connection);
+        let forbidden = &mut forbidden[connection];
         match &mut step.act {
             Act::Send { requests, .. } if !forbidden.torn => {
                 requests.retain(|request| forbidden.permits(request));
-                if let Some(kill) = requests.iter().position(kills) {
-                    // What the victim is sent in the same turn, or not, is left to chance.
-                    *requests = vec![requests.swap_remove(kill)];
-                }
-                if let Some(kill) = requests.iter().position(kills) {
-                    // What the victim is sent in the same turn, or not, is left to chance.
+                if let Some(kill) = requests.iter().position(interferes) {
+                    // Whether the other client does, or is sent, something before is left to chance.
                     *requests = vec![requests.swap_remove(kill)];
                 }
                 if let Some(end) = requests.iter().position(|request| is(&request[0], "QUIT")) {
                     // What nobody reads any more resets the connection, replies on their way included.
                     requests.truncate(end + 1);
                 }
+                if forbidden.waiting && !alone {
+                    requests.clear();
+                }
                 for (at, request) in requests.iter_mut().enumerate() {
                     forbidden.shorten(request, at == 0);
+                }
+                if forbidden.waiting && !alone {
+                    let waits = requests.iter().position(waits_long);
+                    requests.truncate(waits.map_or(0, |at| at + 1));
                 }
                 if requests.is_empty() {
                     requests.push(words("PING"));
@@ -122,22 +130,29 @@ pub fn permit(steps: &mut [Step]) {
                 *forbidden = Forbidden::default();
             }
         }
+        if forbidden.waiting {
+            first = first.or(Some(connection));
+        } else if first == Some(connection) {
+            first = None;
+        }
     }
 }
 
 impl Forbidden {
+    /// At once, and seen by everybody.
+    fn may_kill(&self) -> bool {
+        !self.mute && !self.transaction && !self.waiting
+    }
+
     fn shorten(&mut self, request: &mut Request, first: bool) {
         let short = |arg: &Vec<u8>| arg == SHORT.as_bytes() || arg == SHORT_MILLIS.as_bytes();
-        let name = request[0].to_ascii_uppercase();
-        let blocks: &[&[u8]] = &[b"BL", b"BR", b"BZ", b"XREAD", b"WAIT"];
         if request.iter().any(short) && (self.waiting || !first) {
             request
                 .iter_mut()
                 .filter(|arg| short(arg))
                 .for_each(|arg| *arg = b"x".to_vec());
-        } else if blocks.iter().any(|begin| name.starts_with(begin)) && !request.iter().any(short) {
-            self.waiting = true;
         }
+        self.waiting |= waits_long(request);
     }
 
     fn permits(&mut self, request: &Request) -> bool {
@@ -156,23 +171,43 @@ impl Forbidden {
                 }
                 self.mute = word(2) != b"ON";
             }
-            b"CLIENT" if word(1) == b"KILL" => return !self.mute && !self.transaction,
+            b"CLIENT" if word(1) == b"KILL" => return self.may_kill(),
             b"CLIENT" if word(1) == b"UNBLOCK" => return !self.transaction,
-            b"ACL" if word(1) == b"DELUSER" => return !self.mute && !self.transaction,
+            b"ACL" if word(1) == b"DELUSER" => return self.may_kill(),
             name => return !(self.transaction && name.ends_with(b"SUBSCRIBE")),
         }
         true
     }
 }
 
-fn kills(request: &Request) -> bool {
-    let victims = [("CLIENT", "KILL"), ("ACL", "DELUSER")];
+/// Whether it ends another client, or what that waits for.
+fn interferes(request: &Request) -> bool {
+    let victims = [
+        ("CLIENT", "KILL"),
+        ("CLIENT", "UNBLOCK"),
+        ("ACL", "DELUSER"),
+    ];
     let [name, word, ..] = request.as_slice() else {
         return false;
     };
     victims
         .iter()
         .any(|(first, second)| is(name, first) && is(word, second))
+}
+
+/// Whether it may wait until somebody serves it.
+fn waits_long(request: &Request) -> bool {
+    let name = request[0].to_ascii_uppercase();
+    let starts = |begin: &[u8]| name.starts_with(begin);
+    let times: &[&[u8]] = &[b"0", b"1000", b"100000"];
+    let timed = request[1..]
+        .iter()
+        .any(|arg| times.contains(&arg.as_slice()));
+    match () {
+        () if starts(b"XREAD") => timed && request.iter().any(|arg| is(arg, "BLOCK")),
+        () if starts(b"WAIT") => request.len() > 2 && request[1] != b"0",
+        () => timed && (starts(b"BL") || starts(b"BR") || starts(b"BZ")),
+    }
 }
 
 fn is(word: &[u8], name: &str) -> bool {
