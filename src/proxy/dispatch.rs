@@ -523,9 +523,7 @@ fn not_in_transactions(special: Special, request: &Request, frame: &[u8]) -> boo
         Special::Subscribe(_) | Special::Unsubscribe(_) | Special::Monitor => true,
         Special::Client => {
             let args: Vec<&[u8]> = request.args(frame).collect();
-            let reply = args
-                .get(1)
-                .is_some_and(|w| w.eq_ignore_ascii_case(b"REPLY"));
+            let reply = args.len() == 3 && args[1].eq_ignore_ascii_case(b"REPLY");
             reply || client_command::redirects(&args)
         }
         _ => false,

@@ -98,7 +98,6 @@ pub fn permit(steps: &mut [Step]) {
         let forbidden = &mut forbidden[connection];
         match &mut step.act {
             Act::Send { requests, .. } if !forbidden.torn => {
-                requests.retain(|request| forbidden.permits(request));
                 if let Some(kill) = requests.iter().position(interferes) {
                     // Whether the other client does, or is sent, something before is left to chance.
                     *requests = vec![requests.swap_remove(kill)];
@@ -107,15 +106,15 @@ pub fn permit(steps: &mut [Step]) {
                     // What nobody reads any more resets the connection, replies on their way included.
                     requests.truncate(end + 1);
                 }
+                if !alone && let Some(wait) = requests.iter().position(waits_long) {
+                    requests.truncate(wait + 1);
+                }
                 if forbidden.waiting && !alone {
                     requests.clear();
                 }
+                requests.retain(|request| forbidden.permits(request));
                 for (at, request) in requests.iter_mut().enumerate() {
                     forbidden.shorten(request, at == 0);
-                }
-                if forbidden.waiting && !alone {
-                    let waits = requests.iter().position(waits_long);
-                    requests.truncate(waits.map_or(0, |at| at + 1));
                 }
                 if requests.is_empty() {
                     requests.push(words("PING"));
