@@ -112,7 +112,7 @@ impl Worker {
             _ => {}
         }
         if let Some(reason) = command.and_then(|c| refused(c, request, frame)) {
-            self.refuse(index, reason);
+            self.refuse_queued(index, reason);
             return Ok(Step::Next);
         }
         let class = replay(command, request, frame);
@@ -227,9 +227,7 @@ impl Worker {
                 self.push_hook(index, lane, Hook::Discard, Replay::Read, frame);
             }
             _ if not_in_transactions(special, request, frame) => {
-                tx.poison();
-                self.refuse(index, "this command is not carried inside MULTI");
-                self.push_internal(lane, POISON);
+                self.refuse_queued(index, "this command is not carried inside MULTI");
             }
             _ => {
                 tx.writes |= class != Replay::Read;
@@ -507,6 +505,19 @@ impl Worker {
         let lane = session.pin.as_ref().map_or(session.lane, |pin| pin.lane);
         let entry = Entry::local(of, Bytes::copy_from_slice(reply), self.now);
         self.lanes[lane].push(entry, &[], &mut self.spares);
+    }
+
+    /// The same; inside of MULTI, EXEC must fail then.
+    fn refuse_queued(&mut self, index: usize, reason: &str) {
+        self.refuse(index, reason);
+        let Some(pin) = &mut self.sessions[index].pin else {
+            return;
+        };
+        let lane = pin.lane;
+        if let Some(tx) = pin.tx.as_mut().filter(|tx| !tx.ending) {
+            tx.poison();
+            self.push_internal(lane, POISON);
+        }
     }
 
     /// Answers with an error that says that the request did not run.

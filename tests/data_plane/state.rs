@@ -232,3 +232,18 @@ async fn what_stands_behind_an_unsubscribe_waits_for_it() {
     }
     assert_eq!(ask(&mut client, "SELECT 1").await, "+OK");
 }
+
+#[tokio::test]
+async fn a_transaction_with_a_refused_command_does_not_run() {
+    let plane = Plane::start(0).await;
+    let mut client = plane.client().await;
+    for refused in ["SCRIPT DEBUG YES", "REPLICAOF NO ONE", "SUBSCRIBE ch"] {
+        assert_eq!(ask(&mut client, "MULTI").await, "+OK");
+        let reply = ask(&mut client, refused).await;
+        assert!(reply.starts_with("-POINTSMAN not executed"), "{reply}");
+        assert_eq!(ask(&mut client, "SET k v").await, "+QUEUED");
+        let reply = ask(&mut client, "EXEC").await;
+        assert!(reply.starts_with("-EXECABORT"), "{reply}");
+    }
+    assert_eq!(ask(&mut client, "GET k").await, "nil");
+}
