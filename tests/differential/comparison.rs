@@ -216,20 +216,17 @@ impl Comparison {
     /// Everything that the step led to has arrived; short waits are waited out.
     fn settle_direct(&mut self, step: &Step) {
         self.direct.control.barrier();
-        let short = match &step.act {
-            Act::Send { requests, .. } => requests
-                .iter()
-                .flatten()
-                .any(|arg| arg == SHORT.as_bytes() || arg == SHORT_MILLIS.as_bytes()),
-            _ => false,
-        };
+        let short = waits_shortly(step);
         let id = self.direct.id(step.connection).to_string();
         let until = clock::now() + PATIENCE;
         while short
             && clock::now() < until
-            && self.direct.control.clients().iter().any(|client| {
-                client["id"] == id && client["flags"].contains('b') && waits_shortly(step)
-            })
+            && self
+                .direct
+                .control
+                .clients()
+                .iter()
+                .any(|client| client["id"] == id && client["flags"].contains('b'))
         {}
         self.direct.control.barrier();
         self.direct.drain();
@@ -304,7 +301,7 @@ impl Comparison {
     }
 }
 
-/// Whether the last wait of this step is a short one.
+/// Whether the step waits for a time that is waited out.
 fn waits_shortly(step: &Step) -> bool {
     let Act::Send { requests, .. } = &step.act else {
         return false;
