@@ -1,6 +1,8 @@
 //! CLIENT and its subcommands. The client's connection is ours, so they are about our clients and are
-//! answered here.
+//! answered here; but whether the client may ask, and whether this server knows the question at all, is
+//! the node's to say: it is asked the same of our connection first, in a way that changes nothing.
 
+use std::fmt::Write as _;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -8,19 +10,24 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 
 use super::dispatch::Step;
-use super::hook::Hook;
+use super::hook::{Hook, Sticky};
 use super::lane::Kind;
 use super::registry::Client;
-use super::session::{Park, ReplyMode};
+use super::session::{Park, ReplyMode, Session};
 use super::tracking;
 use super::worker::{Message, Worker};
+use crate::resp::reply::payload;
 use crate::resp::{
-    Replay, Request, encode_request, put_bulk, put_error, put_integer, put_null, put_ok,
+    Limits, Replay, Request, RequestScanner, encode_request, put_bulk, put_error, put_integer,
+    put_null, put_ok,
 };
 use crate::topology::Timestamp;
 
 /// No CLIENT PAUSE is longer than a year.
 const MAX_PAUSE: Duration = Duration::from_secs(365 * 24 * 60 * 60);
+
+/// An id that no client has.
+const NOBODY: &[u8] = b"9223372036854775807";
 
 /// CLIENT and its subcommands.
 pub(super) fn client(
@@ -30,60 +37,145 @@ pub(super) fn client(
     frame: &[u8],
 ) -> Result<Step, Park> {
     let args: Vec<&[u8]> = request.args(frame).collect();
-    let word = args
-        .get(1)
-        .map(|w| w.to_ascii_uppercase())
-        .unwrap_or_default();
-    let mut reply = BytesMut::new();
-    let session = &mut worker.sessions[index];
-    let resp3 = session.key.resp3;
+    let word = upper(&args, 1);
+    let session = &worker.sessions[index];
+    let current = session.pin.as_ref().map_or(session.lane, |pin| pin.lane);
+    if let Some(wire) = unblock(worker, &args) {
+        worker.push(index, current, Kind::Plain, Replay::Never, &wire);
+        return Ok(Step::Next);
+    }
     match (word.as_slice(), args.len()) {
-        (b"ID", 2) => put_integer(&mut reply, session.client.id as i64),
-        (b"GETNAME", 2) => match session.client.state().name {
-            name if name.is_empty() => put_null(&mut reply, resp3),
-            name => put_bulk(&mut reply, name.as_bytes()),
-        },
-        (b"SETNAME", 3) => set_name(&session.client, args[2], &mut reply),
-        (b"SETINFO", 4) => set_info(&session.client, args[2], args[3], &mut reply),
-        (b"INFO", 2) => {
-            let line = session.client.line(worker.now, "client|info") + "\n";
-            put_text(&mut reply, &line, resp3);
-        }
-        (b"LIST", _) => list(worker, index, &args, &mut reply),
-        (b"KILL", 3..) => return Ok(kill(worker, index, &args)),
-        (b"UNBLOCK", 3..=4) => return Ok(unblock(worker, index, &args)),
-        (b"REPLY", 3) => return Ok(reply_mode(worker, index, args[2])),
-        (b"NO-EVICT", 3) => match args[2].to_ascii_uppercase().as_slice() {
-            b"ON" | b"OFF" => put_ok(&mut reply),
-            _ => put_error(&mut reply, "ERR syntax error"),
-        },
         (b"TRACKING", 3..) => return tracking::tracking(worker, index, &args),
         (b"NO-TOUCH", 3..) => return no_touch(worker, index, &args, frame),
         (b"TRACKINGINFO" | b"GETREDIR" | b"CACHING", _) => {
-            let session = &worker.sessions[index];
-            let lane = session.pin.as_ref().map_or(session.lane, |pin| pin.lane);
             let hook = match word.as_slice() {
                 b"CACHING" => Hook::Caching,
                 _ => Hook::Target,
             };
-            worker.push_hook(index, lane, hook, Replay::Read, frame);
-            return Ok(Step::Next);
+            worker.push_hook(index, current, hook, Replay::Read, frame);
         }
         (b"PAUSE", 3..) if pause_of_all(worker.now, &args).is_some() => {
             return pause(worker, index, &args);
         }
-        _ => {
-            // PAUSE WRITE, UNPAUSE, HELP and what we do not know: never over a shared connection.
-            let lane = worker.pin(index)?;
-            if let Some(pin) = &mut worker.sessions[index].pin {
-                pin.tainted = true;
+        _ => match probe(&args) {
+            Some(probe) => {
+                // What stands behind these depends on what becomes of them.
+                worker.sessions[index].moving = matches!(word.as_slice(), b"REPLY" | b"KILL");
+                let hook = Hook::Client(Bytes::copy_from_slice(frame));
+                worker.push_hook(index, current, hook, Replay::Read, &probe);
+                // CLIENT REPLY ON is answered also where nothing was.
+                let on = word == b"REPLY" && upper(&args, 2) == b"ON";
+                if let Some(entry) = worker.lanes[current].queue.back_mut() {
+                    entry.mute &= !on;
+                }
             }
-            worker.push(index, lane, Kind::Plain, Replay::Never, frame);
-            return Ok(Step::Next);
+            None => {
+                // PAUSE, UNPAUSE, HELP and what we do not know: never over a shared connection.
+                let lane = worker.pin(index)?;
+                if let Some(pin) = &mut worker.sessions[index].pin {
+                    pin.tainted = true;
+                }
+                worker.push(index, lane, Kind::Plain, Replay::Never, frame);
+            }
+        },
+    }
+    Ok(Step::Next)
+}
+
+/// What the node is asked in the place of a request that we answer: the same command, so that it is
+/// permitted and known if the request is, about nobody or nothing. `None`: we do not answer it.
+pub(super) fn probe(args: &[&[u8]]) -> Option<BytesMut> {
+    let word = upper(args, 1);
+    let probe: Vec<&[u8]> = match (word.as_slice(), args.len()) {
+        (b"ID" | b"GETNAME" | b"INFO", 2) => args.to_vec(),
+        (b"LIST", _) => args[..2].to_vec(),
+        (b"SETNAME", 3) => vec![args[0], args[1], b"pointsman"],
+        (b"SETINFO", 4) => vec![args[0], args[1], args[2], b""],
+        (b"REPLY", 3) => vec![args[0], args[1], b"ON"],
+        (b"NO-EVICT", 3) => vec![args[0], args[1], b"OFF"],
+        (b"KILL", 3) => vec![args[0], args[1], b"ID", NOBODY],
+        (b"KILL", 4..) => kill_nobody(args),
+        _ => return None,
+    };
+    let mut wire = BytesMut::new();
+    encode_request(&mut wire, &probe);
+    Some(wire)
+}
+
+/// CLIENT KILL with every id replaced by one that nobody has.
+fn kill_nobody<'a>(args: &[&'a [u8]]) -> Vec<&'a [u8]> {
+    let mut by_id = false;
+    let mut out: Vec<&[u8]> = Vec::with_capacity(args.len() + 2);
+    for (at, arg) in args.iter().enumerate() {
+        let age = at > 2 && args[at - 1].eq_ignore_ascii_case(b"MAXAGE");
+        if at > 2 && !age && number(arg).is_some_and(|id| id > 0) {
+            out.push(NOBODY);
+            by_id |= args[at - 1].eq_ignore_ascii_case(b"ID");
+        } else {
+            out.push(arg);
         }
     }
-    worker.reply_local(index, &reply);
-    Ok(Step::Next)
+    if !by_id {
+        out.extend([b"ID", NOBODY]);
+    }
+    out
+}
+
+fn upper(args: &[&[u8]], at: usize) -> Vec<u8> {
+    args.get(at)
+        .map(|arg| arg.to_ascii_uppercase())
+        .unwrap_or_default()
+}
+
+impl Worker {
+    /// The node answered `probe` and would have answered `frame`: our answer; `None` where Redis gives
+    /// none.
+    pub(super) fn answer_client(
+        &mut self,
+        index: usize,
+        frame: &[u8],
+        probe: &[u8],
+    ) -> Option<Bytes> {
+        let request = RequestScanner::default()
+            .scan(frame, &Limits::default())
+            .ok()??;
+        let args: Vec<&[u8]> = request.args(frame).collect();
+        let mut reply = BytesMut::new();
+        let session = &mut self.sessions[index];
+        let resp3 = session.key.resp3;
+        match upper(&args, 1).as_slice() {
+            b"ID" => put_integer(&mut reply, session.client.id as i64),
+            b"GETNAME" => match session.client.state().name {
+                name if name.is_empty() => put_null(&mut reply, resp3),
+                name => put_bulk(&mut reply, name.as_bytes()),
+            },
+            b"SETNAME" => set_name(&session.client, args[2], &mut reply),
+            b"SETINFO" => set_info(&session.client, args[2], args[3], &mut reply),
+            b"INFO" => {
+                let line = session.client.line(self.now, "client|info", fields(probe));
+                put_text(&mut reply, &(line + "\n"), resp3);
+            }
+            b"LIST" => list(self, index, &args, fields(probe), &mut reply),
+            b"KILL" => kill(self, index, &args, &mut reply),
+            b"REPLY" => return reply_mode(session, args[2]),
+            _ => match upper(&args, 2).as_slice() {
+                word @ (b"ON" | b"OFF") => {
+                    session.client.update(|s| s.no_evict = word == b"ON");
+                    put_ok(&mut reply);
+                }
+                _ => put_error(&mut reply, "ERR syntax error"),
+            },
+        }
+        Some(reply.freeze())
+    }
+}
+
+/// The first line about a client in the reply to CLIENT INFO or LIST: the fields that this server shows.
+fn fields(reply: &[u8]) -> &str {
+    let text = payload(reply).unwrap_or_default();
+    let text = text.strip_prefix(b"txt:").unwrap_or(text);
+    let line = text.split(|byte| *byte == b'\n').next().unwrap_or_default();
+    std::str::from_utf8(line).unwrap_or_default()
 }
 
 /// Redis' rule for client names and library info: printable, no blanks.
@@ -138,18 +230,15 @@ fn put_text(out: &mut BytesMut, text: &str, resp3: bool) {
     }
 }
 
-fn list(worker: &Worker, index: usize, args: &[&[u8]], reply: &mut BytesMut) {
+fn list(worker: &Worker, index: usize, args: &[&[u8]], fields: &str, reply: &mut BytesMut) {
     let session = &worker.sessions[index];
     let me = session.client.id;
     let all = worker.shared.registry.of_backend(session.backend);
-    let upper = |i: usize| {
-        args.get(i)
-            .map(|a| a.to_ascii_uppercase())
-            .unwrap_or_default()
-    };
-    let ids: Vec<u64> = args.iter().skip(3).filter_map(|a| number(a)).collect();
-    let chosen: Vec<Arc<Client>> = match upper(2).as_slice() {
-        b"" => all,
+    let ids: Vec<i64> = args.iter().skip(3).filter_map(|a| number(a)).collect();
+    // Redis 6.0 knows neither.
+    let by_id = fields.contains(" laddr=");
+    let chosen: Vec<Arc<Client>> = match upper(args, 2).as_slice() {
+        b"" if args.len() == 2 => all,
         b"TYPE" if args.len() == 4 => match kind_of(args[3]) {
             Some(kind) => all.into_iter().filter(|c| c.kind() == kind).collect(),
             None => {
@@ -157,10 +246,11 @@ fn list(worker: &Worker, index: usize, args: &[&[u8]], reply: &mut BytesMut) {
                 return put_error(reply, &format!("ERR Unknown client type '{kind}'"));
             }
         },
-        b"ID" if args.len() > 3 && ids.len() == args.len() - 3 => {
-            all.into_iter().filter(|c| ids.contains(&c.id)).collect()
-        }
-        b"ID" if args.len() > 3 => return put_error(reply, "ERR Invalid client ID"),
+        b"ID" if by_id && args.len() > 3 && ids.len() == args.len() - 3 => ids
+            .iter()
+            .filter_map(|id| all.iter().find(|c| c.id as i64 == *id).cloned())
+            .collect(),
+        b"ID" if by_id && args.len() > 3 => return put_error(reply, "ERR Invalid client ID"),
         _ => return put_error(reply, "ERR syntax error"),
     };
     let mut text = String::new();
@@ -170,8 +260,7 @@ fn list(worker: &Worker, index: usize, args: &[&[u8]], reply: &mut BytesMut) {
         } else {
             "NULL"
         };
-        text += &client.line(worker.now, command);
-        text.push('\n');
+        let _ = writeln!(text, "{}", client.line(worker.now, command, fields));
     }
     put_text(reply, &text, session.key.resp3);
 }
@@ -187,8 +276,9 @@ fn kind_of(word: &[u8]) -> Option<&'static str> {
     }
 }
 
-pub(super) fn number(text: &[u8]) -> Option<u64> {
-    std::str::from_utf8(text).ok()?.parse().ok()
+/// A number as Redis reads it.
+pub(super) fn number(text: &[u8]) -> Option<i64> {
+    crate::resp::integer(text)
 }
 
 /// What CLIENT KILL looks for.
@@ -203,7 +293,7 @@ struct KillFilter<'a> {
     keep_me: bool,
 }
 
-fn kill(worker: &mut Worker, index: usize, args: &[&[u8]]) -> Step {
+fn kill(worker: &mut Worker, index: usize, args: &[&[u8]], reply: &mut BytesMut) {
     let old_form = args.len() == 3;
     let filter = if old_form {
         Ok(KillFilter {
@@ -213,14 +303,9 @@ fn kill(worker: &mut Worker, index: usize, args: &[&[u8]]) -> Step {
     } else {
         kill_filter(&args[2..])
     };
-    let mut reply = BytesMut::new();
     let filter = match filter {
         Ok(filter) => filter,
-        Err(error) => {
-            put_error(&mut reply, &error);
-            worker.reply_local(index, &reply);
-            return Step::Next;
-        }
+        Err(error) => return put_error(reply, &error),
     };
     let me = worker.sessions[index].client.id;
     let mut killed = 0;
@@ -246,21 +331,19 @@ fn kill(worker: &mut Worker, index: usize, args: &[&[u8]]) -> Step {
         if client.id == me {
             suicide = true;
         } else {
-            // A worker that is gone has ended its clients already.
+            // Nobody sees it from now on. A worker that is gone has ended its clients already.
+            worker.shared.registry.remove(client.id);
             let _ = client.worker.send(Message::Kill(client.id));
         }
     }
     match (old_form, killed) {
-        (true, 0) => put_error(&mut reply, "ERR No such client"),
-        (true, _) => put_ok(&mut reply),
-        (false, n) => put_integer(&mut reply, n),
+        (true, 0) => put_error(reply, "ERR No such client"),
+        (true, _) => put_ok(reply),
+        (false, n) => put_integer(reply, n),
     }
-    worker.reply_local(index, &reply);
     if suicide {
-        worker.sessions[index].finish();
-        return Step::Stop;
+        worker.sessions[index].finish_now();
     }
-    Step::Next
 }
 
 fn kill_filter<'a>(args: &[&'a [u8]]) -> Result<KillFilter<'a>, String> {
@@ -272,7 +355,11 @@ fn kill_filter<'a>(args: &[&'a [u8]]) -> Result<KillFilter<'a>, String> {
         let [option, value] = pair else {
             return Err("ERR syntax error".into());
         };
-        let positive = || number(value).filter(|n| *n > 0);
+        let positive = || {
+            number(value)
+                .and_then(|n| u64::try_from(n).ok())
+                .filter(|n| *n > 0)
+        };
         match option.to_ascii_uppercase().as_slice() {
             b"ID" => {
                 filter.id = Some(positive().ok_or("ERR client-id should be greater than 0")?);
@@ -305,37 +392,27 @@ fn kill_filter<'a>(args: &[&'a [u8]]) -> Result<KillFilter<'a>, String> {
 }
 
 /// The client's id is ours; the node knows the connection it waits on by another one.
-fn unblock(worker: &mut Worker, index: usize, args: &[&[u8]]) -> Step {
-    let mut reply = BytesMut::new();
-    let mode = args.get(3).map(|m| m.to_ascii_uppercase());
-    let id = number(args[2]);
-    match (id, mode.as_deref()) {
-        (Some(id), None | Some(b"TIMEOUT" | b"ERROR")) => {
-            let client = worker.shared.registry.get(id);
-            let waits_on = client.map_or(0, |c| c.blocked_on.load(Ordering::Relaxed));
-            if waits_on != 0 {
-                let waits_on = waits_on.to_string();
-                let mode = mode.as_deref().unwrap_or(b"TIMEOUT");
-                let mut request = BytesMut::new();
-                encode_request(
-                    &mut request,
-                    &[b"CLIENT", b"UNBLOCK", waits_on.as_bytes(), mode],
-                );
-                let session = &worker.sessions[index];
-                let lane = session.pin.as_ref().map_or(session.lane, |pin| pin.lane);
-                worker.push(index, lane, Kind::Plain, Replay::Never, &request);
-                return Step::Next;
-            }
-            put_integer(&mut reply, 0);
-        }
-        (None, _) => put_error(&mut reply, "ERR value is not an integer or out of range"),
-        _ => put_error(
-            &mut reply,
-            "ERR CLIENT UNBLOCK reason should be TIMEOUT or ERROR",
-        ),
+/// `None`: it is no CLIENT UNBLOCK.
+pub(super) fn unblock(worker: &Worker, args: &[&[u8]]) -> Option<BytesMut> {
+    if upper(args, 1) != b"UNBLOCK" || !(3..=4).contains(&args.len()) {
+        return None;
     }
-    worker.reply_local(index, &reply);
-    Step::Next
+    let waits_on = number(args[2]).map(|id| {
+        let client = u64::try_from(id)
+            .ok()
+            .and_then(|id| worker.shared.registry.get(id));
+        match client.map_or(0, |c| c.blocked_on.load(Ordering::Relaxed)) {
+            0 => NOBODY.to_vec(),
+            id => id.to_string().into_bytes(),
+        }
+    });
+    let mut wire = BytesMut::new();
+    let mut translated = args.to_vec();
+    if let Some(id) = &waits_on {
+        translated[2] = id;
+    }
+    encode_request(&mut wire, &translated);
+    Some(wire)
 }
 
 /// Until when CLIENT PAUSE stops all clients; `None` where it stops writes only, or is wrong.
@@ -345,8 +422,9 @@ fn pause_of_all(now: Timestamp, args: &[&[u8]]) -> Option<Timestamp> {
         [_, _, _, mode] => mode.eq_ignore_ascii_case(b"ALL"),
         _ => false,
     };
-    let millis = number(args[2]).filter(|millis| all && i64::try_from(*millis).is_ok())?;
-    Some(now + Duration::from_millis(millis).min(MAX_PAUSE))
+    let millis = number(args[2]).filter(|_| all)?;
+    let pause = Duration::from_millis(u64::try_from(millis).ok()?);
+    Some(now + pause.min(MAX_PAUSE))
 }
 
 /// The node would stop answering everybody, also those who watch it, and that is how a node looks that
@@ -364,33 +442,45 @@ fn pause(worker: &mut Worker, index: usize, args: &[&[u8]]) -> Result<Step, Park
     Ok(Step::Next)
 }
 
-fn reply_mode(worker: &mut Worker, index: usize, mode: &[u8]) -> Step {
-    let session = &mut worker.sessions[index];
-    match mode.to_ascii_uppercase().as_slice() {
+fn reply_mode(session: &mut Session, mode: &[u8]) -> Option<Bytes> {
+    session.reply_mode = match mode.to_ascii_uppercase().as_slice() {
         b"ON" => {
             session.reply_mode = ReplyMode::On;
-            worker.reply_local(index, b"+OK\r\n");
+            return Some(Bytes::from_static(b"+OK\r\n"));
         }
-        b"OFF" => session.reply_mode = ReplyMode::Off,
-        b"SKIP" if session.reply_mode == ReplyMode::On => {
-            session.reply_mode = ReplyMode::SkipNext;
-        }
-        b"SKIP" => {}
-        _ => worker.reply_local(index, b"-ERR syntax error\r\n"),
-    }
-    Step::Next
+        b"OFF" => ReplyMode::Off,
+        b"SKIP" if session.reply_mode == ReplyMode::On => ReplyMode::SkipNext,
+        b"SKIP" => session.reply_mode,
+        _ => return Some(Bytes::from_static(b"-ERR syntax error\r\n")),
+    };
+    None
 }
 
 /// State of the connection itself, which needs a connection of its own.
 fn no_touch(worker: &mut Worker, index: usize, args: &[&[u8]], frame: &[u8]) -> Result<Step, Park> {
     let lane = worker.pin(index)?;
-    let hook = Hook::Sticky {
-        frame: Bytes::copy_from_slice(frame),
-        word: "NO-TOUCH",
-        off: args[2].eq_ignore_ascii_case(b"OFF"),
-    };
-    worker.push_hook(index, lane, hook, Replay::Read, frame);
+    if let Some(sticky) = Sticky::of(args, frame) {
+        worker.push_hook(index, lane, Hook::Sticky(sticky), Replay::Read, frame);
+    }
     Ok(Step::Next)
+}
+
+/// Invalidations for another connection, which may be on another worker.
+pub(super) fn redirects(args: &[&[u8]]) -> bool {
+    upper(args, 1) == b"TRACKING" && args.iter().any(|a| a.eq_ignore_ascii_case(b"REDIRECT"))
+}
+
+impl Sticky {
+    /// What a CLIENT NO-TOUCH leaves behind.
+    pub(super) fn of(args: &[&[u8]], frame: &[u8]) -> Option<Sticky> {
+        if upper(args, 1) != b"NO-TOUCH" {
+            return None;
+        }
+        Some(Sticky {
+            frame: Bytes::copy_from_slice(frame),
+            off: args.get(2)?.eq_ignore_ascii_case(b"OFF"),
+        })
+    }
 }
 
 #[cfg(test)]

@@ -127,6 +127,7 @@ async fn dial_unbounded(what: &Dial) -> Result<Dialed, DialError> {
     };
     let mut verified = false;
     let mut hidden = false;
+    let mut in_database = false;
     let mut server = String::new();
     for step in script.steps.drain(..) {
         let reply = replies.next().unwrap_or_default();
@@ -135,7 +136,9 @@ async fn dial_unbounded(what: &Dial) -> Result<Dialed, DialError> {
         }
         let error = reply.starts_with(b"-");
         match step {
-            Step::Identity if error => return Err(DialError::Denied(reply)),
+            Step::Database if error && in_database => {}
+            Step::Identity | Step::Database if error => return Err(DialError::Denied(reply)),
+            Step::EarlyDatabase => in_database = !error,
             Step::Id => dialed.client_id = integer(&reply).unwrap_or(0),
             Step::Server | Step::Replication if denied(&reply) => hidden = true,
             Step::Server => server = String::from_utf8_lossy(&reply).into_owned(),
@@ -147,7 +150,7 @@ async fn dial_unbounded(what: &Dial) -> Result<Dialed, DialError> {
                 )?;
                 verified = true;
             }
-            Step::Identity | Step::Courtesy => {}
+            Step::Identity | Step::Database | Step::Courtesy => {}
         }
     }
     if hidden && !verified {
@@ -256,8 +259,12 @@ async fn connect(address: &str, timeout: Duration) -> Result<(TcpStream, bool), 
 
 #[derive(Clone, Copy)]
 enum Step {
-    /// AUTH, HELLO, SELECT: the client must hear of a refusal.
+    /// AUTH, HELLO: the client must hear of a refusal.
     Identity,
+    /// SELECT: the same, unless it was done before AUTH.
+    Database,
+    /// SELECT before AUTH: a client keeps its database when it becomes a user who may not SELECT.
+    EarlyDatabase,
     /// CLIENT ID.
     Id,
     /// INFO server.
@@ -280,18 +287,19 @@ impl Script {
             steps: Vec::new(),
             bytes: BytesMut::new(),
         };
+        let db = what.key.db.to_string();
         if let Some(login) = &what.key.user {
             let Login { user, password } = &**login;
+            if what.key.db != 0 {
+                script.add(Step::EarlyDatabase, &[b"SELECT", db.as_bytes()]);
+            }
             script.auth(user.as_deref(), password);
         }
         if what.key.resp3 {
             script.add(Step::Identity, &[b"HELLO", b"3"]);
         }
         if what.key.db != 0 {
-            script.add(
-                Step::Identity,
-                &[b"SELECT", what.key.db.to_string().as_bytes()],
-            );
+            script.add(Step::Database, &[b"SELECT", db.as_bytes()]);
         }
         script.add(Step::Courtesy, &[b"CLIENT", b"SETNAME", b"pointsman"]);
         script.add(Step::Courtesy, &[b"CLIENT", b"CAPA", b"redirect"]);

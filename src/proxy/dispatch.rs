@@ -3,12 +3,13 @@
 use bytes::{Bytes, BytesMut};
 
 use super::client_command;
-use super::hook::{DISCARD, Hook, NOTE_OFFSET};
-use super::identity;
+use super::hook::{DISCARD, Hook, NOTE_OFFSET, Sticky};
+use super::identity::{self, Change};
 use super::lane::{Entry, Kind, SessionRef};
-use super::pin::{POISON, Tx, Watch};
+use super::pin::{Effect, POISON, Tx, Watch};
 use super::scans::Iteration;
 use super::session::{Park, ReplyMode};
+use super::tracking::Tracking;
 use super::worker::Worker;
 use crate::resp::command::{Channels, Patience, lookup, patience, refused, replay};
 use crate::resp::request::rewrite_inline;
@@ -100,16 +101,19 @@ impl Worker {
                 self.sessions[index].kill();
                 return Ok(Step::Stop);
             }
+            Special::Quit if self.sessions[index].inflight > 0 => return Err(Park::Drained),
             Special::Quit => {
                 self.reply_local(index, b"+OK\r\n");
                 self.sessions[index].finish();
                 return Ok(Step::Stop);
             }
-            Special::Reset => return self.reset(index).map(|()| Step::Next),
+            Special::Reset if request.argc == 1 => {
+                return self.reset(index).map(|()| Step::Next);
+            }
             _ => {}
         }
         if let Some(reason) = command.and_then(|c| refused(c, request, frame)) {
-            self.refuse(index, reason);
+            self.refuse_queued(index, reason);
             return Ok(Step::Next);
         }
         let class = replay(command, request, frame);
@@ -122,6 +126,10 @@ impl Worker {
             if resp2_subscriber
                 && !matches!(special, Special::Subscribe(_) | Special::Unsubscribe(_))
             {
+                if special != Special::None && self.sessions[index].inflight > 0 {
+                    // An UNSUBSCRIBE on its way may make it something else.
+                    return Err(Park::Drained);
+                }
                 // Only PING is allowed there: the node has the words for everything else.
                 self.push(index, lane, Kind::Plain, class, frame);
                 return Ok(Step::Next);
@@ -148,12 +156,12 @@ impl Worker {
                 Ok(Step::Next)
             }
             Special::Client => client_command::client(self, index, request, frame),
-            Special::Hello => identity::hello(self, index, request, frame),
-            Special::Auth => identity::auth(self, index, request, frame),
-            Special::Select => identity::select(self, index, request, frame),
+            Special::Hello | Special::Auth | Special::Select => {
+                identity::identity(self, index, special, request, frame)
+            }
             Special::Wait => self.wait(index, frame),
             Special::Scan => Ok(self.scan(index, request, frame, class)),
-            Special::Pin => {
+            Special::Pin | Special::Reset => {
                 let lane = self.pin(index)?;
                 if let Some(pin) = &mut self.sessions[index].pin {
                     pin.tainted = true;
@@ -180,6 +188,12 @@ impl Worker {
         frame: &[u8],
         class: Replay,
     ) -> Result<Step, Park> {
+        let unblock = match special {
+            Special::Client => {
+                client_command::unblock(self, &request.args(frame).collect::<Vec<_>>())
+            }
+            _ => None,
+        };
         let Some(pin) = &mut self.sessions[index].pin else {
             return Ok(Step::Next);
         };
@@ -214,23 +228,18 @@ impl Worker {
                 tx.ending = true;
                 self.push_hook(index, lane, Hook::Discard, Replay::Read, frame);
             }
-            _ if not_in_multi(special, request, frame) => {
-                tx.poison();
-                self.refuse(index, "this command is not carried inside MULTI");
-                self.push_internal(lane, POISON);
+            _ if not_in_transactions(special, request, frame) => {
+                self.refuse_queued(index, "this command is not carried inside MULTI");
             }
             _ => {
-                tx.queued += 1;
                 tx.writes |= class != Replay::Read;
-                if special == Special::Select {
-                    tx.select = request
-                        .arg(frame, 1)
-                        .and_then(|db| std::str::from_utf8(db).ok()?.parse().ok())
-                        .or(tx.select);
-                }
+                let (effect, wire) = effect(special, request, frame);
+                tx.sent.push_back(effect);
                 pin.tainted = true;
                 self.remember_script(index, special, request, frame);
-                self.push_hook(index, lane, Hook::Queued, Replay::Read, frame);
+                let wire = wire.or(unblock);
+                let wire = wire.as_deref().unwrap_or(frame);
+                self.push_hook(index, lane, Hook::Queued, Replay::Read, wire);
             }
         }
         Ok(Step::Next)
@@ -251,15 +260,18 @@ impl Worker {
             return Ok(Step::Took(unit.len));
         }
         let lane = self.pin(index)?;
-        if let Some(pin) = &mut self.sessions[index].pin {
+        let session = &mut self.sessions[index];
+        // It may be refused: then what stands behind it is not queued.
+        session.moving = true;
+        if let Some(pin) = &mut session.pin {
             pin.tx = Some(Tx::default());
         }
         self.push_hook(index, lane, Hook::Multi, Replay::Read, frame);
         Ok(Step::Next)
     }
 
-    /// Looks for EXEC or DISCARD behind a MULTI: a transaction that arrived whole needs no connection
-    /// of its own.
+    /// Looks for EXEC behind a MULTI: a transaction that arrived whole needs no connection of its own.
+    /// Nothing else ends it for certain: DISCARD may be forbidden to the user.
     fn unit(&mut self, index: usize, rest: &[u8]) -> Option<Unit> {
         if self.sessions[index].reply_mode != ReplyMode::On {
             return None;
@@ -286,13 +298,14 @@ impl Worker {
             unit.len += request.len;
             unit.commands += 1;
             match special {
-                Special::Exec | Special::Discard => {
+                Special::Exec if request.argc == 1 => {
                     for (special, request, start) in bodies {
                         self.remember_script(index, special, &request, &rest[start..]);
                     }
                     return Some(unit);
                 }
-                Special::None | Special::Blocking(_) | Special::EvalSha | Special::Scan => {}
+                // A blocking command would block everybody if MULTI were refused.
+                Special::None | Special::EvalSha | Special::Scan => {}
                 Special::Eval => bodies.push((special, request.clone(), start)),
                 _ => return None,
             }
@@ -314,25 +327,27 @@ impl Worker {
         class: Replay,
     ) -> Result<Step, Park> {
         let until = match patience(special, request, frame) {
-            Patience::None if self.sessions[index].pin.is_none() => {
-                let lane = self.sessions[index].lane;
+            Patience::None => {
+                let session = &self.sessions[index];
+                let lane = session.pin.as_ref().map_or(session.lane, |pin| pin.lane);
                 self.push(index, lane, Kind::Plain, class, frame);
                 return Ok(Step::Next);
             }
-            Patience::None | Patience::Forever => None,
+            Patience::Forever => None,
             Patience::For(time) => Some(self.now + time),
         };
         let lane = self.pin(index)?;
-        let client_id = self.lanes[lane]
-            .upstream
-            .as_ref()
-            .map_or(0, |u| u.client_id);
-        self.sessions[index]
-            .client
-            .blocked_on
-            .store(client_id, std::sync::atomic::Ordering::Relaxed);
+        self.blocks(index, lane);
         self.push_hook(index, lane, Hook::Blocking { until }, class, frame);
         Ok(Step::Next)
+    }
+
+    /// The session waits for the node, so that CLIENT UNBLOCK finds it.
+    fn blocks(&self, index: usize, lane: usize) {
+        let upstream = self.lanes[lane].upstream.as_ref();
+        let id = upstream.map_or(0, |upstream| upstream.client_id);
+        let blocked_on = &self.sessions[index].client.blocked_on;
+        blocked_on.store(id, std::sync::atomic::Ordering::Relaxed);
     }
 
     fn subscribe(
@@ -393,6 +408,7 @@ impl Worker {
     fn wait(&mut self, index: usize, frame: &[u8]) -> Result<Step, Park> {
         let lane = self.pin(index)?;
         self.push_internal(lane, NOTE_OFFSET);
+        self.blocks(index, lane);
         let hook = Hook::Wait { blind: false };
         self.push_hook(index, lane, hook, Replay::Never, frame);
         Ok(Step::Next)
@@ -514,6 +530,19 @@ impl Worker {
         self.lanes[lane].push(entry, &[], &mut self.spares);
     }
 
+    /// The same; inside of MULTI, EXEC must fail then.
+    fn refuse_queued(&mut self, index: usize, reason: &str) {
+        self.refuse(index, reason);
+        let Some(pin) = &mut self.sessions[index].pin else {
+            return;
+        };
+        let lane = pin.lane;
+        if let Some(tx) = pin.tx.as_mut().filter(|tx| !tx.ending) {
+            tx.poison();
+            self.push_internal(lane, POISON);
+        }
+    }
+
     /// Answers with an error that says that the request did not run.
     pub(super) fn refuse(&mut self, index: usize, reason: &str) {
         let mut reply = BytesMut::new();
@@ -522,14 +551,40 @@ impl Worker {
     }
 }
 
-/// What changes the session in a way that EXEC could not undo when it fails.
-fn not_in_multi(special: Special, request: &Request, frame: &[u8]) -> bool {
+/// Inside MULTI their replies would not be one element each, or none at all.
+fn not_in_transactions(special: Special, request: &Request, frame: &[u8]) -> bool {
     match special {
-        Special::Auth | Special::Hello | Special::Subscribe(_) | Special::Monitor => true,
-        Special::Client => request.arg(frame, 1).is_some_and(|word| {
-            word.eq_ignore_ascii_case(b"TRACKING") || word.eq_ignore_ascii_case(b"PAUSE")
-        }),
+        Special::Subscribe(_) | Special::Unsubscribe(_) | Special::Monitor => true,
+        Special::Client => {
+            let args: Vec<&[u8]> = request.args(frame).collect();
+            let reply = args.len() == 3 && args[1].eq_ignore_ascii_case(b"REPLY");
+            let pause = args.len() > 1 && args[1].eq_ignore_ascii_case(b"PAUSE");
+            reply || pause || client_command::redirects(&args)
+        }
         _ => false,
+    }
+}
+
+/// What a command queued by MULTI means for the session when it has run, and what the node is asked in
+/// its place.
+fn effect(special: Special, request: &Request, frame: &[u8]) -> (Option<Effect>, Option<BytesMut>) {
+    let args: Vec<&[u8]> = request.args(frame).collect();
+    match special {
+        Special::Select | Special::Auth | Special::Hello => {
+            (Change::asked_by(special, &args).map(Effect::Identity), None)
+        }
+        Special::Client => match client_command::probe(&args) {
+            Some(probe) => {
+                let effect = Effect::Client(Bytes::copy_from_slice(frame));
+                (Some(effect), Some(probe))
+            }
+            None => {
+                let tracking = Tracking::of(&args).map(Effect::Tracking);
+                let sticky = || Sticky::of(&args, frame).map(Effect::Sticky);
+                (tracking.or_else(sticky), None)
+            }
+        },
+        _ => (None, None),
     }
 }
 

@@ -17,6 +17,8 @@ pub(super) enum Hook {
     Transition(Transition),
     /// HELLO without arguments: the reply carries our client id instead of the node's.
     HelloId,
+    /// A CLIENT subcommand that we answer, when the node has answered in its place.
+    Client(Bytes),
     /// MULTI on a pinned lane.
     Multi,
     /// A command queued by MULTI.
@@ -64,15 +66,17 @@ pub(super) enum Hook {
     Pause(Timestamp),
     /// CLIENT CACHING, which is valid for the next command.
     Caching,
-    /// State of the connection that is set again on the next one (CLIENT NO-TOUCH).
-    Sticky {
-        /// The request.
-        frame: Bytes,
-        /// Commands with the same word replace each other.
-        word: &'static str,
-        /// Turns the state off.
-        off: bool,
-    },
+    /// State of the connection that is set again on the next one.
+    Sticky(Sticky),
+}
+
+/// CLIENT NO-TOUCH.
+#[derive(Debug)]
+pub(super) struct Sticky {
+    /// The request.
+    pub(super) frame: Bytes,
+    /// Turns the state off.
+    pub(super) off: bool,
 }
 
 /// Where an AUTH, SELECT or HELLO leads to.

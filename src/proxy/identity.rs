@@ -4,128 +4,172 @@ use std::rc::Rc;
 
 use bytes::{Bytes, BytesMut};
 
-use super::client_command::{NAME_ERROR, number, printable};
+use super::client_command::printable;
 use super::dispatch::Step;
 use super::hook::{Hook, Transition};
 use super::lane::{Kind, LaneKey, Login, SessionRef};
+use super::registry::ClientState;
 use super::session::{Park, ReplyMode};
 use super::worker::Worker;
-use crate::resp::{Replay, Request, encode_request, put_error};
+use crate::resp::{Replay, Request, Special, encode_request, integer};
 
-/// AUTH: the session moves to the lane of that user; the node decides whether it may.
-pub(super) fn auth(
-    worker: &mut Worker,
-    index: usize,
-    request: &Request,
-    frame: &[u8],
-) -> Result<Step, Park> {
-    let args: Vec<&[u8]> = request.args(frame).collect();
-    let login = match args[..] {
-        [_, password] => Login {
-            user: None,
-            password: Bytes::copy_from_slice(password),
-        },
-        [_, user, password] => Login {
+/// What an AUTH, SELECT or HELLO asks to be changed.
+pub(super) struct Change {
+    login: Option<Login>,
+    db: Option<u32>,
+    resp3: Option<bool>,
+    /// SETNAME of HELLO.
+    pub(super) name: Option<String>,
+    /// Its reply carries our client id.
+    pub(super) hello: bool,
+}
+
+impl Change {
+    const NOTHING: Change = Change {
+        login: None,
+        db: None,
+        resp3: None,
+        name: None,
+        hello: false,
+    };
+
+    /// `None`: no server takes the request; the node has the words for what is wrong.
+    pub(super) fn asked_by(special: Special, args: &[&[u8]]) -> Option<Change> {
+        match (special, args) {
+            (Special::Auth, [_, password]) => Some(Change {
+                login: Some(Login {
+                    user: None,
+                    password: Bytes::copy_from_slice(password),
+                }),
+                ..Change::NOTHING
+            }),
+            (Special::Auth, [_, user, password]) => Some(Change {
+                login: Some(Login::new(user, password)),
+                ..Change::NOTHING
+            }),
+            (Special::Select, [_, db]) => Some(Change {
+                db: Some(u32::try_from(integer(db)?).ok()?),
+                ..Change::NOTHING
+            }),
+            (Special::Hello, [_, rest @ ..]) => Change::hello(rest),
+            _ => None,
+        }
+    }
+
+    fn hello(args: &[&[u8]]) -> Option<Change> {
+        let mut change = Change {
+            hello: true,
+            ..Change::NOTHING
+        };
+        let Some((version, mut rest)) = args.split_first() else {
+            return Some(change);
+        };
+        change.resp3 = Some(match *version {
+            b"2" => false,
+            b"3" => true,
+            _ => return None,
+        });
+        loop {
+            match rest {
+                [] => return Some(change),
+                [word, user, password, more @ ..] if word.eq_ignore_ascii_case(b"AUTH") => {
+                    change.login = Some(Login::new(user, password));
+                    rest = more;
+                }
+                [word, name, more @ ..] if word.eq_ignore_ascii_case(b"SETNAME") => {
+                    change.name = Some(printable(name).then(|| lossy(name))?);
+                    rest = more;
+                }
+                _ => return None,
+            }
+        }
+    }
+
+    /// What `key` becomes.
+    pub(super) fn of(self, key: &LaneKey) -> LaneKey {
+        LaneKey {
+            user: self.login.map(Rc::new).or_else(|| key.user.clone()),
+            db: self.db.unwrap_or(key.db),
+            resp3: self.resp3.unwrap_or(key.resp3),
+        }
+    }
+}
+
+impl Login {
+    fn new(user: &[u8], password: &[u8]) -> Login {
+        Login {
             user: Some(Bytes::copy_from_slice(user)),
             password: Bytes::copy_from_slice(password),
-        },
-        _ => return Ok(forward(worker, index, frame)),
-    };
-    let key = LaneKey {
-        user: Some(Rc::new(login)),
-        ..worker.sessions[index].key.clone()
-    };
-    transition(worker, index, key, frame, frame, None)
+        }
+    }
 }
 
-/// SELECT: the session moves to the lane of that database.
-pub(super) fn select(
-    worker: &mut Worker,
-    index: usize,
-    request: &Request,
-    frame: &[u8],
-) -> Result<Step, Park> {
-    let db = request
-        .arg(frame, 1)
-        .and_then(number)
-        .and_then(|db| u32::try_from(db).ok());
-    let (Some(db), 2) = (db, request.argc) else {
-        return Ok(forward(worker, index, frame));
-    };
-    let key = LaneKey {
-        db,
-        ..worker.sessions[index].key.clone()
-    };
-    transition(worker, index, key, frame, frame, None)
+fn lossy(text: &[u8]) -> String {
+    String::from_utf8_lossy(text).into_owned()
 }
 
-/// HELLO: protocol version, user and name at once or not at all.
-pub(super) fn hello(
+/// AUTH, SELECT, HELLO: the session moves to the lane of that user, database and protocol version at
+/// once or not at all; the node decides whether it may.
+pub(super) fn identity(
     worker: &mut Worker,
     index: usize,
+    special: Special,
     request: &Request,
     frame: &[u8],
 ) -> Result<Step, Park> {
     let args: Vec<&[u8]> = request.args(frame).collect();
-    let session = &worker.sessions[index];
-    let mut key = session.key.clone();
-    key.resp3 = match args.get(1) {
-        None => {
-            let lane = session.pin.as_ref().map_or(session.lane, |pin| pin.lane);
-            worker.push_hook(index, lane, Hook::HelloId, Replay::Read, frame);
-            return Ok(Step::Next);
-        }
-        Some(&b"2") => false,
-        Some(&b"3") => true,
-        // The node has the words for what is wrong; a refused HELLO changes nothing.
-        Some(_) => return Ok(forward(worker, index, frame)),
+    let Some(change) = Change::asked_by(special, &args) else {
+        return forward(worker, index, &args, frame);
     };
-    let mut name = None;
-    let mut login: Option<(&[u8], &[u8])> = None;
-    let mut rest = &args[2..];
-    loop {
-        match rest {
-            [] => break,
-            [word, user, password, more @ ..] if word.eq_ignore_ascii_case(b"AUTH") => {
-                login = Some((user, password));
-                rest = more;
-            }
-            [word, value, more @ ..] if word.eq_ignore_ascii_case(b"SETNAME") => {
-                name = Some(*value);
-                rest = more;
-            }
-            _ => return Ok(forward(worker, index, frame)),
-        }
-    }
-    if name.is_some_and(|name| !printable(name)) {
-        let mut reply = BytesMut::new();
-        put_error(&mut reply, NAME_ERROR);
-        worker.reply_local(index, &reply);
+    let session = &worker.sessions[index];
+    if change.hello && args.len() == 1 {
+        let lane = session.pin.as_ref().map_or(session.lane, |pin| pin.lane);
+        worker.push_hook(index, lane, Hook::HelloId, Replay::Read, frame);
         return Ok(Step::Next);
     }
-    let mut shared: Vec<&[u8]> = vec![b"HELLO", args[1]];
-    let mut pinned = shared.clone();
-    if let Some((user, password)) = login {
-        let user_bytes = Some(Bytes::copy_from_slice(user));
-        let password_bytes = Bytes::copy_from_slice(password);
-        key.user = Some(Rc::new(Login {
-            user: user_bytes,
-            password: password_bytes,
-        }));
-        pinned.extend([b"AUTH".as_slice(), user, password]);
-        shared.clone_from(&pinned);
-    }
     let mut wire = BytesMut::new();
-    encode_request(&mut wire, &shared);
-    let name = name.map(|n| String::from_utf8_lossy(n).into_owned());
-    transition(worker, index, key, &wire, &wire, Some(name))
+    if change.name.is_some() {
+        encode_request(&mut wire, &without_name(&args));
+    } else {
+        wire.extend_from_slice(frame);
+    }
+    let hello = change.hello.then(|| change.name.clone());
+    let key = change.of(&session.key);
+    transition(worker, index, key, &wire, hello)
 }
 
-fn forward(worker: &mut Worker, index: usize, frame: &[u8]) -> Step {
+/// HELLO without SETNAME: the upstream keeps its own name.
+fn without_name<'a>(args: &[&'a [u8]]) -> Vec<&'a [u8]> {
+    let mut kept = args[..2].to_vec();
+    let mut rest = &args[2..];
+    while let [word, ..] = rest {
+        let words = if word.eq_ignore_ascii_case(b"AUTH") {
+            3
+        } else {
+            2
+        };
+        let (option, more) = rest.split_at(words.min(rest.len()));
+        if words == 3 {
+            kept.extend(option);
+        }
+        rest = more;
+    }
+    kept
+}
+
+/// The node has the words for what is wrong. A HELLO that fails may have logged in before (Redis reads
+/// its options one after the other), so it goes over a connection that nobody uses after it.
+fn forward(worker: &mut Worker, index: usize, args: &[&[u8]], frame: &[u8]) -> Result<Step, Park> {
     let session = &worker.sessions[index];
-    let lane = session.pin.as_ref().map_or(session.lane, |pin| pin.lane);
+    let mut lane = session.pin.as_ref().map_or(session.lane, |pin| pin.lane);
+    if args.len() > 3 {
+        lane = worker.pin(index)?;
+        if let Some(pin) = &mut worker.sessions[index].pin {
+            pin.tainted = true;
+        }
+    }
     worker.push(index, lane, Kind::Plain, Replay::Read, frame);
-    Step::Next
+    Ok(Step::Next)
 }
 
 /// Sends the request on the lane it leads to, or, when the session has a connection of its own, on
@@ -134,8 +178,7 @@ fn transition(
     worker: &mut Worker,
     index: usize,
     key: LaneKey,
-    shared_wire: &[u8],
-    pinned_wire: &[u8],
+    wire: &[u8],
     hello: Option<Option<String>>,
 ) -> Result<Step, Park> {
     let session = &worker.sessions[index];
@@ -146,10 +189,7 @@ fn transition(
     let lane = worker.shared_lane(backend, &key);
     worker.sessions[index].moving = true;
     let hook = Hook::Transition(Transition { key, lane, hello });
-    match pinned {
-        Some(pinned) => worker.push_hook(index, pinned, hook, Replay::Read, pinned_wire),
-        None => worker.push_hook(index, lane, hook, Replay::Read, shared_wire),
-    }
+    worker.push_hook(index, pinned.unwrap_or(lane), hook, Replay::Read, wire);
     Ok(Step::Next)
 }
 
@@ -166,15 +206,25 @@ impl Worker {
         let session = &mut self.sessions[index];
         let (backend, left, serial) = (session.backend, session.lane, session.serial);
         let key = LaneKey::initial();
-        session.reply_mode = ReplyMode::On;
-        session.client.update(|s| *s = Default::default());
+        let mute = std::mem::replace(&mut session.reply_mode, ReplyMode::On) == ReplyMode::SkipNext;
+        session.client.update(|s| {
+            // Redis keeps who the library is.
+            *s = ClientState {
+                lib_name: std::mem::take(&mut s.lib_name),
+                lib_ver: std::mem::take(&mut s.lib_ver),
+                ..ClientState::default()
+            }
+        });
         let lane = self.shared_lane(backend, &key);
         let session = &mut self.sessions[index];
         session.key = key;
         session.lane = lane;
         self.leave_lane(left);
         self.backends[backend].turn.local += 1;
-        self.deliver(SessionRef { index, serial }, b"+RESET\r\n");
+        // After CLIENT REPLY OFF it is answered, after SKIP it is skipped.
+        if !mute {
+            self.deliver(SessionRef { index, serial }, b"+RESET\r\n");
+        }
         Ok(())
     }
 }

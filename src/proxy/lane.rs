@@ -172,6 +172,8 @@ pub(super) struct Lane {
     pub(super) signal_since: Option<Timestamp>,
     /// The node refused its user: it connects again only for a request.
     pub(super) denied: bool,
+    /// The node took its user once.
+    pub(super) served: bool,
     /// When it was last used (idle lanes end).
     pub(super) idle_since: Timestamp,
     /// Connects that failed in a row.
@@ -216,6 +218,7 @@ impl Lane {
             close: false,
             signal_since: None,
             denied: false,
+            served: false,
             idle_since: now,
             failures: 0,
         }
@@ -244,14 +247,6 @@ impl Lane {
             && !self.pinned
             && self.log.len() - self.written < NODE_READS
             && self.upstream.as_ref().is_some_and(|u| u.near)
-    }
-
-    /// Whether a blocking command is among what awaits its reply.
-    pub(super) fn blocked(&self) -> bool {
-        let blocking = |hook: &Hook| matches!(hook, Hook::Blocking { .. });
-        self.queue
-            .iter()
-            .any(|e| matches!(&e.kind, Kind::Hook(hook) if blocking(hook)))
     }
 
     /// Closes our side of the connection when all was written; whether replies may still come.
@@ -473,6 +468,11 @@ impl Entry {
     /// Waits at the node for other clients, however long that takes.
     pub(super) fn waits_by_nature(&self) -> bool {
         matches!(&self.kind, Kind::Hook(hook) if hook.waits_at_node())
+    }
+
+    /// A blocking command, which CLIENT UNBLOCK ends.
+    pub(super) fn blocks(&self) -> bool {
+        matches!(&self.kind, Kind::Hook(hook) if matches!(**hook, Hook::Blocking { .. } | Hook::Wait { .. }))
     }
 
     /// (P|S)(UN)SUBSCRIBE.

@@ -139,6 +139,7 @@ impl Worker {
         state.failures = 0;
         state.retire = false;
         state.denied = false;
+        state.served = true;
         state.upstream = Some(Upstream {
             socket,
             epoch,
@@ -152,7 +153,7 @@ impl Worker {
             draining: None,
         });
         if let Some(of) = state.owner {
-            let blocked = state.blocked();
+            let blocked = state.queue.iter().any(Entry::blocks);
             let resp3 = state.key.resp3;
             let mut flush = false;
             if let Some(session) = self.session(of) {
@@ -375,6 +376,9 @@ impl Worker {
         if let DialError::Denied(reply) = error {
             state.denied = true;
             let reply = reply.clone();
+            if reply.starts_with(b"-WRONGPASS") && (state.served || !state.pinned) {
+                self.log_out(lane);
+            }
             self.fail_entries(lane, |_| true, |_| reply.clone());
             self.settle();
             return Duration::ZERO;
@@ -382,6 +386,21 @@ impl Worker {
         let pause = FIRST_PAUSE * 2u32.saturating_pow(state.failures.min(10));
         state.failures += 1;
         pause.min(LONGEST_PAUSE)
+    }
+
+    /// The node knows this user, or this password, no more: its clients are cut off, as the node itself
+    /// did it with those who are connected to it directly.
+    fn log_out(&mut self, lane: usize) {
+        let owner = self.lanes[lane].owner;
+        let mut out = Vec::new();
+        for (index, session) in &mut self.sessions {
+            let owns = owner.is_some_and(|of| of.index == index && of.serial == session.serial);
+            if owns || session.lane == lane {
+                session.kill();
+                out.push(index);
+            }
+        }
+        out.into_iter().for_each(|index| self.wake_session(index));
     }
 
     /// Requests that waited too long get an error that says whether they ran.
@@ -447,13 +466,21 @@ impl Worker {
             }
             return;
         }
-        let Some(pin) = self.session(of).and_then(|s| s.pin.as_mut()) else {
+        let Some(session) = self.session(of) else {
             return;
         };
+        if let Hook::Client(_) = hook {
+            session.moving = false;
+        }
+        let Some(pin) = &mut session.pin else { return };
         match hook {
-            Hook::Multi => pin.tx = None,
+            Hook::Multi => {
+                pin.tx = None;
+                session.moving = false;
+            }
             Hook::Queued => {
                 if let Some(tx) = &mut pin.tx {
+                    tx.sent.pop_front();
                     tx.poison();
                 }
             }

@@ -1,16 +1,17 @@
 //! A session's own upstream, and the state of that connection as values, so that it can be set up
 //! again on another node without the client noticing.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::atomic::Ordering;
 
 use bytes::{Bytes, BytesMut};
 
-use super::hook::Hook;
+use super::hook::{Hook, Sticky};
+use super::identity::Change;
 use super::lane::{Entry, Kind, SessionRef};
-use super::registry::OwnUpstream;
+use super::registry::{Client, OwnUpstream};
 use super::session::Park;
-use super::tracking::Tracked;
+use super::tracking::{Tracked, Tracking};
 use super::worker::Worker;
 use crate::resp::command::Channels;
 use crate::resp::encode_request;
@@ -28,7 +29,7 @@ pub(super) struct Pin {
     pub(super) monitor: bool,
     pub(super) tracking: Tracked,
     /// CLIENT NO-TOUCH as it was said, to say it again.
-    pub(super) sticky: Vec<(&'static str, Bytes)>,
+    pub(super) sticky: Option<Bytes>,
     /// The connection can not be given to another session afterwards.
     pub(super) tainted: bool,
 }
@@ -39,14 +40,28 @@ pub(super) struct Tx {
     /// MULTI and the commands that were acknowledged with +QUEUED (or refused), as sent.
     pub(super) acknowledged: BytesMut,
     pub(super) count: u32,
-    /// Commands sent after MULTI.
+    /// What the commands mean that are not acknowledged yet.
+    pub(super) sent: VecDeque<Option<Effect>>,
+    /// Those that were answered with +QUEUED.
     pub(super) queued: usize,
-    /// The database that EXEC leads to, when SELECT is among them.
-    pub(super) select: Option<u32>,
+    /// What they mean for the session, each with its place among them.
+    pub(super) effects: Vec<(usize, Effect)>,
     /// Whether every queued command only reads.
     pub(super) writes: bool,
     /// EXEC or DISCARD is on its way.
     pub(super) ending: bool,
+}
+
+/// What a queued command means for the session when EXEC has run it.
+pub(super) enum Effect {
+    /// AUTH, SELECT or HELLO.
+    Identity(Change),
+    /// A CLIENT subcommand that we answer.
+    Client(Bytes),
+    /// CLIENT TRACKING.
+    Tracking(Tracking),
+    /// CLIENT NO-TOUCH.
+    Sticky(Sticky),
 }
 
 /// A request that no node knows: EXEC must answer -EXECABORT behind it, as behind any command that
@@ -79,7 +94,7 @@ impl Pin {
             channels: Default::default(),
             monitor: false,
             tracking: Tracked::default(),
-            sticky: Vec::new(),
+            sticky: None,
             tainted: false,
         }
     }
@@ -88,50 +103,77 @@ impl Pin {
         self.channels.iter().any(|set| !set.is_empty())
     }
 
+    /// What others may see of this state.
+    pub(super) fn show(&self, client: &Client) {
+        client.update(|s| {
+            s.monitor = self.monitor;
+            s.tracking = self.tracking.shown();
+            s.broadcast = self.tracking.broadcasts();
+            s.no_touch = self.sticky.is_some();
+        });
+    }
+
     /// Whether the connection has no state that the session still needs.
     pub(super) fn clean(&self) -> bool {
         self.tx.is_none()
             && self.watch == Watch::None
             && !self.subscribed()
             && !self.monitor
-            && self.sticky.is_empty()
+            && self.sticky.is_none()
             && !self.tracking.on()
     }
 
-    /// What the reply to a request on this connection means for it; the database that the session is
-    /// in afterwards, where that changed.
-    pub(super) fn answered(&mut self, hook: Hook, request: &[Bytes], reply: &[u8]) -> Option<u32> {
+    /// What the reply to a request on this connection means for it; what the commands of a transaction
+    /// that ran mean for the session.
+    pub(super) fn answered(
+        &mut self,
+        hook: Hook,
+        request: &[Bytes],
+        reply: &[u8],
+    ) -> Vec<(usize, Effect)> {
         let ok = reply[0] != b'-';
         match hook {
             Hook::Multi if !ok => self.tx = None,
             Hook::Multi | Hook::Queued => {
                 if let Some(tx) = &mut self.tx {
+                    if matches!(hook, Hook::Queued) {
+                        let effect = tx.sent.pop_front().flatten();
+                        if reply.starts_with(b"+QUEUED") {
+                            tx.effects.extend(effect.map(|effect| (tx.queued, effect)));
+                            tx.queued += 1;
+                        }
+                    }
                     request
                         .iter()
                         .for_each(|piece| tx.acknowledged.extend_from_slice(piece));
                     tx.count += 1;
                 }
             }
+            hook if hook.ends_transaction() && leaves_open(reply) => {
+                if let Some(tx) = &mut self.tx {
+                    tx.ending = false;
+                }
+            }
             Hook::Exec { .. } | Hook::ExecLost | Hook::Discard => {
                 let tx = self.tx.take();
                 self.watch = Watch::None;
                 let ran = reply[0] == b'*' && matches!(hook, Hook::Exec { .. });
-                return tx.filter(|_| ran).and_then(|tx| tx.select);
+                return tx.filter(|_| ran).map(|tx| tx.effects).unwrap_or_default();
             }
             Hook::Watch if ok && self.watch == Watch::None => self.watch = Watch::Held,
             Hook::Unwatch if ok => self.watch = Watch::None,
             Hook::Monitor if ok => self.monitor = true,
             Hook::Caching if ok => self.tracking.caching(request.concat().into()),
-            Hook::Sticky { frame, word, off } if ok => {
-                self.tainted = true;
-                self.sticky.retain(|(w, _)| *w != word);
-                if !off {
-                    self.sticky.push((word, frame));
-                }
-            }
+            Hook::Sticky(sticky) if ok => self.stick(sticky),
             _ => {}
         }
-        None
+        Vec::new()
+    }
+
+    /// The state of CLIENT NO-TOUCH has changed.
+    pub(super) fn stick(&mut self, to: Sticky) {
+        self.tainted = true;
+        self.sticky = (!to.off).then_some(to.frame);
     }
 
     pub(super) fn set(&mut self, kind: Channels) -> &mut BTreeSet<Bytes> {
@@ -149,7 +191,7 @@ impl Pin {
                 add(frame, 1);
             }
         }
-        for (_, frame) in &self.sticky {
+        if let Some(frame) = &self.sticky {
             add(frame.clone(), 1);
         }
         let words: [&[u8]; 3] = [b"SUBSCRIBE", b"PSUBSCRIBE", b"SSUBSCRIBE"];
@@ -170,6 +212,11 @@ impl Pin {
         }
         entries
     }
+}
+
+/// Whether an EXEC or DISCARD was refused without an end to the transaction.
+fn leaves_open(reply: &[u8]) -> bool {
+    reply.starts_with(b"-NOPERM") || reply.starts_with(b"-ERR wrong number of arguments")
 }
 
 impl Worker {

@@ -53,6 +53,12 @@ pub(super) struct ClientState {
     pub(super) monitor: bool,
     /// CLIENT TRACKING is on: whom it redirects to, 0 for nobody.
     pub(super) tracking: Option<u64>,
+    /// The same with BCAST.
+    pub(super) broadcast: bool,
+    /// CLIENT NO-EVICT is on.
+    pub(super) no_evict: bool,
+    /// CLIENT NO-TOUCH is on.
+    pub(super) no_touch: bool,
     pub(super) upstream: OwnUpstream,
     /// Clients whose invalidations go to this one. It keeps its own upstream for them.
     pub(super) trackers: Vec<Arc<Client>>,
@@ -87,6 +93,9 @@ impl Default for ClientState {
             queued: None,
             monitor: false,
             tracking: None,
+            broadcast: false,
+            no_evict: false,
+            no_touch: false,
             upstream: OwnUpstream::None,
             trackers: Vec::new(),
             redirected: false,
@@ -169,56 +178,63 @@ impl Client {
         }
     }
 
-    /// One line of CLIENT LIST (<https://redis.io/docs/latest/commands/client-list/>), without the
-    /// fields that describe the server's own buffers.
-    pub(super) fn line(&self, now: Timestamp, command: &str) -> String {
+    /// One line of CLIENT LIST (<https://redis.io/docs/latest/commands/client-list/>) with the fields
+    /// of `like`, a line that the server made. Those that describe the server's own buffers are 0.
+    pub(super) fn line(&self, now: Timestamp, command: &str, like: &str) -> String {
         let s = self.state();
-        let blocked = self.blocked_on.load(Ordering::Relaxed) != 0;
-        let mut flags = String::new();
-        for (set, flag) in [
-            (s.channels + s.patterns + s.shard_channels > 0, 'P'),
-            (s.monitor, 'O'),
-            (s.queued.is_some(), 'x'),
-            (blocked, 'b'),
-            (s.tracking.is_some(), 't'),
-            (self.laddr.ends_with(":0"), 'U'),
-        ] {
-            if set {
-                flags.push(flag);
-            }
+        let mut line = String::with_capacity(like.len() + 64);
+        for field in like.trim_end().split(' ') {
+            let (name, value) = field.split_once('=').unwrap_or((field, ""));
+            let separator = if line.is_empty() { "" } else { " " };
+            let _ = write!(line, "{separator}{name}=");
+            let _ = match name {
+                "id" => write!(line, "{}", self.id),
+                "addr" => line.write_str(&self.addr),
+                "laddr" => line.write_str(&self.laddr),
+                "name" => line.write_str(&s.name),
+                "age" => write!(line, "{}", now.since(self.since).as_secs()),
+                "idle" => write!(line, "{}", self.idle(now)),
+                "flags" => line.write_str(&self.flags(&s)),
+                "db" => write!(line, "{}", s.db),
+                "sub" => write!(line, "{}", s.channels),
+                "psub" => write!(line, "{}", s.patterns),
+                "ssub" => write!(line, "{}", s.shard_channels),
+                "multi" => write!(line, "{}", s.queued.map_or(-1, |n| n as i64)),
+                "cmd" => line.write_str(command),
+                "user" => line.write_str(&s.user),
+                "fd" => line.write_str("-1"),
+                "redir" => write!(line, "{}", s.tracking.map_or(-1, |id| id as i64)),
+                "resp" => write!(line, "{}", if s.resp3 { 3 } else { 2 }),
+                "lib-name" => line.write_str(&s.lib_name),
+                "lib-ver" => line.write_str(&s.lib_ver),
+                _ if value.parse::<f64>().is_ok() => line.write_str("0"),
+                _ => line.write_str(value),
+            };
         }
-        if flags.is_empty() {
-            flags.push('N');
-        }
-        let mut line = String::with_capacity(256);
-        let idle = now
-            .as_millis()
-            .saturating_sub(self.last_request.load(Ordering::Relaxed))
-            / 1000;
-        let _ = write!(
-            line,
-            "id={} addr={} laddr={} fd=-1 name={} age={} idle={} flags={} db={} sub={} psub={} ssub={} \
-             multi={} watch=0 qbuf=0 qbuf-free=0 argv-mem=0 multi-mem=0 rbs=0 rbp=0 obl=0 oll=0 omem=0 \
-             tot-mem=0 events=r cmd={} user={} redir={} resp={} lib-name={} lib-ver={}",
-            self.id,
-            self.addr,
-            self.laddr,
-            s.name,
-            now.since(self.since).as_secs(),
-            idle,
-            flags,
-            s.db,
-            s.channels,
-            s.patterns,
-            s.shard_channels,
-            s.queued.map_or(-1, |n| n as i64),
-            command,
-            s.user,
-            s.tracking.map_or(-1, |id| id as i64),
-            if s.resp3 { 3 } else { 2 },
-            s.lib_name,
-            s.lib_ver,
-        );
         line
+    }
+
+    /// Seconds since its newest request.
+    fn idle(&self, now: Timestamp) -> u64 {
+        let last = self.last_request.load(Ordering::Relaxed);
+        now.as_millis().saturating_sub(last) / 1000
+    }
+
+    fn flags(&self, s: &ClientState) -> String {
+        let flags: String = [
+            (s.monitor, 'O'),
+            (s.channels + s.patterns + s.shard_channels > 0, 'P'),
+            (s.queued.is_some(), 'x'),
+            (self.blocked_on.load(Ordering::Relaxed) != 0, 'b'),
+            (s.tracking.is_some(), 't'),
+            (s.broadcast, 'B'),
+            (self.laddr.ends_with(":0"), 'U'),
+            (s.no_evict, 'e'),
+            (s.no_touch, 'T'),
+        ]
+        .into_iter()
+        .filter_map(|(set, flag)| set.then_some(flag))
+        .collect();
+        if flags.is_empty() { "N".into() } else { flags }
     }
 }

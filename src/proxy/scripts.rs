@@ -42,9 +42,11 @@ impl Scripts {
         }
     }
 
-    /// SCRIPT FLUSH went through.
+    /// SCRIPT FLUSH went through. Which process has them all stays true.
     pub(super) fn forget(&self) {
-        *self.lock() = Inner::default();
+        let mut inner = self.lock();
+        inner.bodies.clear();
+        inner.bytes = 0;
     }
 
     /// What a connection to the process `run_id` must load before its first request.
@@ -77,5 +79,7 @@ mod tests {
         assert!(scripts.missing_on("b").is_empty());
         scripts.forget();
         assert!(scripts.missing_on("c").is_empty());
+        scripts.remember(b"return 2");
+        assert!(scripts.missing_on("b").is_empty(), "it went through it");
     }
 }

@@ -49,6 +49,9 @@ pub(super) enum Life {
     Open,
     /// Nothing more is read; ends when every reply is written.
     Finishing,
+    /// The client closed its side: what it asked for is still answered, but for what waits at the node
+    /// for something that nobody would take then (an abandoned BLPOP must not eat an element).
+    Left,
     /// Ends at its next turn.
     Killed,
 }
@@ -125,6 +128,13 @@ impl Session {
         if self.life == Life::Open {
             self.life = Life::Finishing;
         }
+    }
+
+    /// Nothing more is read, and what was read is forgotten.
+    pub(super) fn finish_now(&mut self) {
+        self.input.clear();
+        self.park = Park::No;
+        self.finish();
     }
 
     /// Ends without waiting for anything, at its next turn.

@@ -10,7 +10,7 @@ use super::queue::{LARGE, make_room};
 use super::session::{Life, Park};
 use super::worker::Worker;
 use crate::resp::command::{lookup, replay};
-use crate::resp::{Request, Special, put_error};
+use crate::resp::{Request, RequestScanner, Special, put_error};
 use crate::topology::Gate;
 
 /// Reads in one turn, so that one busy client does not keep the others waiting.
@@ -26,22 +26,20 @@ impl Worker {
             }
             let session = &mut self.sessions[index];
             if session.park != Park::No {
-                if session.socket.has_ended() && session.life == Life::Open && self.waits(index) {
-                    // What it sent behind the command it waits in would not run in Redis either.
-                    let session = &mut self.sessions[index];
-                    session.park = Park::No;
-                    session.input = Vec::new();
-                    self.client_left(index);
-                    continue;
-                }
                 if !self.may_go_on(index) {
+                    let open = self.sessions[index].life == Life::Open;
+                    if open && self.sessions[index].socket.has_ended() && self.waits_at_node(index)
+                    {
+                        // What it sent behind the command it waits in would not run in Redis either.
+                        self.client_left(index);
+                    }
                     break;
                 }
                 self.sessions[index].park = Park::No;
                 self.process_input(index);
                 continue;
             }
-            if session.life == Life::Finishing || !session.socket.is_readable() {
+            if session.life != Life::Open || !session.socket.is_readable() {
                 break;
             }
             if reads == READS_PER_TURN {
@@ -54,11 +52,41 @@ impl Worker {
                 self.client_left(index);
             }
         }
-        let session = &self.sessions[index];
-        let idle = session.inflight == 0 && session.out.is_empty() && session.park == Park::No;
-        if session.life == Life::Finishing && idle {
+        if self.is_over(index) {
             self.end_session(index);
         }
+    }
+
+    /// Whether nothing is left to do for the session.
+    fn is_over(&mut self, index: usize) -> bool {
+        let session = &self.sessions[index];
+        let written = session.out.is_empty();
+        let idle = session.inflight == 0 && written && session.park == Park::No;
+        match session.life {
+            Life::Open => false,
+            Life::Killed => true,
+            Life::Finishing => idle,
+            Life::Left if idle => true,
+            Life::Left => written && self.waits_at_node(index) && !self.leave_node(index),
+        }
+    }
+
+    /// Whether the reply that comes next is one that the node may keep back for ever.
+    fn waits_at_node(&self, index: usize) -> bool {
+        let pin = self.sessions[index].pin.as_ref();
+        pin.and_then(|pin| self.lanes[pin.lane].queue.front())
+            .is_some_and(Entry::waits_by_nature)
+    }
+
+    /// The client left while it waits: the node must not give it an element any more, nor may one get
+    /// lost that is on its way. So the node is told in the same words, by closing our side; the lane
+    /// ends when it has closed its own. False where that can not be.
+    fn leave_node(&mut self, index: usize) -> bool {
+        let Some(pin) = &self.sessions[index].pin else {
+            return false;
+        };
+        let lane = &mut self.lanes[pin.lane];
+        lane.leaving || lane.leave()
     }
 
     fn end_session(&mut self, index: usize) {
@@ -183,6 +211,13 @@ impl Worker {
                     return data.len();
                 }
                 Ok(None) => break,
+                Err(_) if session.inflight > 0 => {
+                    // Looked at again in its turn: what is before it may wait at the node.
+                    session.scanner = RequestScanner::default();
+                    self.append(index, &run, &data[run.start..at], owner);
+                    self.park(index, Park::Drained);
+                    return at;
+                }
                 Err(error) => {
                     self.append(index, &run, &data[run.start..at], owner);
                     self.refuse_stream(index, &error.to_string());
@@ -273,26 +308,14 @@ impl Worker {
         self.sessions[index].finish();
     }
 
-    /// The client closed its side: what it asked for is still answered. One that waits at the node for
-    /// an element must not take one later, nor may one get lost that was on its way already: the node
-    /// is told in the same words, by closing our side.
+    /// The client closed its side.
     fn client_left(&mut self, index: usize) {
         let session = &mut self.sessions[index];
-        let Some(pin) = &session.pin else {
-            return session.finish();
+        let pin = session.pin.as_ref();
+        session.life = match pin.is_some_and(|pin| pin.subscribed() || pin.monitor) {
+            true => Life::Killed,
+            false => Life::Left,
         };
-        let lane = &mut self.lanes[pin.lane];
-        if pin.subscribed() || pin.monitor || (lane.blocked() && !lane.leave()) {
-            session.kill();
-        } else {
-            session.finish();
-        }
-    }
-
-    /// Whether the session waits at the node for something that nobody would take if it left.
-    fn waits(&self, index: usize) -> bool {
-        let pin = self.sessions[index].pin.as_ref();
-        pin.is_some_and(|pin| pin.subscribed() || pin.monitor || self.lanes[pin.lane].blocked())
     }
 
     /// Writes every session that got a reply in this turn, each once.
@@ -303,6 +326,10 @@ impl Worker {
                 continue;
             };
             session.dirty = false;
+            if session.life == Life::Killed {
+                self.wake_session(index);
+                continue;
+            }
             match session.flush(&mut self.spares) {
                 Ok(written) => self.backends[session.backend].turn.sent += written as u64,
                 Err(_) => session.kill(),

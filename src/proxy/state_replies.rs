@@ -2,11 +2,12 @@
 
 use std::sync::atomic::Ordering;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 
 use super::hook::{BLIND, Hook, Transition};
-use super::identity;
-use super::lane::{Kind, SessionRef, own_error};
+use super::identity::with_client_id;
+use super::lane::{Entry, Kind, LaneKey, SessionRef, own_error};
+use super::pin::Effect;
 use super::tracking;
 use super::worker::Worker;
 use crate::resp::OwnError;
@@ -25,6 +26,12 @@ impl Worker {
             return;
         };
         self.backends[backend].turn.replied += 1;
+        let state = &self.lanes[lane];
+        // Another one may stand behind it.
+        let waits_on = match state.queue.iter().any(Entry::blocks) {
+            true => state.upstream.as_ref().map_or(0, |u| u.client_id),
+            false => 0,
+        };
         let mut reply = Bytes::copy_from_slice(frame);
         match *hook {
             Hook::Transition(transition) => {
@@ -42,12 +49,14 @@ impl Worker {
                 paused.fetch_max(until.as_millis(), Ordering::Relaxed);
             }
             Hook::Tracking(tracking) => self.on_tracking(of, tracking, frame[0] != b'-'),
+            Hook::Client(request) => return self.on_client(of, &request, frame, entry.mute),
             hook => {
                 if let Some(session) = self.session(of) {
-                    session.client.blocked_on.store(0, Ordering::Relaxed);
+                    session.client.blocked_on.store(waits_on, Ordering::Relaxed);
+                    session.moving &= !matches!(hook, Hook::Multi);
                     match hook {
                         Hook::HelloId if frame[0] != b'-' => {
-                            reply = identity::with_client_id(frame, session.client.id);
+                            reply = with_client_id(frame, session.client.id);
                         }
                         Hook::Target if frame[0] != b'-' => {
                             let target = session.pin.as_ref().and_then(|p| p.tracking.target);
@@ -65,23 +74,41 @@ impl Worker {
                         }
                         _ => {}
                     }
-                    let select = session
+                    let effects = session
                         .pin
                         .as_mut()
-                        .and_then(|pin| pin.answered(hook, &bytes, frame));
-                    if let Some(pin) = &session.pin {
-                        let (queued, monitor) = (pin.tx.as_ref().map(|tx| tx.queued), pin.monitor);
-                        session
-                            .client
-                            .update(|s| (s.queued, s.monitor) = (queued, monitor));
+                        .map(|pin| pin.answered(hook, &bytes, frame))
+                        .unwrap_or_default();
+                    if !effects.is_empty() {
+                        reply = self.on_transaction(of, effects, frame);
                     }
-                    if let Some(db) = select {
-                        self.move_to_db(of, db);
+                    if let Some(session) = self.session(of)
+                        && let Some(pin) = &session.pin
+                    {
+                        let queued = pin.tx.as_ref().map(|tx| tx.queued);
+                        pin.show(&session.client);
+                        session.client.update(|s| s.queued = queued);
                     }
                 }
             }
         }
         self.finish_request(of, &reply, Some(&reply), entry.mute);
+    }
+
+    /// The node answered in the place of a CLIENT subcommand.
+    fn on_client(&mut self, of: SessionRef, request: &[u8], frame: &[u8], mute: bool) {
+        let Some(session) = self.session(of) else {
+            return;
+        };
+        session.moving = false;
+        let reply = match frame[0] {
+            b'-' => Some(Bytes::copy_from_slice(frame)),
+            _ => self.answer_client(of.index, request, frame),
+        };
+        match reply {
+            Some(reply) => self.finish_request(of, &reply, Some(&reply), mute),
+            None => self.finish_request(of, &[], None, true),
+        }
     }
 
     /// AUTH, SELECT or HELLO was answered on the lane it leads to.
@@ -96,48 +123,91 @@ impl Worker {
             self.leave_lane(to.lane);
         } else {
             if let Some(name) = to.hello {
-                reply = identity::with_client_id(frame, session.client.id);
+                reply = with_client_id(frame, session.client.id);
                 if let Some(name) = name {
                     session.client.update(|s| s.name = name);
                 }
             }
-            let left = session.lane;
-            session.lane = to.lane;
-            session.key = to.key;
-            let (db, resp3) = (session.key.db, session.key.resp3);
-            let user = session.key.user.as_ref().map_or_else(
-                || "default".to_owned(),
-                |login| {
-                    let user = login.user.as_deref().unwrap_or(b"default");
-                    String::from_utf8_lossy(user).into_owned()
-                },
-            );
-            session
-                .client
-                .update(|s| (s.db, s.resp3, s.user) = (db, resp3, user));
-            let pinned = session.pin.as_ref().map(|pin| pin.lane);
-            let key = session.key.clone();
-            if let Some(pinned) = pinned {
-                self.lanes[pinned].key = key;
-            }
-            self.leave_lane(left);
+            self.move_to(of.index, to.key, to.lane);
         }
         reply
     }
 
-    /// A SELECT inside of MULTI took effect.
-    fn move_to_db(&mut self, of: SessionRef, db: u32) {
-        let Some(session) = self.session(of) else {
-            return;
-        };
-        let mut key = session.key.clone();
-        key.db = db;
-        let (backend, left) = (session.backend, session.lane);
-        let lane = self.shared_lane(backend, &key);
-        let session = &mut self.sessions[of.index];
-        session.lane = lane;
-        session.key = key;
-        session.client.update(|s| s.db = db);
+    /// EXEC has run commands that concern the session: the reply with our answers in it.
+    fn on_transaction(
+        &mut self,
+        of: SessionRef,
+        effects: Vec<(usize, Effect)>,
+        frame: &[u8],
+    ) -> Bytes {
+        let replies: Vec<&[u8]> = elements(frame).collect();
+        let head = memchr::memchr(b'\n', frame).map_or(frame.len(), |lf| lf + 1);
+        let mut out = BytesMut::from(&frame[..head]);
+        let mut effects = effects.into_iter().peekable();
+        for (at, reply) in replies.into_iter().enumerate() {
+            let effect = effects.next_if(|(place, _)| *place == at);
+            let Some((_, effect)) = effect.filter(|_| reply[0] != b'-') else {
+                out.extend_from_slice(reply);
+                continue;
+            };
+            match effect {
+                Effect::Client(request) => {
+                    let own = self.answer_client(of.index, &request, reply);
+                    out.extend_from_slice(own.as_deref().unwrap_or(reply));
+                }
+                Effect::Tracking(tracking) => {
+                    out.extend_from_slice(reply);
+                    self.on_tracking(of, tracking, true);
+                }
+                Effect::Sticky(sticky) => {
+                    out.extend_from_slice(reply);
+                    let session = &mut self.sessions[of.index];
+                    if let Some(pin) = &mut session.pin {
+                        pin.stick(sticky);
+                        pin.show(&session.client);
+                    }
+                }
+                Effect::Identity(change) => {
+                    let session = &self.sessions[of.index];
+                    match change.hello {
+                        true => out.extend_from_slice(&with_client_id(reply, session.client.id)),
+                        false => out.extend_from_slice(reply),
+                    }
+                    if let Some(name) = change.name.clone() {
+                        session.client.update(|s| s.name = name);
+                    }
+                    let key = change.of(&session.key);
+                    let backend = session.backend;
+                    let lane = self.shared_lane(backend, &key);
+                    self.move_to(of.index, key, lane);
+                }
+            }
+        }
+        out.freeze()
+    }
+
+    /// The session is somebody else, or elsewhere, from now on.
+    fn move_to(&mut self, index: usize, key: LaneKey, lane: usize) {
+        let session = &mut self.sessions[index];
+        let left = std::mem::replace(&mut session.lane, lane);
+        session.key = key.clone();
+        let user = key.user.as_ref().map_or_else(
+            || "default".to_owned(),
+            |login| {
+                let user = login.user.as_deref().unwrap_or(b"default");
+                String::from_utf8_lossy(user).into_owned()
+            },
+        );
+        session
+            .client
+            .update(|s| (s.db, s.resp3, s.user) = (key.db, key.resp3, user));
+        if let Some(pin) = &session.pin {
+            self.lanes[pin.lane].key = key;
+        }
+        // Its user was let in: whatever the lane was told before, it is to connect, so that it hears
+        // when the user is deleted.
+        self.lanes[lane].denied = false;
+        self.lanes[lane].wake_task();
         self.leave_lane(left);
     }
 
@@ -179,7 +249,8 @@ impl Worker {
                 .client
                 .update(|s| [s.channels, s.patterns, s.shard_channels] = counts);
         }
-        if !eaten && !mute {
+        // CLIENT REPLY OFF is about replies; an acknowledgement is a message.
+        if !(eaten || failed && mute) {
             self.deliver(of, frame);
         }
         if done {

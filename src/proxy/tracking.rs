@@ -60,6 +60,13 @@ struct Caching {
 }
 
 impl Tracking {
+    /// A CLIENT TRACKING of which the node alone judges; `None`: something else, or wrong.
+    pub(super) fn of(args: &[&[u8]]) -> Option<Tracking> {
+        let tracks = args.len() > 2 && args[1].eq_ignore_ascii_case(b"TRACKING");
+        let tracking = tracks.then(|| Tracking::read(args))?.ok()?;
+        tracking.target.is_none().then_some(tracking)
+    }
+
     /// Reads `CLIENT TRACKING ON|OFF ...`; what it cannot explain is left to the node.
     fn read(args: &[&[u8]]) -> Result<Tracking, &'static str> {
         let mut tracking = Tracking {
@@ -115,6 +122,18 @@ fn frame(args: &[Bytes], node_id: Option<u64>) -> Bytes {
 impl Tracked {
     pub(super) fn on(&self) -> bool {
         !self.said.is_empty()
+    }
+
+    /// As others see it: whom it redirects to, 0 for nobody; `None`: it is off.
+    pub(super) fn shown(&self) -> Option<u64> {
+        self.on().then_some(self.target.unwrap_or(0))
+    }
+
+    /// Whether it is on with BCAST.
+    pub(super) fn broadcasts(&self) -> bool {
+        let said = self.said.iter().flatten();
+        said.into_iter()
+            .any(|arg| arg.eq_ignore_ascii_case(b"BCAST"))
     }
 
     /// The node agreed.
@@ -239,8 +258,8 @@ impl Worker {
             pin.tracking.answered(tracking);
             pin.tracking.aimed_at = asked.and(aimed_at);
         }
-        let (on, target) = (pin.tracking.on(), pin.tracking.target);
-        me.update(|s| s.tracking = on.then_some(target.unwrap_or(0)));
+        let target = pin.tracking.target;
+        pin.show(&me);
         for other in [before, asked].into_iter().flatten() {
             if Some(other) != target {
                 self.no_longer_redirects(me.id, other);

@@ -19,6 +19,7 @@ mod write;
 pub use command::{Command, Replay, Special};
 pub use credentials::Credentials;
 pub use error::ProtocolError;
+pub use number::parse as integer;
 pub use own_error::OwnError;
 pub use reply::{ReplyKind, ReplyScanner, Signal};
 pub use request::{Limits, Request, RequestScanner};

@@ -1,7 +1,7 @@
 //! Decimal numbers as Redis' own parser takes them.
 
-/// A number in decimal: no plus sign, no leading zero, no space, within i64.
-pub(super) fn parse(digits: &[u8]) -> Option<i64> {
+/// A number in decimal as Redis takes it: no plus sign, no leading zero, no space, within i64.
+pub fn parse(digits: &[u8]) -> Option<i64> {
     let (negative, digits) = match digits {
         [b'-', rest @ ..] => (true, rest),
         _ => (false, digits),

@@ -217,3 +217,55 @@ async fn a_wait_that_would_not_wait_for_the_clients_writes_is_an_error() {
     assert!(refused.contains("pointsman:wait"), "{refused}");
     assert_eq!(ask(&mut client, "SET k 1").await, "+OK");
 }
+
+#[tokio::test]
+async fn a_transaction_that_is_not_ended_shuts_nobody_in() {
+    let plane = Plane::start(0).await;
+    let (mut a, mut b) = (plane.client().await, plane.client().await);
+    a.queue(&["MULTI"]);
+    a.queue(&["DISCARD", "x"]);
+    a.flush().await.expect("sent");
+    let refused = "-ERR wrong number of arguments for 'discard' command";
+    for expected in ["+OK", refused] {
+        assert_eq!(hear(&mut a).await, expected);
+    }
+    assert_eq!(ask(&mut b, "GET k").await, "nil");
+    assert_eq!(ask(&mut a, "GET k").await, "+QUEUED");
+    assert_eq!(ask(&mut a, "DISCARD").await, "+OK");
+    assert_eq!(ask(&mut a, "GET k").await, "nil");
+}
+
+#[tokio::test]
+async fn what_stands_behind_an_unsubscribe_waits_for_it() {
+    let plane = Plane::start(0).await;
+    let mut client = plane.client().await;
+    assert_eq!(
+        ask(&mut client, "SUBSCRIBE ch").await,
+        "[\"subscribe\", \"ch\", :1]"
+    );
+    client.queue(&["UNSUBSCRIBE"]);
+    client.queue(&["CLIENT", "REPLY", "SKIP"]);
+    client.queue(&["GET", "skipped"]);
+    client.queue(&["PING"]);
+    client.flush().await.expect("sent");
+    let left = "[\"unsubscribe\", \"ch\", :0]";
+    for expected in [left, "+PONG"] {
+        assert_eq!(hear(&mut client).await, expected);
+    }
+    assert_eq!(ask(&mut client, "SELECT 1").await, "+OK");
+}
+
+#[tokio::test]
+async fn a_transaction_with_a_refused_command_does_not_run() {
+    let plane = Plane::start(0).await;
+    let mut client = plane.client().await;
+    for refused in ["SCRIPT DEBUG YES", "REPLICAOF NO ONE", "SUBSCRIBE ch"] {
+        assert_eq!(ask(&mut client, "MULTI").await, "+OK");
+        let reply = ask(&mut client, refused).await;
+        assert!(reply.starts_with("-POINTSMAN not executed"), "{reply}");
+        assert_eq!(ask(&mut client, "SET k v").await, "+QUEUED");
+        let reply = ask(&mut client, "EXEC").await;
+        assert!(reply.starts_with("-EXECABORT"), "{reply}");
+    }
+    assert_eq!(ask(&mut client, "GET k").await, "nil");
+}

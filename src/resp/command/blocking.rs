@@ -52,8 +52,15 @@ pub fn patience(special: Special, request: &Request, frame: &[u8]) -> Patience {
             Ok(duration) => Patience::For(duration),
             Err(_) => Patience::None,
         },
+        // C reads these, Rust does not; how long it is does not matter.
+        None if hexadecimal(text) => Patience::Forever,
         None => Patience::None,
     }
+}
+
+fn hexadecimal(text: &str) -> bool {
+    let digits = text.trim_start_matches(['+', '-']);
+    digits.starts_with("0x") || digits.starts_with("0X")
 }
 
 /// The same request with `remaining` as its timeout, whole milliseconds, at least one (0 would mean
@@ -161,6 +168,7 @@ mod tests {
                 millis(5),
             ),
             ("XREADGROUP GROUP g c STREAMS s >", Patience::None),
+            ("BLPOP a 0x1p-3", Patience::Forever),
             ("BLPOP a -1", Patience::None),
             ("BLPOP a x", Patience::None),
             ("BLPOP a nan", Patience::None),

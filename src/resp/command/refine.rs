@@ -50,6 +50,10 @@ pub fn refused(command: &Command, request: &Request, frame: &[u8]) -> Option<&'s
             (replay(Some(command), request, frame) != Replay::Read)
                 .then_some("a cluster can not be changed through pointsman")
         }
+        Special::Script => request
+            .arg(frame, 1)
+            .is_some_and(|word| word.eq_ignore_ascii_case(b"DEBUG"))
+            .then_some("the debugger of scripts can not be carried through pointsman"),
         _ => None,
     }
 }
@@ -284,6 +288,8 @@ mod tests {
             ("PSYNC ? -1", true),
             ("CLUSTER MEET h 1", true),
             ("CLUSTER failover", true),
+            ("SCRIPT debug YES", true),
+            ("SCRIPT FLUSH", false),
             ("CLUSTER INFO", false),
             ("CLUSTER", false),
             ("GET k", false),
