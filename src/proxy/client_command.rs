@@ -422,9 +422,14 @@ fn pause_of_all(now: Timestamp, args: &[&[u8]]) -> Option<Timestamp> {
         [_, _, _, mode] => mode.eq_ignore_ascii_case(b"ALL"),
         _ => false,
     };
-    let millis = number(args[2]).filter(|_| all)?;
+    let millis = number(args.get(2)?).filter(|_| all)?;
     let pause = Duration::from_millis(u64::try_from(millis).ok()?);
     Some(now + pause.min(MAX_PAUSE))
+}
+
+/// Whether it is a CLIENT PAUSE that stops all clients.
+pub(super) fn pauses_all(args: &[&[u8]]) -> bool {
+    upper(args, 1) == b"PAUSE" && pause_of_all(Timestamp::default(), args).is_some()
 }
 
 /// The node would stop answering everybody, also those who watch it, and that is how a node looks that

@@ -40,6 +40,8 @@ pub(super) struct Dialed {
     pub(super) client_id: u64,
     /// The node answers so quickly that waiting for a reply costs nothing.
     pub(super) near: bool,
+    /// The server's version, as it said in INFO; `None`: it did not tell this user.
+    pub(super) version: Option<(u16, u16)>,
 }
 
 /// Why there is none.
@@ -124,6 +126,7 @@ async fn dial_unbounded(what: &Dial) -> Result<Dialed, DialError> {
         stream,
         client_id: 0,
         near,
+        version: None,
     };
     let mut verified = false;
     let mut hidden = false;
@@ -153,6 +156,7 @@ async fn dial_unbounded(what: &Dial) -> Result<Dialed, DialError> {
             Step::Identity | Step::Database | Step::Courtesy => {}
         }
     }
+    dialed.version = version(&server);
     if hidden && !verified {
         verify_apart(what).await?;
     }
@@ -209,6 +213,11 @@ fn check(server: &str, replication: &str, run_id: &Arc<str>) -> Result<(), DialE
         Some(_) => Err(DialError::NotPrimary),
         None => Err(DialError::NotRedis),
     }
+}
+
+fn version(server: &str) -> Option<(u16, u16)> {
+    let mut parts = field(server, "redis_version:")?.split('.').map(str::parse);
+    Some((parts.next()?.ok()?, parts.next()?.ok()?))
 }
 
 fn field<'a>(info: &'a str, name: &str) -> Option<&'a str> {

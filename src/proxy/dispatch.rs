@@ -3,7 +3,7 @@
 use bytes::{Bytes, BytesMut};
 
 use super::client_command;
-use super::hook::{DISCARD, Hook, NOTE_OFFSET, Sticky};
+use super::hook::{DISCARD, Hook, Sticky, note_offset};
 use super::identity::{self, Change};
 use super::lane::{Entry, Kind, SessionRef};
 use super::pin::{Effect, POISON, Tx, Watch};
@@ -403,11 +403,11 @@ impl Worker {
 
     /// WAIT and WAITAOF are about the writes of one connection. Ours carried other clients' writes as
     /// well, so we wait on a connection of our own, which has taken note of the newest offset: the
-    /// client's own writes are before that. Since Redis 7.2 only a command that is replicated takes
-    /// note, and PUBLISH is the only one that changes nothing.
+    /// client's own writes are before that.
     fn wait(&mut self, index: usize, frame: &[u8]) -> Result<Step, Park> {
         let lane = self.pin(index)?;
-        self.push_internal(lane, NOTE_OFFSET);
+        let version = self.backends[self.sessions[index].backend].version;
+        self.push_internal(lane, note_offset(version));
         self.blocks(index, lane);
         let hook = Hook::Wait { blind: false };
         self.push_hook(index, lane, hook, Replay::Never, frame);
@@ -528,6 +528,7 @@ impl Worker {
         let lane = session.pin.as_ref().map_or(session.lane, |pin| pin.lane);
         let entry = Entry::local(of, Bytes::copy_from_slice(reply), self.now);
         self.lanes[lane].push(entry, &[], &mut self.spares);
+        self.settle_head(lane);
     }
 
     /// The same; inside of MULTI, EXEC must fail then.
@@ -558,8 +559,7 @@ fn not_in_transactions(special: Special, request: &Request, frame: &[u8]) -> boo
         Special::Client => {
             let args: Vec<&[u8]> = request.args(frame).collect();
             let reply = args.len() == 3 && args[1].eq_ignore_ascii_case(b"REPLY");
-            let pause = args.len() > 1 && args[1].eq_ignore_ascii_case(b"PAUSE");
-            reply || pause || client_command::redirects(&args)
+            reply || client_command::pauses_all(&args) || client_command::redirects(&args)
         }
         _ => false,
     }

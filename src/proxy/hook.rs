@@ -144,12 +144,18 @@ impl Hook {
     }
 }
 
-/// Is replicated and changes nothing, so that its connection takes note of the node's offset.
-pub(super) const NOTE_OFFSET: &[u8] = b"*3\r\n$7\r\nPUBLISH\r\n$14\r\npointsman:wait\r\n$0\r\n\r\n";
+/// Makes its connection take note of the node's offset: any command does before Redis 7.2, since then only
+/// one that is replicated. This one changes nothing, and no pattern sees a message of a shard channel.
+pub(super) fn note_offset(version: Option<(u16, u16)>) -> &'static [u8] {
+    match version {
+        Some(version) if version < (7, 2) => b"*1\r\n$4\r\nPING\r\n",
+        _ => b"*3\r\n$8\r\nSPUBLISH\r\n$14\r\npointsman:wait\r\n$0\r\n\r\n",
+    }
+}
 
 /// What a WAIT is told that would not have waited for the client's writes.
 pub(super) const BLIND: &str =
-    "WAIT and WAITAOF need the right to PUBLISH on the channel pointsman:wait";
+    "WAIT and WAITAOF need the right to SPUBLISH on the channel pointsman:wait";
 
 /// DISCARD as a request.
 pub(super) const DISCARD: &[u8] = b"*1\r\n$7\r\nDISCARD\r\n";

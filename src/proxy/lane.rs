@@ -19,6 +19,7 @@ use std::task::Waker;
 use bytes::{Bytes, BytesMut};
 
 use super::hook::Hook;
+use super::intake::Intake;
 use super::queue::{ByteQueue, Spares};
 use super::replies::LaneEnd;
 use super::settings::Retry;
@@ -28,6 +29,10 @@ use crate::topology::{Epoch, Timestamp};
 
 /// Bytes that a node reads from one connection at once (PROTO_IOBUF_LEN of Redis).
 const NODE_READS: usize = 16 * 1024;
+
+/// A request that was the first without a reply on so many lost connections is not sent again: the node may
+/// have closed them because of it.
+const MAX_LOSSES: u8 = 3;
 
 /// What connections may be shared by: nobody ever runs under another client's user, in another
 /// database or with another protocol version.
@@ -87,6 +92,8 @@ pub(super) struct Entry {
     pub(super) since: Timestamp,
     /// It was written to a node whose answer never came.
     pub(super) resent: bool,
+    /// How many connections were lost while it was the first that awaited its reply.
+    losses: u8,
     /// Nobody sees the reply (CLIENT REPLY OFF, or a request of our own).
     pub(super) mute: bool,
     pub(super) kind: Kind,
@@ -111,8 +118,7 @@ pub(super) struct Upstream {
     /// When it was opened.
     pub(super) since: Timestamp,
     pub(super) run_id: Arc<str>,
-    /// The part of a reply that came; nothing most of the time.
-    pub(super) input: Vec<u8>,
+    pub(super) input: Intake,
     pub(super) scanner: ReplyScanner,
     /// The node is so close that its replies are worth waiting for: see [`Lane::may_wait`].
     pub(super) near: bool,
@@ -376,7 +382,9 @@ impl Lane {
             .map(|(entry, bytes)| (false, entry, bytes))
             .collect();
         let (sent, mut popped) = (self.sent, 0);
-        while let Some((entry, bytes)) = self.pop_with_bytes(spares) {
+        let begun = self.written > 0;
+        while let Some((mut entry, bytes)) = self.pop_with_bytes(spares) {
+            entry.losses += u8::from(begun && popped == 0);
             let was_sent = popped < sent;
             popped += 1;
             all.push((was_sent, entry, bytes));
@@ -436,6 +444,7 @@ impl Entry {
             replay,
             since,
             resent: false,
+            losses: 0,
             mute: false,
             kind,
         }
@@ -460,6 +469,7 @@ impl Entry {
             replay: Replay::Read,
             since,
             resent: false,
+            losses: 0,
             mute: true,
             kind: Kind::Plain,
         }
@@ -505,7 +515,8 @@ impl Entry {
                 Err(reply) => AfterLoss::Unknown(reply, session, self.since),
             };
         }
-        if !was_sent || self.replies == 0 || may_replay(self.replay, retry) {
+        let again = !was_sent || self.replies == 0 || may_replay(self.replay, retry);
+        if again && self.losses < MAX_LOSSES {
             if let Kind::Unit(replies) = &mut self.kind {
                 let total = count_replies(replies) + self.replies;
                 replies.clear();

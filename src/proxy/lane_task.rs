@@ -13,6 +13,7 @@ use bytes::Bytes;
 
 use super::dial::{Dial, DialError, Dialed, dial};
 use super::hook::Hook;
+use super::intake::Intake;
 use super::lane::{Entry, Kind, Upstream, own_error};
 use super::replies::LaneEnd;
 use super::session::Park;
@@ -42,6 +43,7 @@ pub(super) async fn run(worker: Rc<RefCell<Worker>>, lane: usize) {
         match dialed {
             Ok(dialed) => {
                 if !worker.borrow_mut().lane_up(lane, &what, epoch, dialed) {
+                    wait(&worker, lane, epoch, FIRST_PAUSE).await;
                     continue;
                 }
                 let end = poll_fn(|cx| worker.borrow_mut().lane_ends(lane, cx)).await;
@@ -112,7 +114,7 @@ impl Worker {
     /// The connection is there and verified; false when another epoch began meanwhile.
     fn lane_up(&mut self, lane: usize, what: &Dial, epoch: Epoch, dialed: Dialed) -> bool {
         self.now = clock::now();
-        let (client_id, near) = (dialed.client_id, dialed.near);
+        let (client_id, near, version) = (dialed.client_id, dialed.near, dialed.version);
         let watched = dialed
             .stream
             .into_std()
@@ -125,7 +127,7 @@ impl Worker {
             }
         };
         let state = &mut self.lanes[lane];
-        let backend = &self.backends[state.backend];
+        let backend = &mut self.backends[state.backend];
         if backend.topology.epoch != epoch || state.close {
             return false;
         }
@@ -136,6 +138,7 @@ impl Worker {
         };
         backend.metrics.upstreams(kind).increment(1);
         backend.shared.scripts.loaded(&what.primary.run_id);
+        backend.version = version.or(backend.version);
         state.failures = 0;
         state.retire = false;
         state.denied = false;
@@ -145,7 +148,7 @@ impl Worker {
             epoch,
             since: self.now,
             run_id: what.primary.run_id.clone(),
-            input: Vec::new(),
+            input: Intake::default(),
             scanner: ReplyScanner::default(),
             client_id,
             near,
@@ -232,6 +235,7 @@ impl Worker {
                 self.end_lane(lane, LaneEnd::Lost);
             }
         }
+        lanes.append(&mut self.to_write);
         self.to_write = lanes;
     }
 
@@ -257,6 +261,7 @@ impl Worker {
         if !open
             || upstream.draining.is_some()
             || upstream.end.is_some()
+            || state.retire
             || !(state.has_unwritten() || state.aiming)
             || state.may_wait()
         {

@@ -6,6 +6,7 @@ use std::os::unix::net::UnixListener as StdUnixListener;
 use std::sync::Arc;
 use std::time::Duration;
 
+use socket2::{SockRef, TcpKeepalive};
 use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::mpsc;
 use tokio::sync::watch;
@@ -14,6 +15,9 @@ use tokio::task::JoinSet;
 use super::Shared;
 use super::worker::Message;
 use crate::metrics::{RejectReason, WorkerMetrics};
+
+/// An idle client is asked after this long whether it is there, as Redis does.
+const CLIENT_KEEPALIVE: Duration = Duration::from_secs(300);
 
 /// A bound socket that clients connect to.
 #[derive(Debug)]
@@ -120,6 +124,9 @@ impl Listening {
                 let (stream, peer) = listener.accept().await?;
                 // Fails only on a connection that is gone already; reading will tell.
                 let _ = stream.set_nodelay(true);
+                // As tcp-keepalive of Redis: a client whose host vanished is noticed.
+                let keepalive = TcpKeepalive::new().with_time(CLIENT_KEEPALIVE);
+                let _ = SockRef::from(&stream).set_tcp_keepalive(&keepalive);
                 let local = stream
                     .local_addr()
                     .map(|a| a.to_string())

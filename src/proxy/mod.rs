@@ -26,6 +26,7 @@ mod dial;
 mod dispatch;
 mod hook;
 mod identity;
+mod intake;
 mod lane;
 mod lane_task;
 mod listener;

@@ -11,10 +11,6 @@ pub(super) const LARGE: usize = 16 * 1024;
 
 const CHUNK: usize = 16 * 1024;
 const MAX_SPARES: usize = 64;
-/// Room for one read at least.
-const MIN_READ: usize = 4 * 1024;
-/// Room that is made for a frame of which little came yet.
-const MAX_GUESS: usize = 64 * 1024;
 
 /// Empty buffers of one worker, so that an idle session or lane holds none.
 #[derive(Default)]
@@ -33,17 +29,6 @@ impl Spares {
             buffer.clear();
             self.0.push(buffer);
         }
-    }
-}
-
-/// Makes room in a buffer that holds a part of a frame of at least `least` bytes: for all that is missing,
-/// but never for more than came already, because a length that was only declared costs its sender
-/// nothing.
-pub(super) fn make_room(buffer: &mut Vec<u8>, least: usize) {
-    let missing = least.saturating_sub(buffer.len()).max(MIN_READ);
-    let room = missing.min(buffer.len().max(MAX_GUESS));
-    if buffer.capacity() - buffer.len() < room {
-        buffer.reserve_exact(room);
     }
 }
 
@@ -248,18 +233,6 @@ mod tests {
         assert_eq!(contents(&queue, 0), b"def");
         queue.consume(3, &mut spares);
         assert!(queue.is_empty() && queue.chunks.is_empty() && queue.tail.capacity() == 0);
-    }
-
-    #[test]
-    fn room_is_made_for_what_is_missing_and_for_no_lie() {
-        let mut buffer = vec![0; 100];
-        make_room(&mut buffer, 512 * 1024 * 1024);
-        assert!(buffer.capacity() <= 100 + MAX_GUESS);
-        let mut buffer = vec![0; 1 << 20];
-        make_room(&mut buffer, (1 << 20) + 5000);
-        assert_eq!(buffer.capacity(), (1 << 20) + 5000);
-        make_room(&mut buffer, 0);
-        assert!(buffer.capacity() - buffer.len() >= MIN_READ);
     }
 
     #[test]

@@ -3,8 +3,9 @@
 use bytes::Bytes;
 
 use super::hook::Hook;
+use super::intake::{Came, Intake};
 use super::lane::{Draining, Entry, Kind, SessionRef, may_replay};
-use super::queue::{LARGE, make_room};
+use super::queue::LARGE;
 use super::session::{Life, Park};
 use super::worker::Worker;
 use crate::resp::reply::{error_code, first_element, signal};
@@ -43,48 +44,55 @@ impl Worker {
             if gone || upstream.end.is_some() || !upstream.socket.is_readable() {
                 return Ok(());
             }
-            if upstream.input.is_empty() {
-                let mut scratch = std::mem::take(&mut self.scratch);
-                let result = match upstream.socket.read(&mut scratch) {
-                    Ok(Some(0)) | Err(_) => Err(LaneEnd::Lost),
-                    Ok(None) => Ok(()),
-                    Ok(Some(n)) => self.cut_replies(lane, &scratch[..n], None).map(|cut| {
-                        self.keep_input(lane, &scratch[cut..n]);
-                    }),
-                };
-                self.scratch = scratch;
-                result?;
-            } else {
-                make_room(&mut upstream.input, upstream.scanner.least_len());
-                match upstream.socket.read_more(&mut upstream.input) {
-                    Ok(Some(0)) | Err(_) => return Err(LaneEnd::Lost),
-                    Ok(None) => return Ok(()),
-                    Ok(Some(_)) if upstream.scanner.least_len() > upstream.input.len() => {}
-                    Ok(Some(_)) => {
-                        // Large replies are passed on as they are, without a copy.
-                        let input = Bytes::from(std::mem::take(&mut upstream.input));
-                        let cut = self.cut_replies(lane, &input, Some(&input))?;
-                        self.keep_input(lane, &input[cut..]);
-                    }
+            let mut scratch = std::mem::take(&mut self.scratch);
+            let least = upstream.scanner.least_len();
+            let came = upstream
+                .input
+                .read(&mut upstream.socket, &mut scratch, least);
+            let result = match came {
+                Ok(Came::End) | Err(_) => Err(LaneEnd::Lost),
+                Ok(Came::Nothing) => Ok(()),
+                Ok(Came::Scratch { len, .. }) => {
+                    let cut = self.cut_replies(lane, &scratch[..len], None);
+                    cut.map(|cut| self.keep(lane, |input| input.keep(&scratch[cut..len])))
                 }
-            }
+                Ok(Came::Kept(_)) => self.cut_input(lane),
+            };
+            self.scratch = scratch;
+            result?;
             self.backends[backend].plan.evidence.replied(self.now);
             self.obey(backend);
             self.feed_starved(backend);
         }
-        if let Some(upstream) = &self.lanes[lane].upstream
+        if let Some(upstream) = &mut self.lanes[lane].upstream
             && upstream.socket.is_readable()
         {
-            self.again.push(upstream.socket.token());
+            self.again.extend(upstream.socket.again());
         }
         Ok(())
     }
 
-    fn keep_input(&mut self, lane: usize, rest: &[u8]) {
-        if let Some(upstream) = &mut self.lanes[lane].upstream
-            && !rest.is_empty()
-        {
-            upstream.input.extend_from_slice(rest);
+    /// Gives out what grew in a buffer of its own.
+    fn cut_input(&mut self, lane: usize) -> Result<(), LaneEnd> {
+        let Some(upstream) = &mut self.lanes[lane].upstream else {
+            return Ok(());
+        };
+        // A large reply that is not complete is only looked at where it has grown.
+        let mut ahead = upstream.scanner.clone();
+        if matches!(ahead.scan(upstream.input.as_slice()), Ok(None)) {
+            upstream.scanner = ahead;
+            return Ok(());
+        }
+        // Large replies are passed on as they are, without a copy.
+        let input = upstream.input.take();
+        let cut = self.cut_replies(lane, &input, Some(&input))?;
+        self.keep(lane, |intake| intake.put_back(input, cut));
+        Ok(())
+    }
+
+    fn keep(&mut self, lane: usize, how: impl FnOnce(&mut Intake)) {
+        if let Some(upstream) = &mut self.lanes[lane].upstream {
+            how(&mut upstream.input);
         }
     }
 
@@ -220,6 +228,7 @@ impl Worker {
         if (state.pinned || frame[0] == b'>') && self.out_of_band(lane, frame) {
             return Ok(());
         }
+        self.settle_head(lane);
         let state = &mut self.lanes[lane];
         if state.sent == 0 {
             return Err(LaneEnd::Garbage);
@@ -511,7 +520,8 @@ impl Worker {
             return;
         }
         for of in std::mem::take(&mut state.starved) {
-            if self.session(of).is_some() {
+            if let Some(session) = self.session(of) {
+                session.starved = false;
                 self.wake_session(of.index);
             }
         }

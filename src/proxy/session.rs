@@ -4,6 +4,7 @@
 use std::io::{self, IoSlice};
 use std::sync::Arc;
 
+use super::intake::Intake;
 use super::lane::LaneKey;
 use super::pin::Pin;
 use super::queue::{ByteQueue, Spares};
@@ -69,7 +70,7 @@ pub(super) struct Session {
     /// Its own lane, while its state demands one.
     pub(super) pin: Option<Box<Pin>>,
     /// What was read and is not a complete request, or waits because the session is parked.
-    pub(super) input: Vec<u8>,
+    pub(super) input: Intake,
     pub(super) scanner: RequestScanner,
     /// Replies that are not written yet.
     pub(super) out: ByteQueue,
@@ -89,6 +90,8 @@ pub(super) struct Session {
     pub(super) dirty: bool,
     /// Whether it is in the worker's list of sessions to look at again.
     pub(super) woken: bool,
+    /// Whether it is in the backend's list of starved sessions.
+    pub(super) starved: bool,
 }
 
 impl Session {
@@ -108,7 +111,7 @@ impl Session {
             key,
             lane,
             pin: None,
-            input: Vec::new(),
+            input: Intake::default(),
             scanner: RequestScanner::default(),
             out: ByteQueue::default(),
             inflight: 0,
@@ -120,6 +123,7 @@ impl Session {
             moving: false,
             dirty: false,
             woken: false,
+            starved: false,
         }
     }
 

@@ -5,8 +5,9 @@ use std::sync::atomic::Ordering;
 use bytes::{Bytes, BytesMut};
 
 use super::dispatch::Step;
+use super::intake::Came;
 use super::lane::{Entry, Kind, SessionRef};
-use super::queue::{LARGE, make_room};
+use super::queue::LARGE;
 use super::session::{Life, Park};
 use super::worker::Worker;
 use crate::resp::command::{lookup, replay};
@@ -33,6 +34,9 @@ impl Worker {
                         // What it sent behind the command it waits in would not run in Redis either.
                         self.client_left(index);
                     }
+                    if self.sessions[index].park == Park::Starved {
+                        self.list_starved(index);
+                    }
                     break;
                 }
                 self.sessions[index].park = Park::No;
@@ -43,8 +47,7 @@ impl Worker {
                 break;
             }
             if reads == READS_PER_TURN {
-                let token = session.socket.token();
-                self.again.push(token);
+                self.again.extend(session.socket.again());
                 break;
             }
             reads += 1;
@@ -120,54 +123,42 @@ impl Worker {
     /// Reads once and processes it; false when the client will send nothing more.
     fn read_session(&mut self, index: usize) -> bool {
         let session = &mut self.sessions[index];
-        let backend = session.backend;
-        if session.input.is_empty() {
-            let mut scratch = std::mem::take(&mut self.scratch);
-            let read = session.socket.read(&mut scratch);
-            let more = match read {
-                Ok(Some(0)) | Err(_) => false,
-                Ok(None) => true,
-                Ok(Some(n)) => {
-                    self.backends[backend].turn.received += n as u64;
-                    let consumed = self.process(index, &scratch[..n], None);
-                    if consumed < n {
-                        self.sessions[index]
-                            .input
-                            .extend_from_slice(&scratch[consumed..n]);
-                    }
-                    true
-                }
-            };
-            self.scratch = scratch;
-            return more;
-        }
-        make_room(&mut session.input, session.scanner.least_len());
-        match session.socket.read_more(&mut session.input) {
-            Ok(Some(0)) | Err(_) => false,
-            Ok(None) => true,
-            Ok(Some(n)) => {
-                self.backends[backend].turn.received += n as u64;
+        let mut scratch = std::mem::take(&mut self.scratch);
+        let least = session.scanner.least_len();
+        let came = session.input.read(&mut session.socket, &mut scratch, least);
+        let more = match came {
+            Ok(Came::End) | Err(_) => false,
+            Ok(Came::Nothing) => true,
+            Ok(Came::Scratch { len, new }) => {
+                self.backends[session.backend].turn.received += new as u64;
+                let done = self.process(index, &scratch[..len], None);
+                self.sessions[index].input.keep(&scratch[done..len]);
+                true
+            }
+            Ok(Came::Kept(new)) => {
+                self.backends[session.backend].turn.received += new as u64;
                 self.process_input(index);
                 true
             }
-        }
+        };
+        self.scratch = scratch;
+        more
     }
 
     /// Processes what was read before.
     fn process_input(&mut self, index: usize) {
-        let input = std::mem::take(&mut self.sessions[index].input);
-        if input.len() < LARGE || self.sessions[index].scanner.least_len() > input.len() {
-            let consumed = self.process(index, &input, None);
-            self.sessions[index].input = match consumed {
-                0 => input,
-                n => input[n..].to_vec(),
-            };
+        let session = &mut self.sessions[index];
+        // A large request that is not complete is only looked at where it has grown.
+        let mut ahead = session.scanner.clone();
+        let incomplete = matches!(ahead.scan(session.input.as_slice(), &self.limits), Ok(None));
+        if incomplete && ahead.least_len() <= self.settings.max_request_bytes {
+            session.scanner = ahead;
             return;
         }
         // Large requests are passed on as they are, without a copy.
-        let input = Bytes::from(input);
-        let consumed = self.process(index, &input, Some(&input));
-        self.sessions[index].input = input[consumed..].to_vec();
+        let input = session.input.take();
+        let done = self.process(index, &input, Some(&input));
+        self.sessions[index].input.put_back(input, done);
     }
 
     /// Cuts `data` into requests and sends each its way; returns how much of it is done with. `owner`
@@ -207,6 +198,11 @@ impl Worker {
                 }
                 Ok(None) if session.scanner.least_len() > self.settings.max_request_bytes => {
                     self.append(index, &run, &data[run.start..at], owner);
+                    if self.sessions[index].inflight > 0 {
+                        // In its turn.
+                        self.park(index, Park::Drained);
+                        return at;
+                    }
                     self.refuse_stream(index, "Protocol error: request too large");
                     return data.len();
                 }
@@ -284,9 +280,16 @@ impl Worker {
     }
 
     fn park(&mut self, index: usize, why: Park) {
-        let session = &mut self.sessions[index];
-        session.park = why;
+        self.sessions[index].park = why;
         if why == Park::Starved {
+            self.list_starved(index);
+        }
+    }
+
+    /// The session is woken when there is room for requests again.
+    fn list_starved(&mut self, index: usize) {
+        let session = &mut self.sessions[index];
+        if !std::mem::replace(&mut session.starved, true) {
             let of = SessionRef {
                 index,
                 serial: session.serial,
@@ -338,6 +341,7 @@ impl Worker {
                 self.wake_session(index);
             }
         }
+        dirty.append(&mut self.dirty);
         self.dirty = dirty;
     }
 }

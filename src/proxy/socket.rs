@@ -107,6 +107,7 @@ impl Poller {
             readable: false,
             writable: true,
             ended: false,
+            again: false,
         })
     }
 
@@ -130,6 +131,8 @@ pub(super) struct Socket {
     writable: bool,
     /// The peer closed its side, or the connection broke: reading goes on until that shows.
     ended: bool,
+    /// It is in the worker's list of sockets with more to read.
+    again: bool,
 }
 
 impl Socket {
@@ -143,6 +146,16 @@ impl Socket {
             // An error would show again when the socket is used.
             let _ = epoll::modify(&*self.poller.0, &self.fd, self.token.data(), READ);
         }
+    }
+
+    /// Its token, to be looked at again in the next turn; `None` where that was asked for already.
+    pub(super) fn again(&mut self) -> Option<Token> {
+        (!std::mem::replace(&mut self.again, true)).then_some(self.token)
+    }
+
+    /// It is being looked at.
+    pub(super) fn looked_at(&mut self) {
+        self.again = false;
     }
 
     /// Whose events these are.

@@ -239,7 +239,7 @@ impl Worker {
         if let (Some(word), Some(channel), Some(session)) = (word, channel, self.session(of))
             && let Some(pin) = &mut session.pin
         {
-            if word.starts_with(b"un") || word[1..].starts_with(b"un") {
+            if word.starts_with(b"un") || word.get(1..).is_some_and(|w| w.starts_with(b"un")) {
                 pin.set(kind).remove(channel);
             } else {
                 pin.set(kind).insert(Bytes::copy_from_slice(channel));

@@ -72,6 +72,8 @@ pub(super) struct Worker {
     woken: Vec<usize>,
     /// Sockets with more to read, left for the next turn so that the others get theirs.
     pub(super) again: Vec<Token>,
+    /// Told when there are such sockets.
+    busy: Rc<Notify>,
     /// Lanes that were made and have no task yet.
     pub(super) new_lanes: Vec<usize>,
     pub(super) spawner: Rc<Notify>,
@@ -88,6 +90,8 @@ pub(super) struct Backend {
     pub(super) topology: Arc<Topology>,
     /// The newest generation it obeys completely.
     obeyed: u64,
+    /// The version of the server that answered last.
+    pub(super) version: Option<(u16, u16)>,
     /// The shared lane of each kind.
     pub(super) shared_lanes: HashMap<LaneKey, usize>,
     /// Pinned lanes with a clean connection that belong to nobody at present.
@@ -172,22 +176,24 @@ async fn serve(
 /// The turns of the worker: each takes all that is ready.
 async fn serve_sockets(worker: Rc<RefCell<Worker>>, ready: AsyncFd<Poller>) {
     let mut events = Vec::new();
+    let busy = worker.borrow().busy.clone();
     loop {
-        let mut more = {
-            let Ok(mut guard) = ready.readable().await else {
+        tokio::select! {
+            biased;
+            guard = ready.readable() => {
                 // Only when the runtime ends.
-                return;
-            };
-            let more = worker.borrow_mut().turn(&mut events);
-            if !more {
-                guard.clear_ready();
+                let Ok(mut guard) = guard else { return };
+                if worker.borrow_mut().turn(&mut events) {
+                    // Others of this thread get their turn as well.
+                    tokio::task::yield_now().await;
+                } else {
+                    guard.clear_ready();
+                }
             }
-            more
-        };
-        while more {
-            // Others of this thread get their turn as well.
-            tokio::task::yield_now().await;
-            more = worker.borrow_mut().turn(&mut events);
+            () = busy.notified() => {
+                worker.borrow_mut().turn(&mut events);
+                tokio::task::yield_now().await;
+            }
         }
     }
 }
@@ -248,6 +254,7 @@ impl Worker {
                 shared: shared.clone(),
                 plan,
                 obeyed: 0,
+                version: None,
                 shared_lanes: HashMap::new(),
                 idle_pinned: HashMap::new(),
                 bytes: 0,
@@ -273,6 +280,7 @@ impl Worker {
             to_write: Vec::new(),
             woken: Vec::new(),
             again: Vec::new(),
+            busy: Rc::default(),
             new_lanes: Vec::new(),
             spawner: Rc::default(),
             messages,
@@ -281,7 +289,7 @@ impl Worker {
     }
 
     /// One turn: reads every socket that is ready, then writes every connection that got something,
-    /// each once. Returns whether there may be more at once. `events` is empty, and comes back so.
+    /// each once. Returns whether more are ready than were looked at. `events` is empty, and comes back so.
     fn turn(&mut self, events: &mut Vec<Event>) -> bool {
         let more = self.poller.take(events).unwrap_or_else(|error| {
             tracing::error!(%error, "sockets can not be polled");
@@ -289,6 +297,7 @@ impl Worker {
         });
         self.now = clock::now();
         // All requests first, so that the replies that come with them find them waiting.
+        let mut again = std::mem::take(&mut self.again);
         for event in events.iter() {
             if let Some(session) = self.session_of(Socket::token_of(event)) {
                 self.sessions[session].socket.note(event);
@@ -303,18 +312,21 @@ impl Worker {
                 self.lane_turn(lane);
             }
         }
-        let mut again = std::mem::take(&mut self.again);
         for token in again.drain(..) {
             if let Some(session) = self.session_of(token) {
+                self.sessions[session].socket.looked_at();
                 self.session_turn(session);
-            } else if let Some(lane) = self.lane_of(token) {
+            } else if let Some(lane) = self.lane_of(token)
+                && let Some(upstream) = &mut self.lanes[lane].upstream
+            {
+                upstream.socket.looked_at();
                 self.lane_turn(lane);
             }
         }
         again.append(&mut self.again);
         self.again = again;
         self.settle();
-        more || !self.again.is_empty()
+        more
     }
 
     fn session_of(&self, token: Token) -> Option<usize> {
@@ -340,6 +352,9 @@ impl Worker {
             self.write_lanes();
             self.flush_dirty();
             if self.woken.is_empty() {
+                if !self.again.is_empty() {
+                    self.busy.notify_one();
+                }
                 return;
             }
             for index in std::mem::take(&mut self.woken) {

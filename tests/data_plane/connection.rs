@@ -1,6 +1,7 @@
 //! What a client sees while nothing happens to the primary.
 
 use pointsman::lab::Protocol;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::plane::{Plane, ask, hear, send};
 
@@ -225,4 +226,60 @@ async fn what_can_not_be_carried_is_refused_with_the_reason() {
         );
     }
     assert_eq!(ask(&mut client, "PING").await, "+PONG");
+}
+
+#[tokio::test]
+async fn a_protocol_error_behind_a_select_is_answered_in_its_turn() {
+    let plane = Plane::start(0).await;
+    let mut other = plane.client().await;
+    assert_eq!(ask(&mut other, "SET k v").await, "+OK");
+    for _ in 0..20 {
+        let mut stream = tokio::net::TcpStream::connect(plane.address().to_string())
+            .await
+            .expect("connected");
+        let request = b"*2\r\n$6\r\nSELECT\r\n$1\r\n1\r\n*x\r\n";
+        stream.write_all(request).await.expect("sent");
+        let mut said = Vec::new();
+        stream.read_to_end(&mut said).await.expect("closed");
+        assert_eq!(
+            String::from_utf8_lossy(&said),
+            "+OK\r\n-ERR Protocol error: invalid multibulk length\r\n"
+        );
+        assert_eq!(ask(&mut other, "GET k").await, "\"v\"");
+        assert_eq!(ask(&mut other, "INCR n").await.chars().next(), Some(':'));
+    }
+}
+
+#[tokio::test]
+async fn a_request_that_the_node_hangs_up_on_is_given_up() {
+    let plane = Plane::start(0).await;
+    let (mut greedy, mut other) = (plane.client().await, plane.client().await);
+    assert_eq!(
+        ask(&mut other, "CONFIG SET client-query-buffer-limit 1048576").await,
+        "+OK"
+    );
+    let large = "x".repeat(2 * 1024 * 1024);
+    greedy.send(&["SET", "large", &large]).await.expect("sent");
+    let reply = greedy.receive().await.expect("a reply").to_string();
+    assert!(reply.contains("outcome unknown"), "{reply}");
+    assert_eq!(ask(&mut other, "SET k v").await, "+OK");
+    assert_eq!(ask(&mut greedy, "GET k").await, "\"v\"");
+}
+
+#[tokio::test]
+async fn a_large_array_and_a_request_of_many_arguments_cost_what_they_are() {
+    let plane = Plane::start(0).await;
+    let mut client = plane.client().await;
+    let members: Vec<String> = (0..400_000).map(|n| format!("member:{n}")).collect();
+    let mut request = vec!["SADD", "set"];
+    request.extend(members.iter().map(String::as_str));
+    let began = pointsman::clock::now();
+    client.send(&request).await.expect("sent");
+    assert_eq!(hear(&mut client).await, ":400000");
+    client.send(&["SMEMBERS", "set"]).await.expect("sent");
+    let all = client.receive().await.expect("a reply");
+    assert_eq!(all.items().map(<[_]>::len), Some(400_000));
+    let took = pointsman::clock::now().since(began);
+    // Quadratic copies took minutes.
+    assert!(took < std::time::Duration::from_secs(20), "{took:?}");
 }

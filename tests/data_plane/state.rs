@@ -203,8 +203,8 @@ async fn wait_counts_the_replicas_that_have_the_clients_writes() {
 
 #[tokio::test]
 async fn a_wait_that_would_not_wait_for_the_clients_writes_is_an_error() {
-    if Server::version().expect("a version").1 < (6, 2) {
-        // Every user may publish everywhere.
+    if Server::version().expect("a version").1 < (7, 2) {
+        // Any command takes note of the offset there.
         return;
     }
     let plane = Plane::start(1).await;

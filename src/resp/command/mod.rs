@@ -80,6 +80,8 @@ pub enum Special {
     EvalSha,
     /// SCAN and its kin: their cursors mean something to one process only.
     Scan,
+    /// CLUSTER: of its subcommands those are carried that only read (see [`refused`]).
+    Cluster,
     /// Forward it, but never over a shared upstream: it can leave the connection in another state
     /// or answer with something other than one reply.
     Pin,

@@ -46,10 +46,9 @@ pub fn replay(command: Option<&Command>, request: &Request, frame: &[u8]) -> Rep
 pub fn refused(command: &Command, request: &Request, frame: &[u8]) -> Option<&'static str> {
     match command.special {
         Special::Refused(reason) => Some(reason),
-        _ if command.name == "CLUSTER" && request.argc > 1 => {
-            (replay(Some(command), request, frame) != Replay::Read)
-                .then_some("a cluster can not be changed through pointsman")
-        }
+        Special::Cluster if request.argc > 1 => (replay(Some(command), request, frame)
+            != Replay::Read)
+            .then_some("a cluster can not be changed through pointsman"),
         Special::Script => request
             .arg(frame, 1)
             .is_some_and(|word| word.eq_ignore_ascii_case(b"DEBUG"))

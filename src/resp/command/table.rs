@@ -376,8 +376,10 @@ pub(super) static COMMANDS: &[Command] = &[
     special("REPLICAOF", ROLES),
     special("FAILOVER", ROLES),
     // Cluster
-    refined(
+    row(
         "CLUSTER",
+        Replay::Never,
+        Special::Cluster,
         Refine::Sub(
             &[
                 "INFO",
