@@ -8,7 +8,7 @@ BENCH_FLAGS ?=
 # Tests call ip and iptables, also for a user whose PATH has no sbin.
 export PATH := $(PATH):/usr/sbin:/sbin
 
-.PHONY: help demo build test test-servers bench lint docs ci image-check deploy-check fresh-check clean
+.PHONY: help demo build test test-servers bench lint docs ci cost-check image-check deploy-check fresh-check clean
 
 help: ## print this list
 	@echo "pointsman: a failover-aware proxy for Redis and Valkey"
@@ -49,6 +49,10 @@ docs: ## the library's documentation, target/doc/pointsman/index.html
 
 ci: ## what must pass before a change lands (.ci/run)
 	@.ci/run
+
+cost-check: ## count the instructions of a request, compare with docs/performance.md
+	@scripts/setup.sh test
+	@scripts/check-instructions.sh
 
 image-check: ## build the container image without a registry, run it, ask it PING
 	@scripts/check-image.sh

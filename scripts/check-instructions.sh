@@ -15,7 +15,7 @@ have valgrind || (packages "valgrind" valgrind) || true
 for program in valgrind callgrind_control redis-server redis-benchmark redis-cli; do
     have "$program" || { say "NOT RUN: $program is missing"; exit 77; }
 done
-find_cargo || { say "NOT RUN: no Rust"; exit 77; }
+find_cargo '' || { say "NOT RUN: no Rust"; exit 77; }
 compiler=$(rustc --version | awk '{print $2}')
 recorded=$(sed -n 's/^| compiler | rustc \([0-9.]*\) |.*/\1/p' "$table")
 if [[ ${1:-} != --print && $compiler != "$recorded" ]]; then
