@@ -296,6 +296,13 @@ impl Worker {
             false
         });
         self.now = clock::now();
+        // Nothing is written in the mind of a topology that is over, however late this thread is.
+        for backend in 0..self.backends.len() {
+            let state = &self.backends[backend];
+            if let Some(newer) = state.plan.topology.newer_than(&state.topology) {
+                self.topology_changed(backend, newer);
+            }
+        }
         // All requests first, so that the replies that come with them find them waiting.
         let mut again = std::mem::take(&mut self.again);
         for event in events.iter() {

@@ -100,6 +100,12 @@ impl TopologyReader {
         self.shared.current.load_full()
     }
 
+    /// The newest snapshot where it is newer than `known`; costs no more than a look where it is not.
+    pub fn newer_than(&self, known: &Topology) -> Option<Arc<Topology>> {
+        let current = self.shared.current.load();
+        (current.generation > known.generation).then(|| Arc::clone(&current))
+    }
+
     /// Waits for a publication this reader has not seen. `Err` when the writer is gone.
     pub async fn changed(&mut self) -> Result<Arc<Topology>, watch::error::RecvError> {
         self.generation.changed().await?;
@@ -129,6 +135,10 @@ mod tests {
         assert_eq!(writer.publish(next), 2);
         assert_eq!(reader.current().generation, 2);
         assert_eq!(reader.current().epoch, Epoch(1));
+        let known = Topology::unknown("main");
+        let newer = reader.newer_than(&known).map(|newer| newer.generation);
+        assert_eq!(newer, Some(2));
+        assert!(reader.newer_than(&reader.current()).is_none());
     }
 
     #[test]
