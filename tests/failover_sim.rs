@@ -301,6 +301,57 @@ fn a_candidate_that_dies_is_followed_by_the_next() {
 }
 
 #[test]
+fn a_sibling_with_more_data_is_waited_for_while_it_is_slow() {
+    let mut world = calm_world();
+    world.node_cuts.insert((0, 2));
+    world.run_for(400 * MS);
+    assert!(world.nodes[1].offset > world.nodes[2].offset);
+    world.slow.insert(1, 250 * MS);
+    world.kill(0);
+    let took = until_moved(&mut world, 0, 3000 * MS);
+    assert_eq!(world.serving(), Some(1), "{}", story(&world));
+    assert!(took < 1000 * MS, "{} ms\n{}", took / MS, story(&world));
+}
+
+#[test]
+fn a_sibling_with_more_data_that_is_gone_is_not_waited_for() {
+    let mut world = calm_world();
+    world.node_cuts.insert((0, 2));
+    world.run_for(400 * MS);
+    world.kill(0);
+    world.kill(1);
+    let took = until_moved(&mut world, 0, 3000 * MS);
+    assert_eq!(world.serving(), Some(2), "{}", story(&world));
+    // The verdict alone needs 400 ms when two nodes end at once.
+    assert!(took < 600 * MS, "{} ms\n{}", took / MS, story(&world));
+}
+
+#[test]
+fn offsets_that_never_stand_still_end_no_failover() {
+    let mut world = calm_world();
+    world.stop(0);
+    let choosing = |w: &World| w.monitors[0].machine.status(Default::default()).step == "choosing";
+    assert!(
+        world.run_while(3000 * MS, |w| !choosing(w)),
+        "{}",
+        story(&world)
+    );
+    let began = world.now;
+    while world.serving().is_none_or(|node| node == 0) {
+        // Somebody who can not be fenced goes on writing.
+        world.nodes[2].offset += 1;
+        world.run_for(MS);
+        assert!(world.now - began < 2000 * MS, "{}", story(&world));
+    }
+    let report = world.last_report().expect("a report");
+    let noted = report
+        .evidence
+        .iter()
+        .any(|(_, text)| text.contains("do not stand still"));
+    assert!(noted, "{}", story(&world));
+}
+
+#[test]
 fn priority_zero_is_never_promoted_and_the_reason_is_told() {
     let mut world = calm_world();
     world.nodes[1].priority = 0;

@@ -141,6 +141,10 @@ impl Operator {
             };
             let Some(order) = order else { return };
             let outcome = self.perform(&order).await;
+            if self.line.is_none() {
+                // It was warm: the next order wants it warm again.
+                pause = Duration::ZERO;
+            }
             if self.out.send((order.op, outcome)).await.is_err() {
                 return;
             }

@@ -172,6 +172,8 @@ pub struct World {
     pub noise: Noise,
     pub timing: Timing,
     pub latency: u64,
+    /// Nodes whose answers to operations take so much longer.
+    pub slow: BTreeMap<usize, u64>,
     pub clients: bool,
     /// Acknowledged writes: id, node, time.
     pub acknowledged: Vec<(u32, usize, u64)>,
@@ -228,6 +230,7 @@ impl World {
                 load: 60 * MS,
             },
             latency: MS / 2,
+            slow: BTreeMap::new(),
             clients: true,
             acknowledged: Vec::new(),
             next_write: 1,
@@ -930,7 +933,11 @@ impl World {
             if self.rng.chance(self.noise.lost_replies) {
                 (expires, unknown())
             } else {
-                (self.now + self.latency, Box::new(outcome))
+                let slow = self.slow.get(&node).copied().unwrap_or(0);
+                match self.now + self.latency + slow {
+                    at if at < expires => (at, Box::new(outcome)),
+                    _ => (expires, unknown()),
+                }
             }
         };
         let due = Due::OpAnswered {
