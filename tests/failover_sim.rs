@@ -493,6 +493,93 @@ fn without_an_authority_traffic_goes_on_and_nothing_is_decided() {
 }
 
 #[test]
+fn a_record_that_can_be_read_and_not_written_is_not_tried_all_the_time() {
+    // The disk is full before the claim, before the commit, and while a switchover is undone.
+    let step = |w: &World| w.monitors[0].machine.status(Default::default()).step;
+    for stage in ["healthy", "promoting", "undone", "resumed"] {
+        let mut world = calm_world();
+        match stage {
+            "undone" => {
+                world.nodes[1].stubborn = true;
+                let (request, to) = (1, Some(node_id(1)));
+                world.deliver(0, Event::SwitchoverRequested { request, to });
+                assert!(world.run_while(500 * MS, |w| step(w) != "promoting"));
+            }
+            _ => world.kill(0),
+        }
+        if matches!(stage, "promoting" | "resumed") {
+            assert!(world.run_while(500 * MS, |w| step(w) != "promoting"));
+        }
+        world.authority_full = true;
+        if stage == "resumed" {
+            world.restart_monitor(0);
+        }
+        world.run_for(300 * MS);
+        let before = world.proposals;
+        world.run_for(3000 * MS);
+        let tried = world.proposals - before;
+        assert!(
+            (2..=6).contains(&tried),
+            "{stage}: {tried}\n{}",
+            story(&world)
+        );
+        if stage != "undone" {
+            let status = world.monitors[0].machine.status(Default::default());
+            let why = status.undecided.unwrap_or_default();
+            assert!(why.contains("disk is full"), "{stage}: {why}");
+        }
+        world.authority_full = false;
+        world.heal();
+        settle(&mut world, 5000 * MS);
+    }
+}
+
+#[test]
+fn a_reason_not_to_decide_is_not_shown_once_it_is_decided() {
+    let mut world = calm_world();
+    world.nodes[1].priority = 0;
+    world.nodes[2].priority = 0;
+    world.run_for(300 * MS);
+    world.kill(0);
+    world.run_for(1000 * MS);
+    let status = |w: &World| w.monitors[0].machine.status(Default::default());
+    assert!(status(&world).undecided.is_some());
+    world.nodes[1].priority = 100;
+    let serving = |w: &World| status(w).phase == "serving";
+    assert!(world.run_while(1000 * MS, serving), "{}", story(&world));
+    assert_eq!(status(&world).undecided, None);
+}
+
+#[test]
+fn a_former_primary_that_can_not_be_fenced_is_demoted_all_the_same() {
+    let mut world = calm_world();
+    world.nodes[0].unfenceable = true;
+    world.kill(0);
+    until_moved(&mut world, 0, 1000 * MS);
+    let now = world.now;
+    world.nodes[0].restart(Disk::Saved, None, 0, now);
+    settle(&mut world, 5000 * MS);
+    let told = world
+        .trace
+        .iter()
+        .filter(|l| l.contains("\"-fence\""))
+        .count();
+    assert_eq!(told, 1, "{}", story(&world));
+}
+
+#[test]
+fn promotions_whose_answers_are_always_lost_come_to_an_end() {
+    let mut world = calm_world();
+    world.mute = Some(1);
+    world.nodes[2].priority = 200;
+    world.run_for(300 * MS);
+    world.kill(0);
+    let took = until_moved(&mut world, 0, 10_000 * MS);
+    assert_eq!(world.serving(), Some(2), "{}", story(&world));
+    assert!(took < 4000 * MS, "{} ms", took / MS);
+}
+
+#[test]
 fn a_follower_believes_role_and_never_acts() {
     let mut world = World::new(1, 3, 1, Authority::Follows, Policy::default());
     assert!(world.run_while(1000 * MS, |w| w.serving().is_none()));

@@ -47,6 +47,8 @@ pub(super) struct Failover {
     claimed_at: Timestamp,
     /// The claim in force and when it was confirmed.
     owned: Option<(Epoch, Timestamp)>,
+    /// Since when it has been unknown whether the present candidate was promoted.
+    doubtful_since: Option<Timestamp>,
     /// What was asked before this is out of date: the claim was confirmed then, or a fence sent.
     current_since: Timestamp,
     obeying: Option<(OpId, Timestamp)>,
@@ -86,6 +88,9 @@ impl Failover {
         core.phase("claim");
         // Told when it began; another try to write the record is no news.
         let news = core.swap_failure.is_none();
+        if news {
+            core.set_undecided(None);
+        }
         core.emit("+try-failover", Some(&record.primary), why, news);
         let round = Round::start(core);
         let stage = Stage::Claiming(claim(core, &record));
@@ -94,6 +99,7 @@ impl Failover {
             old: record,
             claimed_at: now,
             owned: None,
+            doubtful_since: None,
             current_since: now,
             obeying: None,
             excluded: BTreeMap::new(),
@@ -498,11 +504,13 @@ impl Failover {
         self.excluded
             .insert(node.clone(), (why, core.now + EXCLUSION));
         self.fencing.forget(node);
+        self.doubtful_since = None;
         self.look_again(core, Duration::ZERO)
     }
 
-    fn examine(self: Box<Self>, core: &mut Core, candidate: Box<Candidate>) -> Next {
+    fn examine(mut self: Box<Self>, core: &mut Core, candidate: Box<Candidate>) -> Next {
         core.phase("examine");
+        self.doubtful_since.get_or_insert(core.now);
         let since = core.now;
         let op = core.node_op(
             &candidate.node,
@@ -524,7 +532,10 @@ impl Failover {
         candidate: Box<Candidate>,
         since: Timestamp,
     ) -> Next {
-        let limit = since + core.policy.node_op_timeout;
+        let timeout = core.policy.node_op_timeout;
+        // Promotions whose answers are lost again and again come to an end too.
+        let first = self.doubtful_since.unwrap_or(since);
+        let limit = (since + timeout).min(first + timeout * 2);
         let Input::Done(done, outcome) = input else {
             if core.now >= limit {
                 return self.abandon(core, &candidate.node, "no answer");
@@ -574,6 +585,7 @@ impl Failover {
         core.emit("-promotion-unknown", Some(node), why, true);
         let until = core.now + EXCLUSION;
         self.excluded.insert(node.clone(), (why.to_owned(), until));
+        self.doubtful_since = None;
         self.before = None;
         self.round = Round::start(core);
         self.claim_again(core)
