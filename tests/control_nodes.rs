@@ -540,6 +540,24 @@ async fn a_user_with_few_rights_can_still_promote() {
 }
 
 #[tokio::test]
+async fn a_promotion_that_ran_and_can_not_be_seen_is_unknown() {
+    let cluster = servers(ClusterOptions {
+        replicas: 1,
+        ..ClusterOptions::default()
+    })
+    .await;
+    let node = cluster.node(1);
+    let mut operator = Operating::on(node);
+    operator.done(NodeOp::Inspect).await;
+    let rights = ["ACL", "SETUSER", "default", "-info"];
+    node.cli(&rights).await.expect("set");
+    let outcome = operator.perform(NodeOp::Promote).await;
+    assert!(matches!(outcome, NodeOpOutcome::Unknown(_)), "{outcome:?}");
+    let role = node.cli(&["ROLE"]).await.expect("answers");
+    assert!(format!("{role:?}").contains("master"), "{role:?}");
+}
+
+#[tokio::test]
 async fn hanging_dead_and_paused_nodes_have_the_right_outcome() {
     let cluster = one().await;
     let node = cluster.node(0);

@@ -209,21 +209,22 @@ impl Operator {
             .ok_or(Failed::Lost(ProbeError::ConnectionLost))
     }
 
-    /// Sends `commands` with INFO behind them, in one write.
+    /// Sends `commands` with INFO behind them, in one write. That INFO is refused says nothing of the
+    /// commands before it.
     async fn request(
         &mut self,
         mut commands: Vec<Command>,
-    ) -> Result<(Vec<BytesFrame>, NodeInfo), Failed> {
+    ) -> Result<(Vec<BytesFrame>, Result<NodeInfo, Failed>), Failed> {
         let asked = commands.len();
         let line = self.line()?;
         commands.extend(info_commands(Some(line.version)));
         let mut replies = line.connection.request(commands).await?;
-        let info = read_info(&replies.split_off(asked))?;
+        let info = read_info(&replies.split_off(asked));
         Ok((replies, info))
     }
 
     async fn inspect(&mut self) -> Result<NodeInfo, Failed> {
-        Ok(self.request(Vec::new()).await?.1)
+        self.request(Vec::new()).await?.1
     }
 
     async fn learn(&mut self) -> Result<Learned, Failed> {
@@ -281,7 +282,7 @@ impl Operator {
         }
         match &replies[0] {
             BytesFrame::Error(why) => Err(Failed::Refused(why.to_string())),
-            _ => Ok(info),
+            _ => unseen(info),
         }
     }
 
@@ -386,7 +387,7 @@ impl Operator {
                     }
                     let role = role.as_ref().map(parse_role);
                     return match role {
-                        Some(Ok(role)) => Ok((role, info)),
+                        Some(Ok(role)) => Ok((role, unseen(info)?)),
                         _ => Err(Failed::Lost(ProbeError::NotRedis)),
                     };
                 }
@@ -469,7 +470,7 @@ impl Operator {
         let (replies, info) = self.request(vec![command]).await?;
         match replies.first() {
             Some(BytesFrame::Error(why)) => Err(Failed::Refused(why.to_string())),
-            _ => Ok(info),
+            _ => unseen(info),
         }
     }
 
@@ -506,6 +507,14 @@ impl Operator {
         }
         Ok(info)
     }
+}
+
+/// INFO behind commands that ran: they are not undone by its refusal, only unseen.
+fn unseen(info: Result<NodeInfo, Failed>) -> Result<NodeInfo, Failed> {
+    info.map_err(|failed| match failed {
+        Failed::Refused(why) => Failed::Lost(ProbeError::ErrorReply(why.into())),
+        lost => lost,
+    })
 }
 
 fn min_replicas_step(learned: &Learned) -> Option<Step> {
