@@ -118,6 +118,8 @@ names! {
         "Compare-and-swaps of the authority's record.";
     EVIDENCE_DROPPED = "pointsman_evidence_dropped_total", Kind::Counter, ["backend"],
         "Pieces of evidence from real requests that were dropped because the channel was full.";
+    LOG_DROPPED = "pointsman_log_lines_dropped_total", Kind::Counter, [],
+        "Lines of the log that were dropped because standard error was not read fast enough.";
 }
 
 /// Declares an enum whose variants are the values of one label.
@@ -258,6 +260,13 @@ pub fn describe() {
         }
     }
     gauge!(BUILD_INFO, "version" => env!("CARGO_PKG_VERSION")).set(1.0);
+    log_dropped(0);
+}
+
+/// So many lines of the log were dropped since the last call. Not by a kept handle: the log begins
+/// before the recorder.
+pub fn log_dropped(lines: u64) {
+    counter!(LOG_DROPPED).increment(lines);
 }
 
 /// Handles of one backend in the data plane. Each worker makes its own copy; all copies add to the

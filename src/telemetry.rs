@@ -1,16 +1,27 @@
 //! Start of logging and metrics. Called once by the program; tests make recorders of their own.
 
-use std::io::IsTerminal;
+use std::io::{IsTerminal, stderr};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
 use serde::{Deserialize, Serialize};
+use tracing_appender::non_blocking::{ErrorCounter, NonBlocking, NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::{LevelFilter, ParseError};
+use tracing_subscriber::fmt::MakeWriter;
+use tracing_subscriber::fmt::writer::BoxMakeWriter;
 
-use crate::metrics::{ALL, Kind, describe};
+use crate::metrics::{ALL, Kind, describe, log_dropped};
 
 /// Environment variable that replaces `log.level` of the configuration.
 pub const LOG_VARIABLE: &str = "POINTSMAN_LOG";
+
+/// Lines that wait to be written; what is more is dropped and counted.
+const LOG_QUEUE: usize = 8192;
+
+/// A testing aid of `control`: the process ends itself with no time for another thread to write.
+const ENDS_ABRUPTLY: &str = "POINTSMAN_CRASH_AT";
 
 /// `[log]` of the configuration.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -66,26 +77,79 @@ pub fn parse_level(level: &str) -> Result<EnvFilter, ParseError> {
     EnvFilter::builder().parse(level)
 }
 
-/// Sends the log to standard error: standard output belongs to what a command answers.
-pub fn start_log(settings: &LogSettings) -> Result<(), TelemetryError> {
+/// Writes what still waits when it is dropped; for at most about a second, if nobody reads.
+#[derive(Debug)]
+pub struct LogGuard(Arc<Mutex<Option<WorkerGuard>>>);
+
+impl Drop for LogGuard {
+    fn drop(&mut self) {
+        end(&self.0);
+    }
+}
+
+fn end(guard: &Mutex<Option<WorkerGuard>>) {
+    drop(guard.lock().unwrap_or_else(PoisonError::into_inner).take());
+}
+
+/// Puts lines into the queue, and counts those that did not fit.
+struct Queue {
+    lines: NonBlocking,
+    dropped: ErrorCounter,
+    counted: AtomicUsize,
+}
+
+impl<'a> MakeWriter<'a> for Queue {
+    type Writer = NonBlocking;
+
+    fn make_writer(&'a self) -> NonBlocking {
+        let dropped = self.dropped.dropped_lines();
+        let counted = self.counted.swap(dropped, Ordering::Relaxed);
+        if dropped > counted {
+            log_dropped((dropped - counted) as u64);
+        }
+        self.lines.clone()
+    }
+}
+
+/// Sends the log to standard error: standard output belongs to what a command answers. A thread of its
+/// own writes it, so that nobody who serves or decides waits for a disk or a full pipe.
+pub fn start_log(settings: &LogSettings) -> Result<LogGuard, TelemetryError> {
     let filter = match std::env::var(LOG_VARIABLE) {
         Ok(level) if !level.is_empty() => parse_level(&level).map_err(TelemetryError::Variable)?,
         _ => parse_level(&settings.level).map_err(TelemetryError::Level)?,
     };
-    install(settings.format, filter)
+    if cfg!(debug_assertions) && std::env::var_os(ENDS_ABRUPTLY).is_some() {
+        install(settings.format, filter, BoxMakeWriter::new(stderr))?;
+        return Ok(LogGuard(Arc::default()));
+    }
+    let (lines, guard) = NonBlockingBuilder::default()
+        .buffered_lines_limit(LOG_QUEUE)
+        .thread_name("log")
+        .finish(stderr());
+    let queue = Queue {
+        dropped: lines.error_counter(),
+        lines,
+        counted: AtomicUsize::new(0),
+    };
+    install(settings.format, filter, BoxMakeWriter::new(queue))?;
+    Ok(LogGuard(Arc::new(Mutex::new(Some(guard)))))
 }
 
 /// For the message why the program does not start: the level that is asked for may be what is wrong.
 pub fn start_plain_log(format: LogFormat) {
     // Err: a log was started, and takes the message.
-    let _ = install(format, EnvFilter::new("info"));
+    let _ = install(format, EnvFilter::new("info"), BoxMakeWriter::new(stderr));
 }
 
-fn install(format: LogFormat, filter: EnvFilter) -> Result<(), TelemetryError> {
+fn install(
+    format: LogFormat,
+    filter: EnvFilter,
+    writer: BoxMakeWriter,
+) -> Result<(), TelemetryError> {
     let log = tracing_subscriber::fmt()
         .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .with_ansi(std::io::stderr().is_terminal());
+        .with_writer(writer)
+        .with_ansi(stderr().is_terminal());
     match format {
         LogFormat::Text => log.with_target(false).try_init(),
         LogFormat::Json => log.json().flatten_event(true).try_init(),
@@ -93,9 +157,11 @@ fn install(format: LogFormat, filter: EnvFilter) -> Result<(), TelemetryError> {
     .map_err(|_| TelemetryError::Twice("the log"))
 }
 
-/// A panic becomes a line of the log like everything else: a promise was broken.
-pub fn log_panics() {
-    std::panic::set_hook(Box::new(|panic| {
+/// A panic becomes a line of the log like everything else: a promise was broken. Where it ends the
+/// process, that line is the last one.
+pub fn log_panics(log: &LogGuard) {
+    let log = log.0.clone();
+    std::panic::set_hook(Box::new(move |panic| {
         let payload = panic.payload();
         let text = payload.downcast_ref::<&str>().copied();
         let message = text
@@ -104,6 +170,9 @@ pub fn log_panics() {
         let at = panic.location().map(tracing::field::display);
         let thread = std::thread::current();
         tracing::error!(message, at, thread = thread.name(), "a bug: panicked");
+        if cfg!(panic = "abort") {
+            end(&log);
+        }
     }));
 }
 

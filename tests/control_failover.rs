@@ -224,6 +224,19 @@ async fn kill_9_is_a_short_pause() {
 }
 
 #[tokio::test]
+async fn a_former_primary_that_refuses_config_set_becomes_a_replica() {
+    let rights = "user default on nopass ~* +@all -config";
+    let options = ClusterOptions::default().node_line(0, rights);
+    let mut scene = Scene::with(options, |_| Vec::new()).await;
+    let start = clock::now();
+    scene.node(0).kill();
+    scene.failed_over("kill -9", start).await;
+    scene.node(0).restart(Data::Kept).await.expect("starts");
+    scene.becomes_a_replica(0).await;
+    scene.end().await;
+}
+
+#[tokio::test]
 async fn a_switchover_closes_the_gate_for_a_moment() {
     let scene = Scene::start().await;
     for round in 0..4 {

@@ -443,6 +443,38 @@ async fn a_fence_stops_writes_and_ends_with_the_nodes_own_value() {
 }
 
 #[tokio::test]
+async fn a_fence_works_where_lag_is_ignored_and_that_comes_back() {
+    let cluster = servers(ClusterOptions {
+        replicas: 1,
+        config: vec![
+            "min-replicas-to-write 1".into(),
+            "min-replicas-max-lag 0".into(),
+        ],
+        ..ClusterOptions::default()
+    })
+    .await;
+    let node = cluster.node(0);
+    let lag = async || {
+        let asked = ["CONFIG", "GET", "min-replicas-max-lag"];
+        let answer = node.cli(&asked).await.expect("answers");
+        answer.items()?.get(1)?.number()
+    };
+    let to = NodeOp::Repoint {
+        to: cluster.node(1).id(),
+    };
+    for lift in [NodeOp::Unfence, NodeOp::Promote, to] {
+        let mut operator = Operating::on(node);
+        assert!(operator.done(NodeOp::Fence).await.needs_replicas);
+        operator.done(NodeOp::Fence).await;
+        let refused = node.cli(&["SET", "key", "value"]).await.expect("answers");
+        assert!(format!("{refused:?}").contains("NOREPLICAS"), "{refused:?}");
+        // Another run, which knows only what the fence itself says.
+        Operating::on(node).done(lift).await;
+        assert_eq!((min_replicas(node).await, lag().await), (Some(1), Some(0)));
+    }
+}
+
+#[tokio::test]
 async fn a_pause_holds_writes_off_until_it_is_ended_or_over() {
     let cluster = one().await;
     let node = cluster.node(0);
@@ -537,6 +569,24 @@ async fn a_user_with_few_rights_can_still_promote() {
     assert_eq!(operator.done(NodeOp::Promote).await.role, Role::Primary);
     let fence = operator.perform(NodeOp::Fence).await;
     assert!(matches!(fence, NodeOpOutcome::Refused(_)), "{fence:?}");
+}
+
+#[tokio::test]
+async fn a_promotion_that_ran_and_can_not_be_seen_is_unknown() {
+    let cluster = servers(ClusterOptions {
+        replicas: 1,
+        ..ClusterOptions::default()
+    })
+    .await;
+    let node = cluster.node(1);
+    let mut operator = Operating::on(node);
+    operator.done(NodeOp::Inspect).await;
+    let rights = ["ACL", "SETUSER", "default", "-info"];
+    node.cli(&rights).await.expect("set");
+    let outcome = operator.perform(NodeOp::Promote).await;
+    assert!(matches!(outcome, NodeOpOutcome::Unknown(_)), "{outcome:?}");
+    let role = node.cli(&["ROLE"]).await.expect("answers");
+    assert!(format!("{role:?}").contains("master"), "{role:?}");
 }
 
 #[tokio::test]

@@ -301,6 +301,57 @@ fn a_candidate_that_dies_is_followed_by_the_next() {
 }
 
 #[test]
+fn a_sibling_with_more_data_is_waited_for_while_it_is_slow() {
+    let mut world = calm_world();
+    world.node_cuts.insert((0, 2));
+    world.run_for(400 * MS);
+    assert!(world.nodes[1].offset > world.nodes[2].offset);
+    world.slow.insert(1, 250 * MS);
+    world.kill(0);
+    let took = until_moved(&mut world, 0, 3000 * MS);
+    assert_eq!(world.serving(), Some(1), "{}", story(&world));
+    assert!(took < 1000 * MS, "{} ms\n{}", took / MS, story(&world));
+}
+
+#[test]
+fn a_sibling_with_more_data_that_is_gone_is_not_waited_for() {
+    let mut world = calm_world();
+    world.node_cuts.insert((0, 2));
+    world.run_for(400 * MS);
+    world.kill(0);
+    world.kill(1);
+    let took = until_moved(&mut world, 0, 3000 * MS);
+    assert_eq!(world.serving(), Some(2), "{}", story(&world));
+    // The verdict alone needs 400 ms when two nodes end at once.
+    assert!(took < 600 * MS, "{} ms\n{}", took / MS, story(&world));
+}
+
+#[test]
+fn offsets_that_never_stand_still_end_no_failover() {
+    let mut world = calm_world();
+    world.stop(0);
+    let choosing = |w: &World| w.monitors[0].machine.status(Default::default()).step == "choosing";
+    assert!(
+        world.run_while(3000 * MS, |w| !choosing(w)),
+        "{}",
+        story(&world)
+    );
+    let began = world.now;
+    while world.serving().is_none_or(|node| node == 0) {
+        // Somebody who can not be fenced goes on writing.
+        world.nodes[2].offset += 1;
+        world.run_for(MS);
+        assert!(world.now - began < 2000 * MS, "{}", story(&world));
+    }
+    let report = world.last_report().expect("a report");
+    let noted = report
+        .evidence
+        .iter()
+        .any(|(_, text)| text.contains("do not stand still"));
+    assert!(noted, "{}", story(&world));
+}
+
+#[test]
 fn priority_zero_is_never_promoted_and_the_reason_is_told() {
     let mut world = calm_world();
     world.nodes[1].priority = 0;
@@ -439,6 +490,93 @@ fn without_an_authority_traffic_goes_on_and_nothing_is_decided() {
     assert_eq!(world.declined, [Decline::AuthorityUnavailable]);
     world.authority_up = true;
     until_moved(&mut world, 0, 3000 * MS);
+}
+
+#[test]
+fn a_record_that_can_be_read_and_not_written_is_not_tried_all_the_time() {
+    // The disk is full before the claim, before the commit, and while a switchover is undone.
+    let step = |w: &World| w.monitors[0].machine.status(Default::default()).step;
+    for stage in ["healthy", "promoting", "undone", "resumed"] {
+        let mut world = calm_world();
+        match stage {
+            "undone" => {
+                world.nodes[1].stubborn = true;
+                let (request, to) = (1, Some(node_id(1)));
+                world.deliver(0, Event::SwitchoverRequested { request, to });
+                assert!(world.run_while(500 * MS, |w| step(w) != "promoting"));
+            }
+            _ => world.kill(0),
+        }
+        if matches!(stage, "promoting" | "resumed") {
+            assert!(world.run_while(500 * MS, |w| step(w) != "promoting"));
+        }
+        world.authority_full = true;
+        if stage == "resumed" {
+            world.restart_monitor(0);
+        }
+        world.run_for(300 * MS);
+        let before = world.proposals;
+        world.run_for(3000 * MS);
+        let tried = world.proposals - before;
+        assert!(
+            (2..=6).contains(&tried),
+            "{stage}: {tried}\n{}",
+            story(&world)
+        );
+        if stage != "undone" {
+            let status = world.monitors[0].machine.status(Default::default());
+            let why = status.undecided.unwrap_or_default();
+            assert!(why.contains("disk is full"), "{stage}: {why}");
+        }
+        world.authority_full = false;
+        world.heal();
+        settle(&mut world, 5000 * MS);
+    }
+}
+
+#[test]
+fn a_reason_not_to_decide_is_not_shown_once_it_is_decided() {
+    let mut world = calm_world();
+    world.nodes[1].priority = 0;
+    world.nodes[2].priority = 0;
+    world.run_for(300 * MS);
+    world.kill(0);
+    world.run_for(1000 * MS);
+    let status = |w: &World| w.monitors[0].machine.status(Default::default());
+    assert!(status(&world).undecided.is_some());
+    world.nodes[1].priority = 100;
+    let serving = |w: &World| status(w).phase == "serving";
+    assert!(world.run_while(1000 * MS, serving), "{}", story(&world));
+    assert_eq!(status(&world).undecided, None);
+}
+
+#[test]
+fn a_former_primary_that_can_not_be_fenced_is_demoted_all_the_same() {
+    let mut world = calm_world();
+    world.nodes[0].unfenceable = true;
+    world.kill(0);
+    until_moved(&mut world, 0, 1000 * MS);
+    let now = world.now;
+    world.nodes[0].restart(Disk::Saved, None, 0, now);
+    settle(&mut world, 5000 * MS);
+    let told = world
+        .trace
+        .iter()
+        .filter(|l| l.contains("\"-fence\""))
+        .count();
+    assert_eq!(told, 1, "{}", story(&world));
+}
+
+#[test]
+fn promotions_whose_answers_are_always_lost_come_to_an_end() {
+    let mut world = calm_world();
+    world.mute = Some(1);
+    world.nodes[2].priority = 200;
+    world.run_for(300 * MS);
+    world.kill(0);
+    let took = until_moved(&mut world, 0, 10_000 * MS);
+    assert_eq!(world.serving(), Some(2), "{}", story(&world));
+    assert!(took < 4000 * MS, "{} ms", took / MS);
 }
 
 #[test]

@@ -24,7 +24,10 @@ fn documented() -> BTreeMap<String, Row> {
             let bare = |cell: &str| cell.trim_matches('`').to_owned();
             let row = Row {
                 kind: cells[2].to_owned(),
-                labels: cells[3].split(", ").map(bare).collect(),
+                labels: match cells[3] {
+                    "none" => Vec::new(),
+                    labels => labels.split(", ").map(bare).collect(),
+                },
                 meaning: cells[4].to_owned(),
             };
             (bare(cells[1]), row)

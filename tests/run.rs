@@ -195,16 +195,69 @@ fn a_signal_stops_it_with_0_and_removes_its_socket() {
 }
 
 #[test]
+fn a_log_that_nobody_reads_stops_nothing_and_is_whole_when_it_is_read() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let (file, admin) = (directory.path().join("pointsman.toml"), unused_port());
+    let text = format!(
+        "[admin]\nbind = \"{admin}\"\n[log]\nformat = \"json\"\n\
+         [[listener]]\nbind = \"127.0.0.1:0\"\nbackend = \"main\"\n\
+         [backend.main]\nsource = {{ kind = \"static\", nodes = [\"127.0.0.1:1\"] }}\n"
+    );
+    std::fs::write(&file, text).expect("a file");
+    let (mut log, mut full) = std::io::pipe().expect("a pipe");
+    rustix::pipe::fcntl_setpipe_size(&full, 4096).expect("a size");
+    let size = rustix::pipe::fcntl_getpipe_size(&full).expect("a size");
+    full.write_all(&vec![b'\n'; size]).expect("it fits");
+    let mut child = Command::new(env!("CARGO_BIN_EXE_pointsman"))
+        .args(["run", "--config"])
+        .arg(&file)
+        .env_remove("POINTSMAN_LOG")
+        .stderr(full)
+        .spawn()
+        .expect("the program starts");
+    let begin = pointsman::clock::now();
+    while TcpStream::connect(admin).is_err() {
+        let waited = pointsman::clock::now().since(begin);
+        assert!(waited < Duration::from_secs(20), "it does not start");
+        std::thread::yield_now();
+    }
+    assert!(get(admin, "/livez").starts_with("HTTP/1.1 200"));
+    let pid = Pid::from_raw(child.id() as i32).expect("a process");
+    let reader = std::thread::spawn(move || {
+        let mut text = String::new();
+        log.read_to_string(&mut text).expect("a log");
+        text
+    });
+    kill_process(pid, Signal::TERM).expect("it lives");
+    assert_eq!(child.wait().expect("our child").code(), Some(0));
+    let text = reader.join().expect("read");
+    let lines: Vec<Value> = text
+        .lines()
+        .filter_map(|l| serde_json::from_str(l).ok())
+        .collect();
+    let message = |line: Option<&Value>| line.map(|l| l["message"].clone());
+    assert_eq!(message(lines.first()), Some("starting".into()), "{text}");
+    assert_eq!(message(lines.last()), Some("stopped".into()), "{text}");
+}
+
+#[test]
 fn a_second_signal_does_not_wait_for_clients() {
     let mut running = Running::start(
         "[backend.main.requests]\nhold_timeout = \"60s\"\n[proxy]\ndrain_timeout = \"50s\"",
     );
     let serving = running.logged("serving");
-    running.admin();
+    let admin = running.admin();
     let listeners = serving["listeners"].as_str().expect("a list");
     let port = listeners.split('"').nth(1).expect("the first one");
     let mut client = TcpStream::connect(port).expect("it listens");
     client.write_all(b"GET a\r\n").expect("sent");
+    // Before it is there, nothing has to be waited for.
+    let held = "pointsman_requests_held{backend=\"main\"} 1";
+    let begin = pointsman::clock::now();
+    while !get(admin, "/metrics").contains(held) {
+        let waited = pointsman::clock::now().since(begin);
+        assert!(waited < Duration::from_secs(20), "it is not held");
+    }
     running.signal(Signal::TERM);
     running.logged("stopping; a second signal ends at once");
     running.signal(Signal::TERM);

@@ -34,12 +34,15 @@ pub(super) fn run(args: &ConfigArgs) -> u8 {
         }
     };
     let format = config.log.format;
-    if let Err(error) = telemetry::start_log(&config.log) {
-        telemetry::start_plain_log(format);
-        fail(format, error);
-        return BAD_USAGE;
-    }
-    telemetry::log_panics();
+    let log = match telemetry::start_log(&config.log) {
+        Ok(log) => log,
+        Err(error) => {
+            telemetry::start_plain_log(format);
+            fail(format, error);
+            return BAD_USAGE;
+        }
+    };
+    telemetry::log_panics(&log);
     tracing::info!(
         version = env!("CARGO_PKG_VERSION"),
         config = %args.config.display(),
@@ -51,6 +54,10 @@ pub(super) fn run(args: &ConfigArgs) -> u8 {
     match start(config) {
         Ok(code) => code,
         Err(error) => {
+            if format == LogFormat::Text {
+                // What was logged stands before it.
+                drop(log);
+            }
             fail(format, error);
             FAILED
         }

@@ -1,7 +1,7 @@
 //! The loop of one backend: what happened goes into the core, what the core asks is done. Nothing
 //! here waits for a node, a disk or a worker; tasks do, and tell.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -81,6 +81,10 @@ pub(super) struct State {
     /// Who waits for the report of a switchover.
     waiting: HashMap<u64, oneshot::Sender<FailoverReport>>,
     next_number: u64,
+    /// What the core is to be told next, one thing after the other.
+    due: VecDeque<Event>,
+    /// The publication whose obedience is awaited, and its generation.
+    awaited: Option<(OpId, u64)>,
     /// Counters before the present change, and before those of reports to be completed.
     before: RequestCounts,
     counting: HashMap<u64, RequestCounts>,
@@ -104,6 +108,8 @@ impl State {
             other_monitor: None,
             waiting: HashMap::new(),
             next_number: 0,
+            due: VecDeque::new(),
+            awaited: None,
             before,
             counting: HashMap::new(),
             steady: [(clock::now(), before); 2],
@@ -194,14 +200,22 @@ impl Driver {
         if last_reply != self.state.last_reply {
             self.state.last_reply = last_reply;
             let at = Timestamp::from_start(Duration::from_millis(last_reply));
-            let actions = self.machine.handle(Event::ClientReplied { at }, now);
+            self.state.due.push_back(Event::ClientReplied { at });
+        }
+        // Before anything that may end the wait for it: when we were late, the word of it still lies in
+        // the inbox.
+        let obeyed = |(_, generation): &mut (OpId, u64)| self.topology.is_obeyed(*generation);
+        if let Some((op, _)) = self.state.awaited.take_if(obeyed) {
+            self.state.due.push_back(Event::Obeyed { op });
+        }
+        self.state.due.push_back(event);
+        while let Some(event) = self.state.due.pop_front() {
+            if let Some(failpoint) = &self.failpoint {
+                failpoint.ended(&event);
+            }
+            let actions = self.machine.handle(event, now);
             self.execute(actions);
         }
-        if let Some(failpoint) = &self.failpoint {
-            failpoint.ended(&event);
-        }
-        let actions = self.machine.handle(event, now);
-        self.execute(actions);
     }
 
     fn execute(&mut self, actions: Vec<Action>) {
@@ -289,6 +303,7 @@ impl Driver {
         self.gauges.published(&next);
         let generation = self.topology.publish(next);
         if await_obeyed {
+            self.state.awaited = Some((op, generation));
             let (topology, notes) = (self.topology.clone(), self.state.note_in.clone());
             self.staff.spawn(async move {
                 topology.obeyed(generation).await;
@@ -301,11 +316,11 @@ impl Driver {
     fn order(&mut self, node: &NodeId, order: Order) {
         if let Err(order) = self.staff.order(node, order) {
             let outcome = NodeOpOutcome::Unreachable(ProbeError::Unresolved);
-            let done = Event::NodeOpDone {
+            // Not now: other actions of the same list come before what follows from it.
+            self.state.due.push_back(Event::NodeOpDone {
                 op: order.op,
                 outcome,
-            };
-            self.feed(done);
+            });
         }
     }
 

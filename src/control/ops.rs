@@ -21,7 +21,12 @@ use crate::topology::{NodeId, Timestamp};
 
 /// A primary that demands this many replicas accepts no write. A fence demands so many and those that
 /// the node demanded before: it is known as one, and so is what it replaced, whoever set it.
+/// Where `min-replicas-max-lag` is 0 no demand counts: the fence sets it, and demands twice as many to
+/// say so.
 const FENCE: u64 = 65_535;
+
+/// `min-replicas-max-lag` of a fence, where the node has none: seconds, the server's own default.
+const FENCE_LAG: u64 = 10;
 
 /// Bound of opening the warm connection while nothing waits for it.
 const WARM_LIMIT: Duration = Duration::from_secs(1);
@@ -78,6 +83,8 @@ struct Learned {
     min_replicas: Option<u64>,
     /// Whether a fence is set.
     fenced: bool,
+    /// Whether `min-replicas-max-lag` is 0 without a fence.
+    ignores_lag: bool,
     /// With what the node logs in to its primary; `None`: it has nothing, or we may not read it.
     replication_auth: Option<Credentials>,
     /// Whether `replication_auth` could be read at all.
@@ -141,6 +148,10 @@ impl Operator {
             };
             let Some(order) = order else { return };
             let outcome = self.perform(&order).await;
+            if self.line.is_none() {
+                // It was warm: the next order wants it warm again.
+                pause = Duration::ZERO;
+            }
             if self.out.send((order.op, outcome)).await.is_err() {
                 return;
             }
@@ -205,37 +216,39 @@ impl Operator {
             .ok_or(Failed::Lost(ProbeError::ConnectionLost))
     }
 
-    /// Sends `commands` with INFO behind them, in one write.
+    /// Sends `commands` with INFO behind them, in one write. That INFO is refused says nothing of the
+    /// commands before it.
     async fn request(
         &mut self,
         mut commands: Vec<Command>,
-    ) -> Result<(Vec<BytesFrame>, NodeInfo), Failed> {
+    ) -> Result<(Vec<BytesFrame>, Result<NodeInfo, Failed>), Failed> {
         let asked = commands.len();
         let line = self.line()?;
         commands.extend(info_commands(Some(line.version)));
         let mut replies = line.connection.request(commands).await?;
-        let info = read_info(&replies.split_off(asked))?;
+        let info = read_info(&replies.split_off(asked));
         Ok((replies, info))
     }
 
     async fn inspect(&mut self) -> Result<NodeInfo, Failed> {
-        Ok(self.request(Vec::new()).await?.1)
+        self.request(Vec::new()).await?.1
     }
 
     async fn learn(&mut self) -> Result<Learned, Failed> {
         let asked = vec![
             Command::new(["ROLE"]),
             config_get("min-replicas-to-write"),
+            config_get("min-replicas-max-lag"),
             config_get("masterauth"),
             config_get("masteruser"),
         ];
         let replies = self.line()?.connection.request(asked).await?;
-        let [role, min_replicas, password, user] = &replies[..] else {
+        let [role, min_replicas, max_lag, password, user] = &replies[..] else {
             return Err(Failed::Lost(ProbeError::NotRedis));
         };
-        let min_replicas: Option<u64> = config_value(min_replicas)
-            .and_then(|value| std::str::from_utf8(&value).ok()?.parse().ok());
+        let min_replicas = config_number(min_replicas);
         let fenced = min_replicas.is_some_and(|set| set >= FENCE);
+        let raised = min_replicas.is_some_and(|set| set >= FENCE * 2);
         let password = config_value(password);
         let user = config_value(user).filter(|user| !user.is_empty());
         let readable = password.is_some();
@@ -252,8 +265,10 @@ impl Operator {
         }
         Ok(Learned {
             role: parse_role(role).ok(),
-            min_replicas: min_replicas.map(|set| if fenced { set - FENCE } else { set }),
+            min_replicas: min_replicas
+                .map(|set| set - FENCE * (u64::from(fenced) + u64::from(raised))),
             fenced,
+            ignores_lag: raised || config_number(max_lag) == Some(0),
             replication_auth,
             readable,
         })
@@ -261,24 +276,19 @@ impl Operator {
 
     async fn fence(&mut self) -> Result<NodeInfo, Failed> {
         let learned = self.learn().await?;
-        let demanded = FENCE + learned.min_replicas.unwrap_or(0);
+        let fence = fence_settings(&learned);
+        let settings = fence.len();
+        let kills = ["normal", "pubsub"].map(|kind| Command::new(["CLIENT", "KILL", "TYPE", kind]));
         self.sent = true;
-        let (replies, info) = self
-            .request(vec![
-                set_min_replicas(demanded),
-                Command::new(["CLIENT", "KILL", "TYPE", "normal"]),
-                Command::new(["CLIENT", "KILL", "TYPE", "pubsub"]),
-            ])
-            .await?;
-        for reply in &replies[1..] {
+        let commands = fence.into_iter().chain(kills).collect();
+        let (replies, info) = self.request(commands).await?;
+        let (set, killed) = replies.split_at(settings.min(replies.len()));
+        for reply in killed {
             if let BytesFrame::Error(why) = reply {
                 tracing::warn!(node = %self.access.node, %why, "clients of a fenced node were not closed");
             }
         }
-        match &replies[0] {
-            BytesFrame::Error(why) => Err(Failed::Refused(why.to_string())),
-            _ => Ok(info),
-        }
+        unrefused(set, info)
     }
 
     async fn unfence(&mut self) -> Result<NodeInfo, Failed> {
@@ -286,7 +296,7 @@ impl Operator {
         let Some(own) = learned.min_replicas.filter(|_| learned.fenced) else {
             return self.inspect().await;
         };
-        let info = self.simple(set_min_replicas(own)).await?;
+        let info = self.set(own_settings(&learned)).await?;
         tracing::info!(node = %self.access.node, own, "a fence that came too late was taken off");
         Ok(info)
     }
@@ -294,8 +304,8 @@ impl Operator {
     async fn promote(&mut self) -> Result<NodeInfo, Failed> {
         let learned = self.learn().await?;
         let mut steps = Vec::new();
-        steps.extend(min_replicas_step(&learned));
-        steps.push(Step::required(["REPLICAOF", "NO", "ONE"]));
+        steps.extend(own_settings(&learned).into_iter().map(Step::optional));
+        steps.push(Step::required(Command::new(["REPLICAOF", "NO", "ONE"])));
         let (role, info) = self.transact(steps).await?;
         match (role, info.role) {
             (RoleReply::Primary { .. }, Role::Primary) => {
@@ -316,29 +326,37 @@ impl Operator {
         let mut steps = Vec::new();
         if let Some(auth) = self.missing_auth(&learned) {
             if let Some(user) = &auth.username {
-                steps.push(Step::optional([
+                steps.push(Step::optional(Command::new([
                     b"CONFIG",
                     b"SET" as &[u8],
                     b"masteruser",
                     user.as_bytes(),
-                ]));
+                ])));
             }
-            steps.push(Step::optional([
+            steps.push(Step::optional(Command::new([
                 b"CONFIG",
                 b"SET" as &[u8],
                 b"masterauth",
                 auth.password(),
-            ]));
+            ])));
         }
-        steps.push(Step::required(["REPLICAOF", host, &port.to_string()]));
-        steps.extend(min_replicas_step(&learned));
+        steps.push(Step::required(Command::new([
+            "REPLICAOF",
+            host,
+            &port.to_string(),
+        ])));
+        steps.extend(own_settings(&learned).into_iter().map(Step::optional));
         if was_primary {
             // A pause would hold back the stream of the new primary too.
             if self.line()?.version >= PAUSES_WRITES {
-                steps.push(Step::optional(["CLIENT", "UNPAUSE"]));
+                steps.push(Step::optional(Command::new(["CLIENT", "UNPAUSE"])));
             }
-            steps.push(Step::optional(["CLIENT", "KILL", "TYPE", "normal"]));
-            steps.push(Step::optional(["CLIENT", "KILL", "TYPE", "pubsub"]));
+            steps.push(Step::optional(Command::new([
+                "CLIENT", "KILL", "TYPE", "normal",
+            ])));
+            steps.push(Step::optional(Command::new([
+                "CLIENT", "KILL", "TYPE", "pubsub",
+            ])));
         }
         let (role, info) = self.transact(steps).await?;
         match role {
@@ -382,7 +400,7 @@ impl Operator {
                     }
                     let role = role.as_ref().map(parse_role);
                     return match role {
-                        Some(Ok(role)) => Ok((role, info)),
+                        Some(Ok(role)) => Ok((role, unseen(info)?)),
                         _ => Err(Failed::Lost(ProbeError::NotRedis)),
                     };
                 }
@@ -421,29 +439,31 @@ impl Operator {
             return self.refuse_writes(duration).await;
         }
         let millis = duration.as_millis().to_string();
-        self.simple(Command::new(["CLIENT", "PAUSE", &millis, "WRITE"]))
+        self.set(vec![Command::new(["CLIENT", "PAUSE", &millis, "WRITE"])])
             .await
     }
 
     /// Instead of a pause: who bypasses us gets an error for his writes until the pause is over.
     async fn refuse_writes(&mut self, duration: Duration) -> Result<NodeInfo, Failed> {
-        let Some(own) = self.learn().await?.min_replicas else {
+        let learned = self.learn().await?;
+        if learned.min_replicas.is_none() {
             let why = "before Redis 6.2 writes are held off by CONFIG SET, which is refused";
             return Err(Failed::Refused(why.to_owned()));
-        };
+        }
         self.unpause_at = Some(clock::now() + duration);
-        self.simple(set_min_replicas(FENCE + own)).await
+        self.set(fence_settings(&learned)).await
     }
 
     async fn unpause(&mut self) -> Result<NodeInfo, Failed> {
         if self.line()?.version >= PAUSES_WRITES {
-            return self.simple(Command::new(["CLIENT", "UNPAUSE"])).await;
+            return self.set(vec![Command::new(["CLIENT", "UNPAUSE"])]).await;
         }
         // What an earlier run of this program left is ended as well.
-        let Some(own) = self.learn().await?.min_replicas else {
+        let own = own_settings(&self.learn().await?);
+        if own.is_empty() {
             return self.inspect().await;
-        };
-        let info = self.simple(set_min_replicas(own)).await?;
+        }
+        let info = self.set(own).await?;
         self.unpause_at = None;
         Ok(info)
     }
@@ -460,13 +480,11 @@ impl Operator {
         }
     }
 
-    async fn simple(&mut self, command: Command) -> Result<NodeInfo, Failed> {
+    /// Sends commands of which each must succeed.
+    async fn set(&mut self, commands: Vec<Command>) -> Result<NodeInfo, Failed> {
         self.sent = true;
-        let (replies, info) = self.request(vec![command]).await?;
-        match replies.first() {
-            Some(BytesFrame::Error(why)) => Err(Failed::Refused(why.to_string())),
-            _ => Ok(info),
-        }
+        let (replies, info) = self.request(commands).await?;
+        unrefused(&replies, info)
     }
 
     async fn check_auth(&mut self, other: &NodeId, limit: Duration) -> Result<NodeInfo, Failed> {
@@ -504,17 +522,57 @@ impl Operator {
     }
 }
 
-fn min_replicas_step(learned: &Learned) -> Option<Step> {
-    let own = learned.min_replicas?.to_string();
-    Some(Step::optional([
-        "CONFIG",
-        "SET",
-        "min-replicas-to-write",
-        &own,
-    ]))
+/// INFO behind commands that ran: they are not undone by its refusal, only unseen.
+fn unseen(info: Result<NodeInfo, Failed>) -> Result<NodeInfo, Failed> {
+    info.map_err(|failed| match failed {
+        Failed::Refused(why) => Failed::Lost(ProbeError::ErrorReply(why.into())),
+        lost => lost,
+    })
 }
 
-fn set_min_replicas(demanded: u64) -> Command {
-    let demanded = demanded.to_string();
-    Command::new(["CONFIG", "SET", "min-replicas-to-write", &demanded])
+/// The first error among `replies`, else the INFO behind them.
+fn unrefused(replies: &[BytesFrame], info: Result<NodeInfo, Failed>) -> Result<NodeInfo, Failed> {
+    let refusal = replies.iter().find_map(|reply| match reply {
+        BytesFrame::Error(why) => Some(why.to_string()),
+        _ => None,
+    });
+    match refusal {
+        Some(why) => Err(Failed::Refused(why)),
+        None => unseen(info),
+    }
+}
+
+/// What makes a node accept no write.
+fn fence_settings(learned: &Learned) -> Vec<Command> {
+    let own = learned.min_replicas.unwrap_or(0);
+    let mut settings = Vec::new();
+    if learned.ignores_lag {
+        // The demand first: it says what is to be undone.
+        settings.push(config_set("min-replicas-to-write", FENCE * 2 + own));
+        settings.push(config_set("min-replicas-max-lag", FENCE_LAG));
+    } else {
+        settings.push(config_set("min-replicas-to-write", FENCE + own));
+    }
+    settings
+}
+
+/// The node's own settings, without a fence; none where it does not let us read them.
+fn own_settings(learned: &Learned) -> Vec<Command> {
+    let Some(own) = learned.min_replicas else {
+        return Vec::new();
+    };
+    let mut settings = Vec::new();
+    if learned.fenced && learned.ignores_lag {
+        settings.push(config_set("min-replicas-max-lag", 0));
+    }
+    settings.push(config_set("min-replicas-to-write", own));
+    settings
+}
+
+fn config_set(name: &str, value: u64) -> Command {
+    Command::new(["CONFIG", "SET", name, &value.to_string()])
+}
+
+fn config_number(reply: &BytesFrame) -> Option<u64> {
+    config_value(reply).and_then(|value| std::str::from_utf8(&value).ok()?.parse().ok())
 }

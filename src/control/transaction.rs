@@ -12,17 +12,17 @@ pub(super) struct Step {
 
 impl Step {
     /// Without it the transaction has failed.
-    pub(super) fn required<A: AsRef<[u8]>>(words: impl IntoIterator<Item = A>) -> Self {
+    pub(super) fn required(command: Command) -> Self {
         Step {
-            command: Command::new(words),
+            command,
             required: true,
         }
     }
 
     /// The transaction is worth having without it.
-    pub(super) fn optional<A: AsRef<[u8]>>(words: impl IntoIterator<Item = A>) -> Self {
+    pub(super) fn optional(command: Command) -> Self {
         Step {
-            command: Command::new(words),
+            command,
             required: false,
         }
     }
@@ -96,8 +96,8 @@ mod tests {
 
     fn steps() -> Vec<Step> {
         vec![
-            Step::optional(["CONFIG", "SET", "a", "b"]),
-            Step::required(["REPLICAOF", "NO", "ONE"]),
+            Step::optional(Command::new(["CONFIG", "SET", "a", "b"])),
+            Step::required(Command::new(["REPLICAOF", "NO", "ONE"])),
         ]
     }
 

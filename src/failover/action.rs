@@ -126,9 +126,11 @@ pub enum Decline {
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum NodeOp {
     /// `CONFIG SET min-replicas-to-write <65535 and its own>`, `CLIENT KILL TYPE normal`, `CLIENT
-    /// KILL TYPE pubsub`: it accepts no write any more.
+    /// KILL TYPE pubsub`: it accepts no write any more. Where `min-replicas-max-lag` is 0, which
+    /// makes that setting void, it becomes 10, and twice 65535 says that it was 0.
     Fence,
-    /// `CONFIG SET min-replicas-to-write <its own>` if it has the value of a fence.
+    /// `CONFIG SET min-replicas-to-write <its own>` if it has the value of a fence, and
+    /// `min-replicas-max-lag 0` if the fence says so.
     Unfence,
     /// `MULTI; CONFIG SET min-replicas-to-write <its own>; REPLICAOF NO ONE; EXEC`, then ROLE on the
     /// same connection; a role other than master is `Refused`. `CONFIG REWRITE` follows half a

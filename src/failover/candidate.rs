@@ -108,6 +108,17 @@ pub(super) struct Candidate {
     pub claim: Claim,
 }
 
+impl Candidate {
+    /// How much it holds of the recorded history.
+    pub(super) fn position(&self, record: &Record) -> u64 {
+        match self.claim {
+            Claim::Heir => position(&self.info, record).unwrap_or(0),
+            Claim::Interrupted(position) => position,
+            Claim::LastResort => 0,
+        }
+    }
+}
+
 /// Grounds for a node to become primary.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Claim {
@@ -281,9 +292,8 @@ type Order = (
 fn order(c: &Candidate, record: &Record) -> Order {
     let last_resort = c.claim == Claim::LastResort;
     let position = match c.claim {
-        Claim::Heir => position(&c.info, record).unwrap_or(0),
-        Claim::Interrupted(position) => position,
         Claim::LastResort => c.info.offset,
+        Claim::Heir | Claim::Interrupted(_) => c.position(record),
     };
     (
         c.incumbent,

@@ -20,6 +20,9 @@ use crate::topology::{BytesLost, Epoch, Gate, NodeId, Timestamp};
 /// The longest time between two calls of `handle`: what exceeds a few of these was our own pause.
 pub(super) const HEARTBEAT: Duration = Duration::from_millis(100);
 
+/// An event that comes this long after one was due proves that this monitor itself did not run.
+const PUNCTUAL: Duration = Duration::from_millis(2);
+
 /// How long a reading of the record justifies acting against a node where several monitors decide.
 const CONFIRMED: Duration = Duration::from_millis(500);
 
@@ -114,6 +117,8 @@ pub(super) struct Core {
     pub actions: Vec<Action>,
     pub next_op: u64,
     wake: Option<Timestamp>,
+    /// When an event was last handled later than one was due.
+    pub late_at: Option<Timestamp>,
     /// When the first event came.
     pub started: Option<Timestamp>,
 }
@@ -161,6 +166,7 @@ impl Core {
             actions: Vec::new(),
             next_op: 1,
             wake: None,
+            late_at: None,
             started: None,
         }
     }
@@ -170,6 +176,10 @@ impl Core {
     /// Begins an event: sets the time, and discounts a span in which this monitor did not run.
     pub(super) fn begin(&mut self, now: Timestamp) {
         let gap = now - self.now;
+        let due = self.next_deadline().filter(|_| self.started.is_some());
+        if due.is_some_and(|due| now > due + PUNCTUAL) {
+            self.late_at = Some(now);
+        }
         if self.started.is_none() {
             self.started = Some(now);
             for node in &mut self.nodes {

@@ -41,6 +41,8 @@ pub(super) struct Repointer {
     unlinked: BTreeMap<NodeId, Timestamp>,
     /// Since when a node has said that it is primary too.
     strays: BTreeMap<NodeId, Timestamp>,
+    /// Nodes that refuse to be fenced; told once.
+    unfenced: BTreeSet<NodeId>,
     /// Failures in a row, for the waits between tries; the last reason is told once.
     failures: BTreeMap<NodeId, (u32, String)>,
 }
@@ -102,12 +104,20 @@ impl Repointer {
                 diverged(core, &node, info);
                 self.send(core, &node, true);
             }
+            // REPLICAOF stops the writes as well, only later: two primaries that take writes are worse.
+            (Task::Fencing { .. }, NodeOpOutcome::Refused(why)) => {
+                if self.unfenced.insert(node.clone()) {
+                    core.emit("-fence", Some(&node), why.clone(), true);
+                }
+                self.send(core, &node, true);
+            }
             (Task::Repointing { full, .. }, NodeOpOutcome::Done(info))
                 if info.role == Role::Replica =>
             {
                 core.emit("+slave-reconf-sent", Some(&node), "", false);
                 self.flatten.remove(&node);
                 self.failures.remove(&node);
+                self.unfenced.remove(&node);
                 let since = core.now;
                 self.tasks.insert(node, Task::Syncing { since, full });
             }

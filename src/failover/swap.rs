@@ -4,11 +4,14 @@
 //! asked ── stored / lost
 //!   └── no answer, or none in time ── the record is read ── stored / missing
 //! ```
+//!
+//! Where a half-done decision is in the record, all that follows a missing swap is another one: that
+//! has to wait until the authority had time to mend.
 
 use std::time::Duration;
 
 use super::core::{Core, Input, Swap};
-use super::{OpId, Record};
+use super::{OpId, Record, RecordPhase};
 use crate::topology::Timestamp;
 
 /// See the head of the file.
@@ -17,6 +20,8 @@ pub(super) struct Proposal {
     record: Record,
     /// `None`: the outcome is unknown, and the record is being read.
     op: Option<OpId>,
+    /// The record was read meanwhile, and is another.
+    missing: bool,
     limit: Duration,
     deadline: Timestamp,
 }
@@ -42,6 +47,7 @@ impl Proposal {
         core.wake_at(deadline);
         Proposal {
             op: Some(core.swap(record.clone())),
+            missing: false,
             record,
             limit,
             deadline,
@@ -78,9 +84,27 @@ impl Proposal {
             (None, Input::Loaded) if core.record.as_ref() == Some(&self.record) => {
                 return Outcome::Stored;
             }
-            (None, Input::Loaded) => return Outcome::Missing,
+            (None, Input::Loaded) => self.missing = true,
             (None, _) => {}
         }
-        Outcome::Pending
+        match self.missing && !self.must_wait(core) {
+            true => Outcome::Missing,
+            false => Outcome::Pending,
+        }
+    }
+
+    fn must_wait(&self, core: &mut Core) -> bool {
+        let half_done = |r: &Record| r.phase != RecordPhase::Serving;
+        let until = core.swap_failure.as_ref().map(|(_, until)| *until);
+        let Some(until) = until.filter(|until| core.now < *until) else {
+            return false;
+        };
+        if !core.record.as_ref().is_some_and(half_done) {
+            return false;
+        }
+        core.wake_at(until);
+        let why = core.barred();
+        core.set_undecided(why);
+        true
     }
 }

@@ -11,7 +11,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use super::candidate::{Candidate, position};
+use super::candidate::{Candidate, fitness, position};
 use super::choice::Choice;
 use super::commit::{Commit, Elected};
 use super::core::{Core, Input};
@@ -47,6 +47,10 @@ pub(super) struct Failover {
     claimed_at: Timestamp,
     /// The claim in force and when it was confirmed.
     owned: Option<(Epoch, Timestamp)>,
+    /// Since when it has been unknown whether the present candidate was promoted.
+    doubtful_since: Option<Timestamp>,
+    /// What was asked before this is out of date: the claim was confirmed then, or a fence sent.
+    current_since: Timestamp,
     obeying: Option<(OpId, Timestamp)>,
     excluded: BTreeMap<NodeId, (String, Timestamp)>,
     round: Round,
@@ -84,6 +88,9 @@ impl Failover {
         core.phase("claim");
         // Told when it began; another try to write the record is no news.
         let news = core.swap_failure.is_none();
+        if news {
+            core.set_undecided(None);
+        }
         core.emit("+try-failover", Some(&record.primary), why, news);
         let round = Round::start(core);
         let stage = Stage::Claiming(claim(core, &record));
@@ -92,6 +99,8 @@ impl Failover {
             old: record,
             claimed_at: now,
             owned: None,
+            doubtful_since: None,
+            current_since: now,
             obeying: None,
             excluded: BTreeMap::new(),
             round,
@@ -221,6 +230,7 @@ impl Failover {
             return Next::Go(core.route("the record vanished"));
         };
         self.owned = Some((record.epoch, core.now));
+        self.current_since = core.now;
         core.phase("fence");
         core.emit("+odown", Some(&self.old.primary), "epoch claimed", false);
         if let Some(op) = core.publish(record.epoch, Gate::Closed, None, true) {
@@ -232,7 +242,7 @@ impl Failover {
 
     // ---- choose ----
 
-    fn choosing(self: Box<Self>, core: &mut Core) -> Next {
+    fn choosing(mut self: Box<Self>, core: &mut Core) -> Next {
         if !self.round.is_complete(core) {
             return self.stay(Stage::Choosing);
         }
@@ -271,9 +281,57 @@ impl Failover {
             }
             Choice::Take(candidate) => {
                 core.undecided = None;
-                self.chosen(core, candidate)
+                match self.better_one_missing(core, &candidate) {
+                    Some((node, until)) => self.await_answer(core, &node, until),
+                    None => self.chosen(core, candidate),
+                }
             }
         }
+    }
+
+    /// A sibling that showed more than the candidate has, answered lately and is only slow; and until
+    /// when it is waited for.
+    fn better_one_missing(
+        &self,
+        core: &Core,
+        candidate: &Candidate,
+    ) -> Option<(NodeId, Timestamp)> {
+        let patience = core.policy.node_op_timeout;
+        let until = self.claimed_at + patience;
+        if candidate.incumbent || core.now >= until {
+            return None;
+        }
+        let here = candidate.position(&self.old);
+        let remembered = core.remembered();
+        let missing = core.nodes.iter().find(|n| {
+            let gone = n.streak.as_ref().is_some_and(|s| {
+                matches!(s.last, ProbeError::Refused | ProbeError::ConnectionLost)
+            });
+            let fit = n
+                .info
+                .as_ref()
+                .is_some_and(|i| fitness(i, &self.old).is_ok());
+            n.id != self.old.primary
+                && !self.round.answers.contains_key(&n.id)
+                && !self.excluded.contains_key(&n.id)
+                && !gone
+                && fit
+                && core.now - n.heard_at < patience
+                && remembered.get(&n.id).is_some_and(|shown| *shown > here)
+        })?;
+        Some((missing.id.clone(), until.min(missing.heard_at + patience)))
+    }
+
+    /// Waits for the answer that is on its way, or asks again.
+    fn await_answer(self: Box<Self>, core: &mut Core, node: &NodeId, until: Timestamp) -> Next {
+        core.note(format!(
+            "{node} showed more than the others have; waiting for it"
+        ));
+        if !self.round.is_asked(node) {
+            return self.look_again(core, LOOK_AGAIN);
+        }
+        core.wake_at(until);
+        self.stay(Stage::Choosing)
     }
 
     fn look_again(mut self: Box<Self>, core: &mut Core, after: Duration) -> Next {
@@ -289,7 +347,7 @@ impl Failover {
     fn read_again(mut self: Box<Self>, core: &mut Core) -> Next {
         self.next_round_at = None;
         self.before = Some(offsets(&self.round));
-        self.round = Round::start(core);
+        self.round = self.round.next(core, self.current_since);
         self.stay(Stage::Choosing)
     }
 
@@ -298,6 +356,7 @@ impl Failover {
         let chosen = &candidate.node;
         if self.fencing.fence_others(core, answers, chosen, &self.old) {
             // What the fenced ones wrote until now may still be on its way to the candidate.
+            self.current_since = core.now;
             return self.look_again(core, Duration::ZERO);
         }
         if candidate.incumbent && !self.is_fresh() {
@@ -322,8 +381,9 @@ impl Failover {
     }
 
     /// Whether no more bytes can reach the candidate: its link is down, or two readings agree and a
-    /// fenced primary that it is connected to has nothing it lacks.
-    fn stands_still(&self, core: &Core, candidate: &Candidate) -> bool {
+    /// fenced primary that it is connected to has nothing it lacks. Not waited for without end:
+    /// somebody who can not be fenced may go on writing.
+    fn stands_still(&self, core: &mut Core, candidate: &Candidate) -> bool {
         let info = &candidate.info;
         if info.role == Role::Primary || !info.link_up {
             return true;
@@ -332,7 +392,15 @@ impl Failover {
         if self.fencing.is_ahead_of(here, core) {
             return false;
         }
-        self.is_fresh() && self.before.as_ref() == Some(&offsets(&self.round))
+        if !self.is_fresh() || self.before.as_ref() == Some(&offsets(&self.round)) {
+            return self.is_fresh();
+        }
+        let patience = core.policy.catch_up_timeout;
+        let over = self.owned.is_some_and(|(_, at)| core.now - at >= patience);
+        if over {
+            core.note("offsets do not stand still".to_owned());
+        }
+        over
     }
 
     /// Whether the answers at hand were asked for after the epoch was claimed.
@@ -436,11 +504,13 @@ impl Failover {
         self.excluded
             .insert(node.clone(), (why, core.now + EXCLUSION));
         self.fencing.forget(node);
+        self.doubtful_since = None;
         self.look_again(core, Duration::ZERO)
     }
 
-    fn examine(self: Box<Self>, core: &mut Core, candidate: Box<Candidate>) -> Next {
+    fn examine(mut self: Box<Self>, core: &mut Core, candidate: Box<Candidate>) -> Next {
         core.phase("examine");
+        self.doubtful_since.get_or_insert(core.now);
         let since = core.now;
         let op = core.node_op(
             &candidate.node,
@@ -462,7 +532,10 @@ impl Failover {
         candidate: Box<Candidate>,
         since: Timestamp,
     ) -> Next {
-        let limit = since + core.policy.node_op_timeout;
+        let timeout = core.policy.node_op_timeout;
+        // Promotions whose answers are lost again and again come to an end too.
+        let first = self.doubtful_since.unwrap_or(since);
+        let limit = (since + timeout).min(first + timeout * 2);
         let Input::Done(done, outcome) = input else {
             if core.now >= limit {
                 return self.abandon(core, &candidate.node, "no answer");
@@ -512,6 +585,7 @@ impl Failover {
         core.emit("-promotion-unknown", Some(node), why, true);
         let until = core.now + EXCLUSION;
         self.excluded.insert(node.clone(), (why.to_owned(), until));
+        self.doubtful_since = None;
         self.before = None;
         self.round = Round::start(core);
         self.claim_again(core)

@@ -81,16 +81,19 @@ impl TopologyWriter {
             let changed = self.shared.obeyed_changed.notified();
             tokio::pin!(changed);
             changed.as_mut().enable();
-            if self
-                .shared
-                .obeyed
-                .iter()
-                .all(|o| o.load(Ordering::Acquire) >= generation)
-            {
+            if self.is_obeyed(generation) {
                 return;
             }
             changed.await;
         }
+    }
+
+    /// Whether every worker obeys `generation` or a later one by now.
+    pub fn is_obeyed(&self, generation: u64) -> bool {
+        let obeyed = &self.shared.obeyed;
+        obeyed
+            .iter()
+            .all(|o| o.load(Ordering::Acquire) >= generation)
     }
 }
 
@@ -157,10 +160,12 @@ mod tests {
         let (writer, reader) = channel(Topology::unknown("main"), 2);
         let generation = writer.publish(Topology::unknown("main"));
         reader.obey(0, generation);
+        assert!(!writer.is_obeyed(generation));
         let mut waiting = Box::pin(writer.obeyed(generation));
         assert!(futures_now(waiting.as_mut()).await.is_none());
         reader.obey(1, generation);
         waiting.await;
+        assert!(writer.is_obeyed(generation));
     }
 
     /// Polls once.

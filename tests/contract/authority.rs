@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use pointsman::control::authority::{
     Authority, EmbeddedAuthority, FollowAuthority, Loaded, StateError, Swap,
@@ -212,6 +213,26 @@ async fn embedded_7_what_is_not_understood_is_never_overwritten() {
     ));
     let half = &text[..text.len() / 2];
     assert!(matches!(refused(half).await, StateError::Damaged { .. }));
+}
+
+#[test]
+fn embedded_needs_no_thread_that_resolves_names() {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .max_blocking_threads(1)
+        .enable_time()
+        .build()
+        .expect("a runtime");
+    let (end, hangs) = std::sync::mpsc::channel::<()>();
+    runtime.block_on(async {
+        let hanging = tokio::task::spawn_blocking(move || hangs.recv());
+        let directory = Directory::new();
+        let mut authority = directory.open();
+        let stored = stores(&mut authority, 1);
+        let stored = tokio::time::timeout(Duration::from_secs(10), stored).await;
+        assert_eq!(stored, Ok(Version(1)));
+        drop(end);
+        hanging.await.expect("ends").expect_err("nothing was sent");
+    });
 }
 
 #[tokio::test]

@@ -72,6 +72,8 @@ pub struct ModelNode {
     pub received_at: u64,
     /// Refuses promotions (no permission).
     pub stubborn: bool,
+    /// Refuses to be fenced (no permission).
+    pub unfenceable: bool,
     incarnation: u32,
     histories: u32,
 }
@@ -115,6 +117,7 @@ impl ModelNode {
                 started_at: 0,
                 received_at: 0,
                 stubborn: false,
+                unfenceable: false,
                 incarnation: 0,
                 histories: 0,
             })
@@ -225,6 +228,9 @@ impl ModelNode {
                 return NodeOpOutcome::Refused("LOADING".to_owned());
             }
             NodeOp::Promote if self.stubborn => {
+                return NodeOpOutcome::Refused("NOPERM".to_owned());
+            }
+            NodeOp::Fence if self.unfenceable => {
                 return NodeOpOutcome::Refused("NOPERM".to_owned());
             }
             NodeOp::Promote => {

@@ -164,6 +164,10 @@ pub struct World {
     pub record: Option<Record>,
     pub version: u64,
     pub authority_up: bool,
+    /// The record can be read and not written.
+    pub authority_full: bool,
+    /// How often the record was to be written.
+    pub proposals: usize,
     /// Cut pairs: (monitor, node) and (node, node) with the smaller first.
     pub monitor_cuts: BTreeSet<(usize, usize)>,
     pub node_cuts: BTreeSet<(usize, usize)>,
@@ -172,6 +176,10 @@ pub struct World {
     pub noise: Noise,
     pub timing: Timing,
     pub latency: u64,
+    /// Nodes whose answers to operations take so much longer.
+    pub slow: BTreeMap<usize, u64>,
+    /// The node whose answers to promotions are lost.
+    pub mute: Option<usize>,
     pub clients: bool,
     /// Acknowledged writes: id, node, time.
     pub acknowledged: Vec<(u32, usize, u64)>,
@@ -218,6 +226,8 @@ impl World {
             record: None,
             version: 0,
             authority_up: true,
+            authority_full: false,
+            proposals: 0,
             monitor_cuts: BTreeSet::new(),
             node_cuts: BTreeSet::new(),
             mended_at: 0,
@@ -228,6 +238,8 @@ impl World {
                 load: 60 * MS,
             },
             latency: MS / 2,
+            slow: BTreeMap::new(),
+            mute: None,
             clients: true,
             acknowledged: Vec::new(),
             next_write: 1,
@@ -927,10 +939,15 @@ impl World {
             (expires, unknown())
         } else {
             let outcome = self.execute(node, &what);
-            if self.rng.chance(self.noise.lost_replies) {
+            let mute = self.mute == Some(node) && what == NodeOp::Promote;
+            if mute || self.rng.chance(self.noise.lost_replies) {
                 (expires, unknown())
             } else {
-                (self.now + self.latency, Box::new(outcome))
+                let slow = self.slow.get(&node).copied().unwrap_or(0);
+                match self.now + self.latency + slow {
+                    at if at < expires => (at, Box::new(outcome)),
+                    _ => (expires, unknown()),
+                }
             }
         };
         let due = Due::OpAnswered {
@@ -1007,7 +1024,10 @@ impl World {
         let lost = self.rng.chance(self.noise.lost_swaps);
         let stored_first = self.rng.chance(50);
         let reachable = self.authority_reachable(monitor);
-        let outcome = if !reachable || (lost && !stored_first) {
+        self.proposals += 1;
+        let outcome = if self.authority_full {
+            SwapOutcome::Unknown("the disk is full".to_owned())
+        } else if !reachable || (lost && !stored_first) {
             SwapOutcome::Unknown("no answer".to_owned())
         } else if expected.0 != self.version {
             SwapOutcome::Lost {
@@ -1030,7 +1050,7 @@ impl World {
             }
         };
         let delay = match outcome {
-            SwapOutcome::Unknown(_) => 50 * MS,
+            SwapOutcome::Unknown(_) if !self.authority_full => 50 * MS,
             _ => self.latency,
         };
         self.deliver_at(
@@ -1211,6 +1231,7 @@ impl World {
         self.log("HEAL".to_owned());
         self.mend();
         self.authority_up = true;
+        self.authority_full = false;
         self.noise = Noise::default();
         for index in 0..self.nodes.len() {
             self.cont(index);

@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
+use tokio::sync::oneshot;
 
 use super::{Authority, AuthorityError, Boxed, Loaded, Swap};
 use crate::failover::{Record, Version};
@@ -150,7 +151,7 @@ impl Authority for EmbeddedAuthority {
                 store.lock()?;
                 store.read()
             };
-            match tokio::task::spawn_blocking(load).await {
+            match aside(load).await {
                 Ok(loaded) => loaded.map_err(|error| AuthorityError(error.to_string())),
                 Err(error) => Err(AuthorityError(error.to_string())),
             }
@@ -161,12 +162,24 @@ impl Authority for EmbeddedAuthority {
         let store = self.store.clone();
         Box::pin(async move {
             let swap = move || locked(&store).swap(expected, record);
-            match tokio::task::spawn_blocking(swap).await {
+            match aside(swap).await {
                 Ok(swap) => swap,
                 Err(error) => Swap::Unknown(error.to_string()),
             }
         })
     }
+}
+
+/// Runs `work` on a thread of its own. Not in the runtime's pool: names are resolved there, and name
+/// servers that hang must not keep the record from being written.
+async fn aside<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> io::Result<T> {
+    let (done, answer) = oneshot::channel();
+    let thread = std::thread::Builder::new().name("record".to_owned());
+    thread.spawn(move || {
+        // Whoever asked may have left.
+        let _ = done.send(work());
+    })?;
+    answer.await.map_err(io::Error::other)
 }
 
 fn locked(store: &Mutex<Store>) -> std::sync::MutexGuard<'_, Store> {
