@@ -281,6 +281,12 @@ impl Lane {
         }
     }
 
+    /// Requests of clients that are not written yet.
+    pub(super) fn unsent(&self) -> u64 {
+        let unsent = self.queue.iter().skip(self.sent);
+        unsent.filter(|entry| entry.session.is_some()).count() as u64
+    }
+
     /// Whether there is something to write.
     pub(super) fn has_unwritten(&self) -> bool {
         self.written < self.log.len()

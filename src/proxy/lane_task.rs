@@ -329,6 +329,11 @@ impl Worker {
             .and_then(|u| u.draining.as_ref())
             .map(|d| d.signal);
         let before = state.log.len();
+        // With the gate closed they were counted when it closed, or when they came.
+        let unsent = match backend.topology.gate {
+            Gate::Open => state.unsent(),
+            Gate::Closed => 0,
+        };
         let sessions = &self.sessions;
         let alive = |of: super::lane::SessionRef| {
             sessions
@@ -340,7 +345,7 @@ impl Worker {
         backend.bytes = backend.bytes + state.log.len() - before;
         backend.turn.replayed += losses.replayed;
         backend.turn.unknown += losses.unknown;
-        backend.turn.held += losses.replayed;
+        backend.turn.held += losses.replayed + unsent;
         state.retire = false;
         let pinned = state.pinned;
         for hook in losses.orphans {

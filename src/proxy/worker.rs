@@ -474,10 +474,14 @@ impl Worker {
             return;
         }
         let opens = state.topology.gate == Gate::Closed && topology.gate == Gate::Open;
+        let closes = state.topology.gate == Gate::Open && topology.gate == Gate::Closed;
         state.topology = topology.clone();
         let mut wake = Vec::new();
         for (index, lane) in self.lanes.iter_mut().filter(|(_, l)| l.backend == backend) {
             if let Some(upstream) = &lane.upstream {
+                if closes {
+                    state.turn.held += lane.unsent();
+                }
                 let serves = topology
                     .primary
                     .as_ref()
