@@ -14,7 +14,7 @@
 //!      +<--(g) one write a turn <-- (f) replies cut and given out <---+
 //! ```
 //! One worker is one thread; nothing on this path is locked or shared between workers. Its turn
-//! (`worker.rs`) takes all sockets that are ready, (b) to (f), and ends with (e) and (g). A lane
+//! (`turn.rs`) takes all sockets that are ready, (b) to (f), and ends with (e) and (g). A lane
 //! outlives its connection: what is unanswered stays in its log, and is sent to the next primary when
 //! that is allowed (`lane.rs` has the rules). `session_turn.rs` reads and cuts requests, `dispatch.rs`
 //! decides the way of those that are not plain, `replies.rs` is the way back, `lane_task.rs` the life of
@@ -25,6 +25,7 @@ mod client_command;
 mod dial;
 mod dispatch;
 mod hook;
+mod housekeeping;
 mod identity;
 mod intake;
 mod lane;
@@ -42,6 +43,7 @@ mod settings;
 mod socket;
 mod state_replies;
 mod tracking;
+mod turn;
 mod worker;
 
 use std::io;

@@ -4,15 +4,11 @@
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::io;
-use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use rustix::event::epoll::Event;
 use slab::Slab;
-use tokio::io::unix::AsyncFd;
 use tokio::runtime::LocalOptions;
 use tokio::sync::{Notify, mpsc};
 
@@ -21,17 +17,12 @@ use super::listener::Accepted;
 use super::queue::Spares;
 use super::session::Session;
 use super::settings::Settings;
-use super::socket::{Poller, Socket, Token};
-use super::{BackendPlan, Shared, SharedBackend, lane_task};
+use super::socket::{Poller, Token};
+use super::{BackendPlan, Shared, SharedBackend, housekeeping, lane_task, turn};
 use crate::clock;
-use crate::metrics::{RejectReason, RequestOutcome, WorkerMetrics};
+use crate::metrics::{RejectReason, WorkerMetrics};
 use crate::resp::Limits;
 use crate::topology::{Gate, Timestamp, Topology};
-
-/// How often held requests are checked for their time limit and idle lanes for theirs.
-const HOUSEKEEPING: Duration = Duration::from_millis(50);
-/// A lane nobody uses is kept for this long.
-const LANE_IDLE: Duration = Duration::from_secs(30);
 
 /// What other threads tell a worker.
 pub(super) enum Message {
@@ -65,20 +56,20 @@ pub(super) struct Worker {
     /// Time of the present turn.
     pub(super) now: Timestamp,
     pub(super) draining: bool,
-    poller: Poller,
+    pub(super) poller: Poller,
     /// Lanes with something to write after this turn.
     pub(super) to_write: Vec<usize>,
     /// Sessions that something happened to, to be looked at in this turn.
-    woken: Vec<usize>,
+    pub(super) woken: Vec<usize>,
     /// Sockets with more to read, left for the next turn so that the others get theirs.
     pub(super) again: Vec<Token>,
     /// Told when there are such sockets.
-    busy: Rc<Notify>,
+    pub(super) busy: Rc<Notify>,
     /// Lanes that were made and have no task yet.
     pub(super) new_lanes: Vec<usize>,
     pub(super) spawner: Rc<Notify>,
     messages: mpsc::UnboundedSender<Message>,
-    last_serial: u64,
+    pub(super) last_serial: u64,
 }
 
 /// One backend as a worker sees it.
@@ -143,14 +134,14 @@ async fn serve(
     mut receiver: mpsc::UnboundedReceiver<Message>,
 ) -> io::Result<()> {
     let ready = worker.borrow().poller.watched()?;
-    tokio::task::spawn_local(serve_sockets(worker.clone(), ready));
+    tokio::task::spawn_local(turn::serve_sockets(worker.clone(), ready));
     let backends = worker.borrow().backends.len();
     for backend in 0..backends {
         tokio::task::spawn_local(follow_topology(worker.clone(), backend));
         tokio::task::spawn_local(follow_gaps(worker.clone(), backend));
     }
     tokio::task::spawn_local(spawn_lanes(worker.clone()));
-    tokio::task::spawn_local(housekeeping(worker.clone()));
+    tokio::task::spawn_local(housekeeping::housekeeping(worker.clone()));
     while let Some(message) = receiver.recv().await {
         match message {
             Message::Accept(accepted) => worker.borrow_mut().admit(accepted),
@@ -171,31 +162,6 @@ async fn serve(
         }
     }
     Ok(())
-}
-
-/// The turns of the worker: each takes all that is ready.
-async fn serve_sockets(worker: Rc<RefCell<Worker>>, ready: AsyncFd<Poller>) {
-    let mut events = Vec::new();
-    let busy = worker.borrow().busy.clone();
-    loop {
-        tokio::select! {
-            biased;
-            guard = ready.readable() => {
-                // Only when the runtime ends.
-                let Ok(mut guard) = guard else { return };
-                if worker.borrow_mut().turn(&mut events) {
-                    // Others of this thread get their turn as well.
-                    tokio::task::yield_now().await;
-                } else {
-                    guard.clear_ready();
-                }
-            }
-            () = busy.notified() => {
-                worker.borrow_mut().turn(&mut events);
-                tokio::task::yield_now().await;
-            }
-        }
-    }
 }
 
 async fn follow_topology(worker: Rc<RefCell<Worker>>, backend: usize) {
@@ -225,15 +191,6 @@ async fn spawn_lanes(worker: Rc<RefCell<Worker>>) {
             tokio::task::spawn_local(lane_task::run(worker.clone(), lane));
         }
         spawner.notified().await;
-    }
-}
-
-async fn housekeeping(worker: Rc<RefCell<Worker>>) {
-    let mut interval = tokio::time::interval(HOUSEKEEPING);
-    interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    loop {
-        interval.tick().await;
-        worker.borrow_mut().keep_house();
     }
 }
 
@@ -286,111 +243,6 @@ impl Worker {
             messages,
             last_serial: 0,
         })
-    }
-
-    /// One turn: reads every socket that is ready, then writes every connection that got something,
-    /// each once. Returns whether more are ready than were looked at. `events` is empty, and comes back so.
-    fn turn(&mut self, events: &mut Vec<Event>) -> bool {
-        let more = self.poller.take(events).unwrap_or_else(|error| {
-            tracing::error!(%error, "sockets can not be polled");
-            false
-        });
-        self.now = clock::now();
-        // Nothing is written in the mind of a topology that is over, however late this thread is.
-        for backend in 0..self.backends.len() {
-            let state = &self.backends[backend];
-            if let Some(newer) = state.plan.topology.newer_than(&state.topology) {
-                self.topology_changed(backend, newer);
-            }
-        }
-        // All requests first, so that the replies that come with them find them waiting.
-        let mut again = std::mem::take(&mut self.again);
-        for event in events.iter() {
-            if let Some(session) = self.session_of(Socket::token_of(event)) {
-                self.sessions[session].socket.note(event);
-                self.session_turn(session);
-            }
-        }
-        for event in events.drain(..) {
-            if let Some(lane) = self.lane_of(Socket::token_of(&event))
-                && let Some(upstream) = &mut self.lanes[lane].upstream
-            {
-                upstream.socket.note(&event);
-                self.lane_turn(lane);
-            }
-        }
-        for token in again.drain(..) {
-            if let Some(session) = self.session_of(token) {
-                self.sessions[session].socket.looked_at();
-                self.session_turn(session);
-            } else if let Some(lane) = self.lane_of(token)
-                && let Some(upstream) = &mut self.lanes[lane].upstream
-            {
-                upstream.socket.looked_at();
-                self.lane_turn(lane);
-            }
-        }
-        again.append(&mut self.again);
-        self.again = again;
-        self.settle();
-        more
-    }
-
-    fn session_of(&self, token: Token) -> Option<usize> {
-        let Token::Session(index, _) = token else {
-            return None;
-        };
-        let session = self.sessions.get(index as usize)?;
-        (session.socket.token() == token).then_some(index as usize)
-    }
-
-    fn lane_of(&self, token: Token) -> Option<usize> {
-        let Token::Upstream(index, _) = token else {
-            return None;
-        };
-        let upstream = self.lanes.get(index as usize)?.upstream.as_ref()?;
-        (upstream.socket.token() == token).then_some(index as usize)
-    }
-
-    /// The end of every turn, of whichever task: what was queued is written, to the nodes first, so that they
-    /// work while the clients are written to.
-    pub(super) fn settle(&mut self) {
-        loop {
-            self.write_lanes();
-            self.flush_dirty();
-            if self.woken.is_empty() {
-                if !self.again.is_empty() {
-                    self.busy.notify_one();
-                }
-                return;
-            }
-            for index in std::mem::take(&mut self.woken) {
-                if let Some(session) = self.sessions.get_mut(index)
-                    && std::mem::take(&mut session.woken)
-                {
-                    self.session_turn(index);
-                }
-            }
-        }
-    }
-
-    /// The session is looked at again before this turn ends.
-    pub(super) fn wake_session(&mut self, index: usize) {
-        let session = &mut self.sessions[index];
-        if !session.woken {
-            session.woken = true;
-            self.woken.push(index);
-        }
-    }
-
-    /// Polls a connection from now on, under a serial number that was not used before.
-    pub(super) fn watch(
-        &mut self,
-        fd: OwnedFd,
-        token: impl FnOnce(u64) -> Token,
-    ) -> io::Result<Socket> {
-        self.last_serial += 1;
-        self.poller.add(fd, token(self.last_serial))
     }
 
     /// Takes a client in, or closes its connection where there is no room.
@@ -467,7 +319,7 @@ impl Worker {
         lane
     }
 
-    fn topology_changed(&mut self, backend: usize, topology: Arc<Topology>) {
+    pub(super) fn topology_changed(&mut self, backend: usize, topology: Arc<Topology>) {
         self.now = clock::now();
         let state = &mut self.backends[backend];
         if topology.generation < state.topology.generation {
@@ -499,22 +351,6 @@ impl Worker {
         }
         self.settle();
         self.obey(backend);
-    }
-
-    /// Lanes with something to write look whether they may.
-    fn wake_writers(&mut self, backend: Option<usize>) {
-        let waiting: Vec<usize> = self
-            .lanes
-            .iter()
-            .filter(|(_, lane)| {
-                (lane.has_unwritten() || lane.aiming) && backend.is_none_or(|b| b == lane.backend)
-            })
-            .map(|(index, _)| index)
-            .collect();
-        for lane in waiting {
-            self.ask_to_write(lane);
-        }
-        self.settle();
     }
 
     /// What waited in this lane goes on now.
@@ -579,107 +415,5 @@ impl Worker {
 
     fn drained(&self) -> bool {
         self.draining && self.sessions.is_empty()
-    }
-
-    fn keep_house(&mut self) {
-        self.now = clock::now();
-        let mut expired = Vec::new();
-        for (index, lane) in &self.lanes {
-            let backend = &self.backends[lane.backend];
-            let timeout = backend.plan.settings.hold_timeout;
-            let stuck = lane.upstream.is_none() || backend.topology.gate == Gate::Closed;
-            if stuck
-                && lane
-                    .queue
-                    .front()
-                    .is_some_and(|e| self.now.since(e.since) >= timeout)
-                && !lane
-                    .queue
-                    .front()
-                    .is_some_and(|e| e.waits_by_nature() && lane.sent > 0)
-            {
-                expired.push(index);
-            }
-        }
-        for lane in expired {
-            self.expire(lane);
-        }
-        self.end_idle_lanes();
-        self.wake_writers(None);
-        for backend in 0..self.backends.len() {
-            self.feed_starved(backend);
-        }
-        self.count();
-        self.settle();
-    }
-
-    fn end_idle_lanes(&mut self) {
-        let mut ended = Vec::new();
-        for (index, lane) in &mut self.lanes {
-            let unused = if lane.pinned {
-                lane.owner.is_none()
-            } else {
-                lane.users == 0
-            };
-            if unused && lane.queue.is_empty() && self.now.since(lane.idle_since) > LANE_IDLE {
-                lane.close = true;
-                ended.push(index);
-            }
-        }
-        for lane in ended {
-            self.forget_lane(lane);
-            self.lanes[lane].wake_task();
-        }
-    }
-
-    /// Nobody finds the lane any more.
-    pub(super) fn forget_lane(&mut self, lane: usize) {
-        let Lane {
-            backend,
-            key,
-            pinned,
-            ..
-        } = &self.lanes[lane];
-        let state = &mut self.backends[*backend];
-        if *pinned {
-            if let Some(idle) = state.idle_pinned.get_mut(key) {
-                idle.retain(|other| *other != lane);
-            }
-        } else if state.shared_lanes.get(key) == Some(&lane) {
-            state.shared_lanes.remove(key);
-        }
-    }
-
-    fn count(&mut self) {
-        for backend in 0..self.backends.len() {
-            let held: u64 = self
-                .lanes
-                .iter()
-                .filter(|(_, l)| l.backend == backend)
-                .filter(|(_, l)| {
-                    l.upstream.is_none() || self.backends[backend].topology.gate == Gate::Closed
-                })
-                .map(|(_, l)| l.queue.len() as u64)
-                .sum();
-            let state = &mut self.backends[backend];
-            let turn = std::mem::take(&mut state.turn);
-            let metrics = &state.metrics;
-            metrics.held.increment(held as f64 - state.held as f64);
-            state.held = held;
-            metrics.held_total.increment(turn.held);
-            metrics.replayed.increment(turn.replayed);
-            metrics.requests(RequestOutcome::Replied, turn.replied);
-            metrics.requests(RequestOutcome::Local, turn.local);
-            metrics.requests(RequestOutcome::Refused, turn.refused);
-            metrics.requests(RequestOutcome::Unknown, turn.unknown);
-            metrics.requests(RequestOutcome::Abandoned, turn.abandoned);
-            metrics.bytes_received.increment(turn.received);
-            metrics.bytes_sent.increment(turn.sent);
-            let counts = &state.shared.counts;
-            counts.held.fetch_add(turn.held, Ordering::Relaxed);
-            counts.replayed.fetch_add(turn.replayed, Ordering::Relaxed);
-            counts.refused.fetch_add(turn.refused, Ordering::Relaxed);
-            counts.unknown.fetch_add(turn.unknown, Ordering::Relaxed);
-        }
     }
 }
