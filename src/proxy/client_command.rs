@@ -197,10 +197,9 @@ pub(super) const NAME_ERROR: &str =
 
 fn set_info(client: &Client, what: &[u8], value: &[u8], reply: &mut BytesMut) {
     let text = String::from_utf8_lossy(value).into_owned();
-    let what = what.to_ascii_lowercase();
-    match what.as_slice() {
+    match what.to_ascii_lowercase().as_slice() {
         b"lib-name" | b"lib-ver" if !printable(value) => {
-            let what = String::from_utf8_lossy(&what);
+            let what = String::from_utf8_lossy(what);
             put_error(
                 reply,
                 &format!("ERR {what} cannot contain spaces, newlines or special characters."),
@@ -214,9 +213,9 @@ fn set_info(client: &Client, what: &[u8], value: &[u8], reply: &mut BytesMut) {
             client.update(|s| s.lib_ver = text);
             put_ok(reply);
         }
-        other => {
-            let other = String::from_utf8_lossy(other);
-            put_error(reply, &format!("ERR Unrecognized option '{other}'"));
+        _ => {
+            let what = String::from_utf8_lossy(what);
+            put_error(reply, &format!("ERR Unrecognized option '{what}'"));
         }
     }
 }

@@ -204,6 +204,8 @@ impl Client {
                 "user" => line.write_str(&s.user),
                 "fd" => line.write_str("-1"),
                 "redir" => write!(line, "{}", s.tracking.map_or(-1, |id| id as i64)),
+                // What the node may do with our connection is no matter of the client's.
+                "capa" => Ok(()),
                 "resp" => write!(line, "{}", if s.resp3 { 3 } else { 2 }),
                 "lib-name" => line.write_str(&s.lib_name),
                 "lib-ver" => line.write_str(&s.lib_ver),
