@@ -512,11 +512,12 @@ impl Planner<'_> {
             .collect();
         let base = self.random.word(&[
             "on >pw ~* &* +@all",
-            "on >pw ~a* +@read +client +auth +hello",
+            "on >pw ~a* +@read +client +auth",
             "on >pw +@all",
             "",
         ]);
-        let line = format!("ACL SETUSER {user} {base} {}", rules.join(" "));
+        // Redis 6.0 asks for the right to HELLO, and pointsman needs it for every connection in RESP3.
+        let line = format!("ACL SETUSER {user} {base} {} +hello", rules.join(" "));
         let request: Vec<_> = words(&line)
             .into_iter()
             .filter(|word| !word.is_empty())
@@ -660,7 +661,7 @@ const SESSION_LINES: &[&str] = &[
     "CLIENT KILL x",
     "CLIENT KILL ID",
     "CLIENT KILL ID x",
-    "CLIENT KILL ID 0",
+    "CLIENT KILL ID 99999998",
     "CLIENT KILL TYPE x",
     "CLIENT KILL ID 99999999",
     "CLIENT KILL USER nobody",

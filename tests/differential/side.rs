@@ -17,6 +17,9 @@ use crate::value::Value;
 /// How long something may take that should happen at once.
 pub const PATIENCE: Duration = Duration::from_secs(8);
 
+/// The id of a connection that is not there. Not 0: Redis 6.0 takes that for everybody.
+const NOBODY: i64 = 99_999_999;
+
 /// What a client sees.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
@@ -50,7 +53,7 @@ impl Side {
             address,
             control: Control::open(server),
             connections: Default::default(),
-            ids: [0; CONNECTIONS],
+            ids: [NOBODY; CONNECTIONS],
             addresses: Default::default(),
             names: BTreeMap::new(),
         }
@@ -64,7 +67,7 @@ impl Side {
     /// Forgets the connections of the last sequence.
     pub fn clear(&mut self) {
         self.connections = Default::default();
-        self.ids = [0; CONNECTIONS];
+        self.ids = [NOBODY; CONNECTIONS];
         self.names.clear();
     }
 
