@@ -13,7 +13,9 @@ set -eu
 servers=${XDG_CACHE_HOME:-$HOME/.cache}/pointsman/servers
 
 # What a server does differently shows in these: its commands, its protocol, its replication.
-TESTS="command_table request_rules control_nodes control_failover data_plane"
+TESTS="command_table request_rules control_nodes control_failover data_plane differential"
+# Of the differential test; all of them only on this machine's own server.
+SEEDS=0..100
 
 # release NAME: the Debian release that carries it.
 release() {
@@ -110,7 +112,7 @@ test_on() {
     targets=
     for test in $TESTS; do targets="$targets --test $test"; done
     # shellcheck disable=SC2086
-    REDIS_SERVER=$servers/$1/server "$ROOT/scripts/cargo.sh" test --locked --no-fail-fast $targets ||
+    DIFF_SEEDS=$SEEDS REDIS_SERVER=$servers/$1/server "$ROOT/scripts/cargo.sh" test --locked --no-fail-fast $targets ||
         die "FAILED on $1; again: REDIS_SERVER=$servers/$1/server scripts/cargo.sh test --test NAME"
 }
 

@@ -197,10 +197,9 @@ pub(super) const NAME_ERROR: &str =
 
 fn set_info(client: &Client, what: &[u8], value: &[u8], reply: &mut BytesMut) {
     let text = String::from_utf8_lossy(value).into_owned();
-    let what = what.to_ascii_lowercase();
-    match what.as_slice() {
+    match what.to_ascii_lowercase().as_slice() {
         b"lib-name" | b"lib-ver" if !printable(value) => {
-            let what = String::from_utf8_lossy(&what);
+            let what = String::from_utf8_lossy(what);
             put_error(
                 reply,
                 &format!("ERR {what} cannot contain spaces, newlines or special characters."),
@@ -214,9 +213,9 @@ fn set_info(client: &Client, what: &[u8], value: &[u8], reply: &mut BytesMut) {
             client.update(|s| s.lib_ver = text);
             put_ok(reply);
         }
-        other => {
-            let other = String::from_utf8_lossy(other);
-            put_error(reply, &format!("ERR Unrecognized option '{other}'"));
+        _ => {
+            let what = String::from_utf8_lossy(what);
+            put_error(reply, &format!("ERR Unrecognized option '{what}'"));
         }
     }
 }
@@ -237,8 +236,17 @@ fn list(worker: &Worker, index: usize, args: &[&[u8]], fields: &str, reply: &mut
     let ids: Vec<i64> = args.iter().skip(3).filter_map(|a| number(a)).collect();
     // Redis 6.0 knows neither.
     let by_id = fields.contains(" laddr=");
+    // Valkey 8.1 takes the options of CLIENT KILL.
+    let filters = fields.contains(" capa=");
     let chosen: Vec<Arc<Client>> = match upper(args, 2).as_slice() {
         b"" if args.len() == 2 => all,
+        _ if filters && args.len() > 3 => match Filter::read(&args[2..], false) {
+            Ok(filter) => all
+                .into_iter()
+                .filter(|client| filter.fits(client, me, worker.now))
+                .collect(),
+            Err(error) => return put_error(reply, &error),
+        },
         b"TYPE" if args.len() == 4 => match kind_of(args[3]) {
             Some(kind) => all.into_iter().filter(|c| c.kind() == kind).collect(),
             None => {
@@ -283,8 +291,8 @@ pub(super) fn number(text: &[u8]) -> Option<i64> {
 
 /// What CLIENT KILL looks for.
 #[derive(Default)]
-struct KillFilter<'a> {
-    id: Option<u64>,
+struct Filter<'a> {
+    ids: Option<Vec<i64>>,
     addr: Option<&'a [u8]>,
     laddr: Option<&'a [u8]>,
     user: Option<&'a [u8]>,
@@ -296,12 +304,12 @@ struct KillFilter<'a> {
 fn kill(worker: &mut Worker, index: usize, args: &[&[u8]], reply: &mut BytesMut) {
     let old_form = args.len() == 3;
     let filter = if old_form {
-        Ok(KillFilter {
+        Ok(Filter {
             addr: Some(args[2]),
-            ..KillFilter::default()
+            ..Filter::default()
         })
     } else {
-        kill_filter(&args[2..])
+        Filter::read(&args[2..], true)
     };
     let filter = match filter {
         Ok(filter) => filter,
@@ -315,16 +323,7 @@ fn kill(worker: &mut Worker, index: usize, args: &[&[u8]], reply: &mut BytesMut)
         .registry
         .of_backend(worker.sessions[index].backend)
     {
-        let age = worker.now.since(client.since).as_secs();
-        let matches = filter.id.is_none_or(|id| id == client.id)
-            && filter.addr.is_none_or(|a| a == client.addr.as_bytes())
-            && filter.laddr.is_none_or(|a| a == client.laddr.as_bytes())
-            && filter
-                .user
-                .is_none_or(|u| u == client.state().user.as_bytes())
-            && filter.kind.is_none_or(|k| k == client.kind())
-            && filter.max_age.is_none_or(|max| age >= max);
-        if !matches || (client.id == me && filter.keep_me) {
+        if !filter.fits(&client, me, worker.now) {
             continue;
         }
         killed += 1;
@@ -346,49 +345,70 @@ fn kill(worker: &mut Worker, index: usize, args: &[&[u8]], reply: &mut BytesMut)
     }
 }
 
-fn kill_filter<'a>(args: &[&'a [u8]]) -> Result<KillFilter<'a>, String> {
-    let mut filter = KillFilter {
-        keep_me: true,
-        ..KillFilter::default()
-    };
-    for pair in args.chunks(2) {
-        let [option, value] = pair else {
-            return Err("ERR syntax error".into());
+impl<'a> Filter<'a> {
+    fn read(args: &[&'a [u8]], keep_me: bool) -> Result<Filter<'a>, String> {
+        let mut filter = Filter {
+            keep_me,
+            ..Filter::default()
         };
-        let positive = || {
-            number(value)
-                .and_then(|n| u64::try_from(n).ok())
-                .filter(|n| *n > 0)
-        };
-        match option.to_ascii_uppercase().as_slice() {
-            b"ID" => {
-                filter.id = Some(positive().ok_or("ERR client-id should be greater than 0")?);
+        let mut rest = args;
+        while let [option, more @ ..] = rest {
+            let option = option.to_ascii_uppercase();
+            if option == b"ID" {
+                // One, or several since Valkey 8.1; the node has been asked.
+                let ids: Vec<i64> = more.iter().map_while(|arg| number(arg)).collect();
+                if ids.iter().any(|id| *id < 1) {
+                    return Err("ERR client-id should be greater than 0".into());
+                }
+                rest = &more[ids.len()..];
+                filter.ids.get_or_insert_default().extend(ids);
+                continue;
             }
-            b"ADDR" => filter.addr = Some(value),
-            b"LADDR" => filter.laddr = Some(value),
-            b"USER" => filter.user = Some(value),
-            b"TYPE" => {
-                let unknown = || {
-                    format!(
-                        "ERR Unknown client type '{}'",
-                        String::from_utf8_lossy(value)
-                    )
-                };
-                filter.kind = Some(kind_of(value).ok_or_else(unknown)?);
-            }
-            b"MAXAGE" => {
-                filter.max_age =
-                    Some(positive().ok_or("ERR maxage is not an integer or out of range")?);
-            }
-            b"SKIPME" => match value.to_ascii_lowercase().as_slice() {
-                b"yes" => filter.keep_me = true,
-                b"no" => filter.keep_me = false,
+            let [value, more @ ..] = more else {
+                return Err("ERR syntax error".into());
+            };
+            rest = more;
+            match option.as_slice() {
+                b"ADDR" => filter.addr = Some(value),
+                b"LADDR" => filter.laddr = Some(value),
+                b"USER" => filter.user = Some(value),
+                b"TYPE" => {
+                    let kind = kind_of(value).ok_or_else(|| {
+                        let kind = String::from_utf8_lossy(value);
+                        format!("ERR Unknown client type '{kind}'")
+                    })?;
+                    filter.kind = Some(kind);
+                }
+                b"MAXAGE" => {
+                    let age =
+                        number(value).ok_or("ERR maxage is not an integer or out of range")?;
+                    let age = u64::try_from(age).ok().filter(|age| *age > 0);
+                    filter.max_age = Some(age.ok_or("ERR maxage should be greater than 0")?);
+                }
+                b"SKIPME" => match value.to_ascii_lowercase().as_slice() {
+                    b"yes" => filter.keep_me = true,
+                    b"no" => filter.keep_me = false,
+                    _ => return Err("ERR syntax error".into()),
+                },
                 _ => return Err("ERR syntax error".into()),
-            },
-            _ => return Err("ERR syntax error".into()),
+            }
         }
+        Ok(filter)
     }
-    Ok(filter)
+
+    fn fits(&self, client: &Client, me: u64, now: Timestamp) -> bool {
+        let age = now.since(client.since).as_secs();
+        let ids = self.ids.as_ref();
+        ids.is_none_or(|ids| ids.contains(&(client.id as i64)))
+            && self.addr.is_none_or(|a| a == client.addr.as_bytes())
+            && self.laddr.is_none_or(|a| a == client.laddr.as_bytes())
+            && self
+                .user
+                .is_none_or(|u| u == client.state().user.as_bytes())
+            && self.kind.is_none_or(|k| k == client.kind())
+            && self.max_age.is_none_or(|max| age >= max)
+            && !(client.id == me && self.keep_me)
+    }
 }
 
 /// The client's id is ours; the node knows the connection it waits on by another one.
@@ -493,11 +513,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn kill_filters_say_what_is_wrong() {
-        assert!(kill_filter(&[b"ID", b"0"]).is_err());
-        assert!(kill_filter(&[b"ID"]).is_err());
-        assert!(kill_filter(&[b"TYPE", b"nonsense"]).is_err());
-        let filter = kill_filter(&[b"id", b"7", b"skipme", b"no"]).unwrap_or_default();
-        assert_eq!((filter.id, filter.keep_me), (Some(7), false));
+    fn filters_say_what_is_wrong() {
+        let read = |args: &[&'static [u8]]| Filter::read(args, true);
+        assert!(read(&[b"ID", b"0"]).is_err());
+        assert!(read(&[b"ADDR"]).is_err());
+        assert!(read(&[b"TYPE", b"nonsense"]).is_err());
+        let filter = read(&[b"id", b"7", b"8", b"skipme", b"no"]).unwrap_or_default();
+        assert_eq!((filter.ids, filter.keep_me), (Some(vec![7, 8]), false));
     }
 }

@@ -167,10 +167,7 @@ async fn dial_unbounded(what: &Dial) -> Result<Dialed, DialError> {
 /// asks on a second connection as ourselves.
 async fn verify_apart(what: &Dial) -> Result<(), DialError> {
     let (mut stream, _) = connect(what.primary.node.as_str(), what.timeout).await?;
-    let mut script = Script {
-        steps: Vec::new(),
-        bytes: BytesMut::new(),
-    };
+    let mut script = Script::default();
     if let Some(own) = &what.own {
         script.auth(own.username.as_deref().map(str::as_bytes), own.password());
     }
@@ -284,23 +281,25 @@ enum Step {
     Courtesy,
 }
 
-/// The handshake: written at once, answered in one round trip.
+/// The handshake: written at once, answered in one round trip, or in two when something comes before AUTH:
+/// since Redis 7.2 a failing AUTH is not answered while replies before it wait to be written.
+#[derive(Default)]
 struct Script {
     steps: Vec<Step>,
     bytes: BytesMut,
+    /// Steps, and their bytes, that are answered before the others are written.
+    early: (usize, usize),
 }
 
 impl Script {
     fn new(what: &Dial) -> Self {
-        let mut script = Script {
-            steps: Vec::new(),
-            bytes: BytesMut::new(),
-        };
+        let mut script = Script::default();
         let db = what.key.db.to_string();
         if let Some(login) = &what.key.user {
             let Login { user, password } = &**login;
             if what.key.db != 0 {
                 script.add(Step::EarlyDatabase, &[b"SELECT", db.as_bytes()]);
+                script.early = (script.steps.len(), script.bytes.len());
             }
             script.auth(user.as_deref(), password);
         }
@@ -338,30 +337,42 @@ impl Script {
     }
 
     async fn run(&self, stream: &mut TcpStream) -> Result<Vec<Bytes>, DialError> {
-        stream
-            .write_all(&self.bytes)
-            .await
-            .map_err(DialError::Lost)?;
-        let mut scanner = ReplyScanner::default();
-        let mut input = BytesMut::with_capacity(8 * 1024);
+        let (steps, bytes) = self.early;
         let mut replies = Vec::with_capacity(self.steps.len());
-        while replies.len() < self.steps.len() {
-            match scanner.scan(&input) {
-                Ok(Some(n)) => {
-                    let reply = input.split_to(n).freeze();
-                    if reply.starts_with(b"-ERR max number of clients") {
-                        return Err(DialError::MaxClients);
-                    }
-                    replies.push(reply);
-                }
-                Ok(None) => match stream.read_buf(&mut input).await {
-                    Ok(0) => return Err(DialError::Lost(io::ErrorKind::UnexpectedEof.into())),
-                    Ok(_) => {}
-                    Err(error) => return Err(DialError::Lost(error)),
-                },
-                Err(_) => return Err(DialError::NotRedis),
-            }
+        if steps > 0 {
+            ask(stream, &self.bytes[..bytes], steps, &mut replies).await?;
         }
+        ask(stream, &self.bytes[bytes..], self.steps.len(), &mut replies).await?;
         Ok(replies)
     }
+}
+
+/// Writes requests and reads until there are `count` replies.
+async fn ask(
+    stream: &mut TcpStream,
+    requests: &[u8],
+    count: usize,
+    replies: &mut Vec<Bytes>,
+) -> Result<(), DialError> {
+    stream.write_all(requests).await.map_err(DialError::Lost)?;
+    let mut scanner = ReplyScanner::default();
+    let mut input = BytesMut::with_capacity(8 * 1024);
+    while replies.len() < count {
+        match scanner.scan(&input) {
+            Ok(Some(n)) => {
+                let reply = input.split_to(n).freeze();
+                if reply.starts_with(b"-ERR max number of clients") {
+                    return Err(DialError::MaxClients);
+                }
+                replies.push(reply);
+            }
+            Ok(None) => match stream.read_buf(&mut input).await {
+                Ok(0) => return Err(DialError::Lost(io::ErrorKind::UnexpectedEof.into())),
+                Ok(_) => {}
+                Err(error) => return Err(DialError::Lost(error)),
+            },
+            Err(_) => return Err(DialError::NotRedis),
+        }
+    }
+    Ok(())
 }

@@ -107,7 +107,8 @@ impl Worker {
                 self.sessions[index].finish();
                 return Ok(Step::Stop);
             }
-            Special::Reset if request.argc == 1 => {
+            // Older servers do not know it and say so.
+            Special::Reset if request.argc == 1 && self.knows_reset(index) => {
                 return self.reset(index).map(|()| Step::Next);
             }
             _ => {}
@@ -493,6 +494,11 @@ impl Worker {
         frame: &[u8],
     ) {
         self.push(index, lane, Kind::Hook(Box::new(hook)), replay, frame);
+    }
+
+    fn knows_reset(&self, index: usize) -> bool {
+        let version = self.backends[self.sessions[index].backend].version;
+        version.is_none_or(|version| version >= (6, 2))
     }
 
     /// A request of our own, whose reply nobody sees.

@@ -8,6 +8,7 @@ use super::client_command::printable;
 use super::dispatch::Step;
 use super::hook::{Hook, Transition};
 use super::lane::{Kind, LaneKey, Login, SessionRef};
+use super::pin::POISON;
 use super::registry::ClientState;
 use super::session::{Park, ReplyMode};
 use super::worker::Worker;
@@ -134,8 +135,9 @@ pub(super) fn identity(
         wire.extend_from_slice(frame);
     }
     let hello = change.hello.then(|| change.name.clone());
+    let logs_in = change.login.is_some();
     let key = change.of(&session.key);
-    transition(worker, index, key, &wire, hello)
+    transition(worker, index, key, &wire, hello, logs_in)
 }
 
 /// HELLO without SETNAME: the upstream keeps its own name.
@@ -180,6 +182,7 @@ fn transition(
     key: LaneKey,
     wire: &[u8],
     hello: Option<Option<String>>,
+    logs_in: bool,
 ) -> Result<Step, Park> {
     let session = &worker.sessions[index];
     if session.inflight > 0 {
@@ -188,8 +191,20 @@ fn transition(
     let (backend, pinned) = (session.backend, session.pin.as_ref().map(|pin| pin.lane));
     let lane = worker.shared_lane(backend, &key);
     worker.sessions[index].moving = true;
+    let via = pinned.unwrap_or(lane);
+    let shared = !worker.lanes[via].queue.is_empty();
+    let swallows = worker.backends[backend]
+        .version
+        .is_none_or(|version| version >= (7, 2));
     let hook = Hook::Transition(Transition { key, lane, hello });
-    worker.push_hook(index, pinned.unwrap_or(lane), hook, Replay::Read, wire);
+    worker.push_hook(index, via, hook, Replay::Read, wire);
+    if logs_in && shared && swallows {
+        // A failing AUTH may get no reply there: the one to this tells.
+        worker.push(index, via, Kind::Plain, Replay::Read, POISON);
+        if let Some(entry) = worker.lanes[via].queue.back_mut() {
+            entry.mute = true;
+        }
+    }
     Ok(Step::Next)
 }
 
@@ -228,6 +243,18 @@ impl Worker {
         Ok(())
     }
 }
+
+/// Since Redis 7.2 a failing AUTH is not answered while replies before it wait to be written: what came is the
+/// reply to the request behind it.
+pub(super) fn swallowed(head: &Kind, frame: &[u8]) -> bool {
+    matches!(head, Kind::Hook(hook) if matches!(**hook, Hook::Transition(_)))
+        && frame.starts_with(b"-ERR unknown command")
+        && memchr::memmem::find(frame, b"POINTSMAN.REFUSED").is_some()
+}
+
+/// What a failing AUTH is told.
+pub(super) const WRONG_PASSWORD: &[u8] =
+    b"-WRONGPASS invalid username-password pair or user is disabled.\r\n";
 
 /// The node's reply to HELLO with our client id in the place of its own.
 pub(super) fn with_client_id(frame: &[u8], id: u64) -> Bytes {

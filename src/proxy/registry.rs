@@ -194,7 +194,7 @@ impl Client {
                 "name" => line.write_str(&s.name),
                 "age" => write!(line, "{}", now.since(self.since).as_secs()),
                 "idle" => write!(line, "{}", self.idle(now)),
-                "flags" => line.write_str(&self.flags(&s)),
+                "flags" => line.write_str(&self.flags(&s, command == "NULL")),
                 "db" => write!(line, "{}", s.db),
                 "sub" => write!(line, "{}", s.channels),
                 "psub" => write!(line, "{}", s.patterns),
@@ -204,6 +204,8 @@ impl Client {
                 "user" => line.write_str(&s.user),
                 "fd" => line.write_str("-1"),
                 "redir" => write!(line, "{}", s.tracking.map_or(-1, |id| id as i64)),
+                // What the node may do with our connection is no matter of the client's.
+                "capa" => Ok(()),
                 "resp" => write!(line, "{}", if s.resp3 { 3 } else { 2 }),
                 "lib-name" => line.write_str(&s.lib_name),
                 "lib-ver" => line.write_str(&s.lib_ver),
@@ -220,12 +222,16 @@ impl Client {
         now.as_millis().saturating_sub(last) / 1000
     }
 
-    fn flags(&self, s: &ClientState) -> String {
+    /// Who asks is not blocked, even if that was sent already by which it will be.
+    fn flags(&self, s: &ClientState, may_be_blocked: bool) -> String {
         let flags: String = [
             (s.monitor, 'O'),
             (s.channels + s.patterns + s.shard_channels > 0, 'P'),
             (s.queued.is_some(), 'x'),
-            (self.blocked_on.load(Ordering::Relaxed) != 0, 'b'),
+            (
+                may_be_blocked && self.blocked_on.load(Ordering::Relaxed) != 0,
+                'b',
+            ),
             (s.tracking.is_some(), 't'),
             (s.broadcast, 'B'),
             (self.laddr.ends_with(":0"), 'U'),

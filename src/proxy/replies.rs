@@ -3,6 +3,7 @@
 use bytes::Bytes;
 
 use super::hook::Hook;
+use super::identity;
 use super::intake::{Came, Intake};
 use super::lane::{Draining, Entry, Kind, SessionRef, may_replay};
 use super::queue::LARGE;
@@ -232,6 +233,12 @@ impl Worker {
         let state = &mut self.lanes[lane];
         if state.sent == 0 {
             return Err(LaneEnd::Garbage);
+        }
+        if frame[0] == b'-'
+            && matches!(state.queue.front(), Some(head) if identity::swallowed(&head.kind, frame))
+        {
+            self.on_reply(lane, identity::WRONG_PASSWORD, None)?;
+            return self.on_reply(lane, frame, owned);
         }
         let draining = state
             .upstream

@@ -187,6 +187,41 @@ async fn a_node_with_a_password_demands_it_from_each_client() {
 }
 
 #[tokio::test]
+async fn a_refused_login_gets_its_own_reply_among_others() {
+    let plane = Plane::start(0).await;
+    let (mut a, mut b, mut c) = (
+        plane.client().await,
+        plane.client().await,
+        plane.client().await,
+    );
+    let user = "ACL SETUSER bob on >secret ~* +@all";
+    assert_eq!(ask(&mut c, user).await, "+OK");
+    assert_eq!(ask(&mut a, "AUTH bob secret").await, "+OK");
+    assert_eq!(ask(&mut a, "SET k mine").await, "+OK");
+    // The connection of those who knew the password stays.
+    assert_eq!(ask(&mut c, "ACL SETUSER bob <secret >new").await, "+OK");
+    for login in ["AUTH bob secret", "HELLO 2 AUTH bob secret"] {
+        for _ in 0..5 {
+            plane.node(0).stop();
+            send(&mut a, "GET k").await;
+            send(&mut b, login).await;
+            send(&mut a, "ACL WHOAMI").await;
+            // Answered by pointsman, which has read the others by now.
+            assert_eq!(ask(&mut c, "RESET").await, "+RESET");
+            plane.node(0).cont();
+            assert_eq!(hear(&mut a).await, "\"mine\"");
+            assert_eq!(hear(&mut a).await, "\"bob\"");
+            assert!(hear(&mut b).await.starts_with("-WRONGPASS"));
+            assert_eq!(ask(&mut b, "ACL WHOAMI").await, "\"default\"");
+        }
+    }
+    // With another database, which is selected before the login.
+    assert_eq!(ask(&mut b, "SELECT 1").await, "+OK");
+    assert!(ask(&mut b, "AUTH bob x").await.starts_with("-WRONGPASS"));
+    assert_eq!(ask(&mut b, "AUTH bob new").await, "+OK");
+}
+
+#[tokio::test]
 async fn client_commands_are_about_the_clients_of_pointsman() {
     let plane = Plane::start(0).await;
     let (mut a, mut b) = (plane.client().await, plane.client().await);

@@ -13,6 +13,7 @@ const COMMANDS: &[(&str, &str)] = &[
     ("client|pause", "stops the connections that compare"),
     ("client|kill", "with any arguments it kills the connections that compare; phrases try it"),
     ("monitor", "shows the addresses and the handshakes of upstreams"),
+    ("post host:", "6.0 knows them to end who says them, not everywhere; pointsman always ends them"),
     ("spop", "its choice changes the data; a phrase pops everything"),
 ];
 
@@ -21,6 +22,10 @@ const COMMANDS: &[(&str, &str)] = &[
 const ARGUMENTS: &[(&str, &str, &str)] = &[
     ("client|tracking", "REDIRECT", "refused on purpose: docs/compatibility.md"),
     ("client|tracking", "PREFIX", "Redis 7.0 answers twice where prefixes overlap; phrases try one"),
+    ("flushall", "SYNC", "newer servers answer it when a thread is done"),
+    ("flushdb", "SYNC", "newer servers answer it when a thread is done"),
+    ("client|list", "USER", "since Valkey 8.1; whether there is one only the server knows, pointsman lists nobody"),
+    ("sort", "BY", "what is equal comes in the order of a hash table; SORT_RO is tried"),
     ("xadd", "*", "an id made of the time"),
     ("acl|setuser", "default", "changes what the comparison stands on"),
     ("acl|deluser", "default", "changes what the comparison stands on"),

@@ -48,7 +48,7 @@ pub enum Cuts {
 }
 
 /// The steps of this seed.
-pub fn sequence(seed: u64, length: usize, table: &[Command]) -> Vec<Step> {
+pub fn sequence(seed: u64, length: usize, table: &[Command], swallows: bool) -> Vec<Step> {
     let mut random = Random::new(seed);
     let mut plans: [VecDeque<Step>; CONNECTIONS] = Default::default();
     plans[0].extend(prelude());
@@ -67,7 +67,7 @@ pub fn sequence(seed: u64, length: usize, table: &[Command]) -> Vec<Step> {
         }
         steps.extend(plans[connection].pop_front());
     }
-    permit(&mut steps);
+    permit(&mut steps, swallows);
     steps
 }
 
@@ -86,8 +86,10 @@ struct Forbidden {
     waiting: bool,
 }
 
-/// Takes out what would differ on purpose.
-pub fn permit(steps: &mut [Step]) {
+/// Takes out what would differ on purpose; `swallows`: [`Control::swallows`].
+///
+/// [`Control::swallows`]: crate::side::Control::swallows
+pub fn permit(steps: &mut [Step], swallows: bool) {
     let mut forbidden = [Forbidden::default(); CONNECTIONS];
     // The only connection that may send something behind what it waits for: who is served together
     // goes on in an order that nobody has promised.
@@ -97,7 +99,11 @@ pub fn permit(steps: &mut [Step]) {
         let alone = first.is_none_or(|first| first == connection);
         let forbidden = &mut forbidden[connection];
         match &mut step.act {
-            Act::Send { requests, .. } if !forbidden.torn => {
+            Act::Send { requests, cuts, .. } if !forbidden.torn => {
+                if !alone {
+                    // Who is served goes on between the pieces, or behind them.
+                    *cuts = Cuts::None;
+                }
                 if let Some(kill) = requests.iter().position(interferes) {
                     // Whether the other client does, or is sent, something before is left to chance.
                     *requests = vec![requests.swap_remove(kill)];
@@ -112,7 +118,13 @@ pub fn permit(steps: &mut [Step]) {
                 if forbidden.waiting && !alone {
                     requests.clear();
                 }
-                requests.retain(|request| forbidden.permits(request));
+                let mut first = true;
+                requests.retain(|request| {
+                    let alone =
+                        std::mem::take(&mut first) && !forbidden.transaction && !forbidden.waiting;
+                    let swallowed = swallows && !alone && authenticates(request);
+                    !swallowed && forbidden.permits(request)
+                });
                 for (at, request) in requests.iter_mut().enumerate() {
                     forbidden.shorten(request, at == 0);
                 }
@@ -192,6 +204,12 @@ fn interferes(request: &Request) -> bool {
     victims
         .iter()
         .any(|(first, second)| is(name, first) && is(word, second))
+}
+
+/// Whether it may fail to log in.
+fn authenticates(request: &Request) -> bool {
+    let login = is(&request[0], "HELLO") && request.iter().any(|arg| is(arg, "AUTH"));
+    login || is(&request[0], "AUTH")
 }
 
 /// Whether it may wait until somebody serves it.
@@ -498,7 +516,8 @@ impl Planner<'_> {
             "on >pw +@all",
             "",
         ]);
-        let line = format!("ACL SETUSER {user} {base} {}", rules.join(" "));
+        // Redis 6.0 asks for the right to HELLO, and pointsman needs it for every connection in RESP3.
+        let line = format!("ACL SETUSER {user} {base} {} +hello", rules.join(" "));
         let request: Vec<_> = words(&line)
             .into_iter()
             .filter(|word| !word.is_empty())
@@ -642,7 +661,7 @@ const SESSION_LINES: &[&str] = &[
     "CLIENT KILL x",
     "CLIENT KILL ID",
     "CLIENT KILL ID x",
-    "CLIENT KILL ID 0",
+    "CLIENT KILL ID 99999998",
     "CLIENT KILL TYPE x",
     "CLIENT KILL ID 99999999",
     "CLIENT KILL USER nobody",

@@ -17,6 +17,9 @@ use crate::value::Value;
 /// How long something may take that should happen at once.
 pub const PATIENCE: Duration = Duration::from_secs(8);
 
+/// The id of a connection that is not there. Not 0: Redis 6.0 takes that for everybody.
+const NOBODY: i64 = 99_999_999;
+
 /// What a client sees.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
@@ -50,7 +53,7 @@ impl Side {
             address,
             control: Control::open(server),
             connections: Default::default(),
-            ids: [0; CONNECTIONS],
+            ids: [NOBODY; CONNECTIONS],
             addresses: Default::default(),
             names: BTreeMap::new(),
         }
@@ -64,7 +67,7 @@ impl Side {
     /// Forgets the connections of the last sequence.
     pub fn clear(&mut self) {
         self.connections = Default::default();
-        self.ids = [0; CONNECTIONS];
+        self.ids = [NOBODY; CONNECTIONS];
         self.names.clear();
     }
 
@@ -303,6 +306,16 @@ impl Control {
         self.ask(&["PING"]);
     }
 
+    /// Since 7.2 a failing AUTH is not answered while replies before it wait to be written, not even
+    /// within the reply to EXEC: nobody can use that, and pointsman always answers.
+    pub fn swallows(&mut self) -> bool {
+        let info = self.ask(&["INFO", "server"]).text();
+        let version = info.lines().find_map(|l| l.strip_prefix("redis_version:"));
+        let mut parts = version.into_iter().flat_map(|v| v.split('.'));
+        let mut next = || parts.next().and_then(|p| p.parse::<u32>().ok());
+        (next(), next()) >= (Some(7), Some(2))
+    }
+
     /// Who is connected, without this connection.
     pub fn clients(&mut self) -> Vec<BTreeMap<String, String>> {
         let list = self.ask(&["CLIENT", "LIST"]).text();
@@ -334,8 +347,9 @@ impl Control {
     }
 }
 
-/// Commands that pointsman answers itself, or asks for itself, or that the comparison asks for.
+/// Commands that pointsman answers itself, or asks for itself, or that the comparison asks for. SPUBLISH
+/// goes before WAIT.
 const OWN: &[&str] = &[
     "ping", "info", "client", "auth", "hello", "select", "reset", "quit", "command", "acl",
-    "config", "script",
+    "config", "script", "spublish",
 ];
