@@ -44,10 +44,11 @@ async fn requests_go_to_the_new_primary_in_the_order_they_were_sent() {
     plane.promote(2, 1).await;
     assert_eq!(hear(&mut client).await, "\"old\"");
     assert_eq!(hear(&mut client).await, "+OK");
-    let unknown = hear(&mut client).await;
+    // Whether it had been written yet is a matter of how the requests arrived.
+    let count = hear(&mut client).await;
     assert!(
-        unknown.starts_with("-POINTSMAN outcome unknown: "),
-        "{unknown}"
+        count.starts_with("-POINTSMAN outcome unknown: ") || count == ":1",
+        "{count}"
     );
     assert_eq!(hear(&mut client).await, "\"new\"");
     plane.node(0).cont();
