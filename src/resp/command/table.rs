@@ -403,8 +403,9 @@ pub(super) static COMMANDS: &[Command] = &[
         ),
     ),
     never("ASKING"),
-    read("READONLY"),
-    read("READWRITE"),
+    // Valkey keeps it as state of the connection, which others share.
+    row("READONLY", Replay::Read, Special::Pin, Refine::No),
+    row("READWRITE", Replay::Read, Special::Pin, Refine::No),
     // Reads of modules
     read("JSON.GET"),
     read("JSON.MGET"),
