@@ -236,7 +236,15 @@ impl Worker {
                 tx.writes |= class != Replay::Read;
                 let (effect, wire) = effect(special, request, frame);
                 tx.sent.push_back(effect);
-                pin.tainted = true;
+                // What is about keys leaves nothing on the connection.
+                pin.tainted |= !matches!(
+                    special,
+                    Special::None
+                        | Special::Blocking(_)
+                        | Special::Eval
+                        | Special::EvalSha
+                        | Special::Scan
+                );
                 self.remember_script(index, special, request, frame);
                 let wire = wire.or(unblock);
                 let wire = wire.as_deref().unwrap_or(frame);
