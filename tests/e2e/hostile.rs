@@ -113,6 +113,7 @@ async fn who_left_while_blocked_takes_no_element() {
                 let mut stream = connect(&address).await;
                 let blpop = request(&["BLPOP", "queue", "0"]);
                 stream.write_all(&blpop).await.unwrap();
+                // Each leaves at a moment of its own, before, while and after elements come: the race itself.
                 tokio::time::sleep(Duration::from_micros(number * 150)).await;
                 if number % 2 == 0 {
                     stream.shutdown().await.unwrap();

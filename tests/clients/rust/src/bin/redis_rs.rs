@@ -96,6 +96,7 @@ async fn cache_follows(c: &mut MultiplexedConnection, value: &str) -> RedisResul
         if c.get::<_, String>("cached").await? == value {
             return Ok(true);
         }
+        // The pace of looking; 500 looks are the deadline.
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
     Ok(false)
