@@ -31,11 +31,14 @@ impl Saw {
 
     /// An error of one piece of work is noted.
     pub fn note<T>(&self, what: &'static str, result: Result<T, impl Debug>) -> Option<T> {
-        result.map_err(|error| self.complain(what, format!("{error:?}"))).ok()
+        result
+            .map_err(|error| self.complain(what, format!("{error:?}")))
+            .ok()
     }
 
     pub fn message(&self) {
-        self.messages_after.set(self.messages_after.get() + u32::from(self.stopping.get()));
+        self.messages_after
+            .set(self.messages_after.get() + u32::from(self.stopping.get()));
     }
 
     /// Counts a round; whether it was one of those after the end of the input.
@@ -44,14 +47,18 @@ impl Saw {
         if self.rounds.get() == 20 {
             println!("ready");
         }
-        self.after.set(self.after.get() + u32::from(self.stopping.get()));
+        self.after
+            .set(self.after.get() + u32::from(self.stopping.get()));
         self.stopping.get()
     }
 
     /// Waits for the end of the input.
     pub async fn asked_to_stop(&self) {
         let mut nothing = Vec::new();
-        tokio::io::stdin().read_to_end(&mut nothing).await.expect("an end");
+        tokio::io::stdin()
+            .read_to_end(&mut nothing)
+            .await
+            .expect("an end");
         self.stopping.set(true);
     }
 
@@ -67,5 +74,8 @@ impl Saw {
 
 /// The port of pointsman: the last argument.
 pub fn port() -> u16 {
-    std::env::args().next_back().and_then(|port| port.parse().ok()).expect("a port")
+    std::env::args()
+        .next_back()
+        .and_then(|port| port.parse().ok())
+        .expect("a port")
 }

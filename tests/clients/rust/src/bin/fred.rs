@@ -5,14 +5,18 @@ use std::time::Duration;
 
 use fred::clients::{Client, Pool, SubscriberClient};
 use fred::prelude::*;
-use fred::types::scripts::Script;
 use fred::types::RespVersion;
+use fred::types::scripts::Script;
 use pointsman_clients::{Saw, port};
 
 type Done = Result<bool, Error>;
 
 fn builder(version: RespVersion) -> Builder {
-    let config = Config { version, server: ServerConfig::new_centralized("127.0.0.1", port()), ..Config::default() };
+    let config = Config {
+        version,
+        server: ServerConfig::new_centralized("127.0.0.1", port()),
+        ..Config::default()
+    };
     // No reconnect policy: a closed connection is an error.
     Builder::from_config(config)
 }
@@ -76,7 +80,12 @@ async fn pubsub() -> Done {
     let mut heard = Vec::new();
     for _ in 0..2 {
         let message = tokio::time::timeout(Duration::from_secs(5), messages.recv()).await;
-        heard.push(message.ok().and_then(Result::ok).and_then(|m| m.value.as_string()));
+        heard.push(
+            message
+                .ok()
+                .and_then(Result::ok)
+                .and_then(|m| m.value.as_string()),
+        );
     }
     Ok(heard == [Some("1".to_owned()), Some("2".to_owned())])
 }
@@ -90,7 +99,10 @@ fn popped(result: Result<(String, String), Error>) -> Result<Option<(String, Str
 }
 
 async fn blocking() -> Done {
-    let (c, other) = (client(RespVersion::RESP3).await?, client(RespVersion::RESP2).await?);
+    let (c, other) = (
+        client(RespVersion::RESP3).await?,
+        client(RespVersion::RESP2).await?,
+    );
     let none = popped(c.blpop::<(String, String), _>("empty", 0.1).await)?;
     let (element, pushed) = tokio::join!(
         c.blpop::<(String, String), _>("queue", 10.0),
@@ -115,9 +127,13 @@ async fn large() -> Done {
 
 /// A client that tracks, and the invalidations it gets.
 async fn cache() -> Done {
-    let (c, writer) = (client(RespVersion::RESP3).await?, client(RespVersion::RESP2).await?);
+    let (c, writer) = (
+        client(RespVersion::RESP3).await?,
+        client(RespVersion::RESP2).await?,
+    );
     let mut invalidations = c.invalidation_rx();
-    c.start_tracking(Vec::<String>::new(), false, false, false, false).await?;
+    c.start_tracking(Vec::<String>::new(), false, false, false, false)
+        .await?;
     let _: Option<String> = c.get("cached").await?;
     let _: () = writer.set("cached", "new", None, None, false).await?;
     let told = tokio::time::timeout(Duration::from_secs(5), invalidations.recv()).await;
@@ -127,27 +143,60 @@ async fn cache() -> Done {
 async fn round(saw: &Saw, c: &Client, blocked: &Client, script: &Script, who: usize, n: usize) {
     let (key, value) = (format!("key-{who}"), format!("key-{who}-{n}"));
     let (key, value) = (key.as_str(), value.as_str());
-    saw.note("set", c.set::<(), _, _>(key, value, None, None, false).await);
-    let got = saw.note("get", c.get::<Option<String>, _>(key).await).flatten();
-    if got.as_ref().is_some_and(|got| !got.starts_with(&format!("{key}-"))) {
+    saw.note(
+        "set",
+        c.set::<(), _, _>(key, value, None, None, false).await,
+    );
+    let got = saw
+        .note("get", c.get::<Option<String>, _>(key).await)
+        .flatten();
+    if got
+        .as_ref()
+        .is_some_and(|got| !got.starts_with(&format!("{key}-")))
+    {
         saw.complain("get", format!("somebody else's value {got:?}"));
     }
     saw.note("incr", c.incr::<i64, _>(format!("n-{who}")).await);
     let pipeline = c.pipeline();
-    saw.note("pipeline", pipeline.set::<(), _, _>(key, value, None, None, false).await);
+    saw.note(
+        "pipeline",
+        pipeline
+            .set::<(), _, _>(key, value, None, None, false)
+            .await,
+    );
     saw.note("pipeline", pipeline.get::<(), _>(key).await);
     saw.note("pipeline", pipeline.all::<Vec<String>>().await);
     let multi = c.multi();
-    saw.note("exec", multi.set::<(), _, _>(key, value, None, None, false).await);
+    saw.note(
+        "exec",
+        multi.set::<(), _, _>(key, value, None, None, false).await,
+    );
     saw.note("exec", multi.incr::<(), _>(format!("m-{who}")).await);
     saw.note("exec", multi.exec::<(String, i64)>(true).await);
-    saw.note("script", script.evalsha::<Vec<String>, _, _, _>(c, key, value).await);
-    saw.note("push", c.rpush::<i64, _, _>(format!("q-{who}"), value).await);
-    saw.note("blpop", popped(blocked.blpop::<(String, String), _>(format!("q-{who}"), 1.0).await));
+    saw.note(
+        "script",
+        script.evalsha::<Vec<String>, _, _, _>(c, key, value).await,
+    );
+    saw.note(
+        "push",
+        c.rpush::<i64, _, _>(format!("q-{who}"), value).await,
+    );
+    saw.note(
+        "blpop",
+        popped(
+            blocked
+                .blpop::<(String, String), _>(format!("q-{who}"), 1.0)
+                .await,
+        ),
+    );
     saw.note("publish", c.publish::<i64, _, _>("news", value).await);
     if n.is_multiple_of(20) {
         let key = format!("big-{who}");
-        saw.note("large", c.set::<(), _, _>(&key, "x".repeat(1_000_000), None, None, false).await);
+        saw.note(
+            "large",
+            c.set::<(), _, _>(&key, "x".repeat(1_000_000), None, None, false)
+                .await,
+        );
         saw.note("large", c.get::<Option<String>, _>(&key).await);
     }
 }
@@ -176,7 +225,9 @@ async fn main() {
     saw.feature("scripts", scripts().await);
     saw.feature("large", large().await);
     saw.feature("cache", cache().await);
-    let listener = builder(RespVersion::RESP3).build_subscriber_client().expect("a client");
+    let listener = builder(RespVersion::RESP3)
+        .build_subscriber_client()
+        .expect("a client");
     listener.init().await.expect("a connection");
     let mut messages = listener.message_rx();
     listener.subscribe("news").await.expect("subscribed");

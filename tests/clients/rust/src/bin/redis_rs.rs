@@ -9,11 +9,16 @@ use redis::aio::MultiplexedConnection;
 use redis::caching::CacheConfig;
 use redis::{AsyncCommands, AsyncConnectionConfig, Client, RedisResult, Script};
 
-async fn connect(options: &str, config: AsyncConnectionConfig) -> RedisResult<MultiplexedConnection> {
+async fn connect(
+    options: &str,
+    config: AsyncConnectionConfig,
+) -> RedisResult<MultiplexedConnection> {
     // Its own bound of a reply, 500 ms, is less than a pause under load.
     let config = config.set_response_timeout(Some(Duration::from_secs(15)));
     let client = Client::open(format!("redis://127.0.0.1:{}/{options}", port()))?;
-    client.get_multiplexed_async_connection_with_config(&config).await
+    client
+        .get_multiplexed_async_connection_with_config(&config)
+        .await
 }
 
 async fn client() -> RedisResult<MultiplexedConnection> {
@@ -48,13 +53,24 @@ async fn transaction() -> RedisResult<bool> {
     let (mut c, mut other) = (client().await?, client().await?);
     redis::cmd("WATCH").arg("t").exec_async(&mut c).await?;
     let _: () = other.set("t", 7).await?;
-    let lost: Option<Vec<i32>> = redis::pipe().atomic().incr("t", 1).query_async(&mut c).await?;
-    let won: Vec<i32> = redis::pipe().atomic().incr("t", 1).incr("t", 1).query_async(&mut c).await?;
+    let lost: Option<Vec<i32>> = redis::pipe()
+        .atomic()
+        .incr("t", 1)
+        .query_async(&mut c)
+        .await?;
+    let won: Vec<i32> = redis::pipe()
+        .atomic()
+        .incr("t", 1)
+        .incr("t", 1)
+        .query_async(&mut c)
+        .await?;
     Ok(lost.is_none() && won == [8, 9])
 }
 
 async fn pubsub() -> RedisResult<bool> {
-    let mut subscriber = Client::open(("127.0.0.1", port()))?.get_async_pubsub().await?;
+    let mut subscriber = Client::open(("127.0.0.1", port()))?
+        .get_async_pubsub()
+        .await?;
     subscriber.subscribe("a").await?;
     subscriber.psubscribe("p*").await?;
     let mut c = client().await?;
@@ -79,7 +95,11 @@ async fn blocking() -> RedisResult<bool> {
 async fn scripts() -> RedisResult<bool> {
     let mut c = client().await?;
     redis::cmd("SCRIPT").arg("FLUSH").exec_async(&mut c).await?;
-    let said: Vec<String> = Script::new("return {KEYS[1], ARGV[1]}").key("k").arg("v").invoke_async(&mut c).await?;
+    let said: Vec<String> = Script::new("return {KEYS[1], ARGV[1]}")
+        .key("k")
+        .arg("v")
+        .invoke_async(&mut c)
+        .await?;
     Ok(said == ["k", "v"])
 }
 
@@ -107,27 +127,58 @@ async fn cache() -> RedisResult<bool> {
     Ok(cache_follows(&mut c, "1").await? && cache_follows(&mut c, "2").await?)
 }
 
-async fn round(saw: &Saw, c: &mut MultiplexedConnection, blocked: &mut MultiplexedConnection, who: usize, n: usize) {
+async fn round(
+    saw: &Saw,
+    c: &mut MultiplexedConnection,
+    blocked: &mut MultiplexedConnection,
+    who: usize,
+    n: usize,
+) {
     let (key, value) = (format!("key-{who}"), format!("key-{who}-{n}"));
     saw.note("set", c.set::<_, _, ()>(&key, &value).await);
-    let got = saw.note("get", c.get::<_, Option<String>>(&key).await).flatten();
-    if got.as_ref().is_some_and(|got| !got.starts_with(&format!("{key}-"))) {
+    let got = saw
+        .note("get", c.get::<_, Option<String>>(&key).await)
+        .flatten();
+    if got
+        .as_ref()
+        .is_some_and(|got| !got.starts_with(&format!("{key}-")))
+    {
         saw.complain("get", format!("somebody else's value {got:?}"));
     }
     saw.note("incr", c.incr::<_, _, i64>(format!("n-{who}"), 1).await);
     let mut pipe = redis::pipe();
-    saw.note("pipeline", pipe.set(&key, &value).get(&key).query_async::<(String, String)>(c).await);
+    saw.note(
+        "pipeline",
+        pipe.set(&key, &value)
+            .get(&key)
+            .query_async::<(String, String)>(c)
+            .await,
+    );
     let mut exec = redis::pipe();
     exec.atomic().set(&key, &value).incr(format!("m-{who}"), 1);
     saw.note("exec", exec.query_async::<(String, i64)>(c).await);
     let script = Script::new("return ARGV[1]");
-    saw.note("script", script.key(&key).arg(n).invoke_async::<String>(c).await);
-    saw.note("push", c.rpush::<_, _, i64>(format!("q-{who}"), &value).await);
-    saw.note("blpop", blocked.blpop::<_, Option<(String, String)>>(format!("q-{who}"), 1.0).await);
+    saw.note(
+        "script",
+        script.key(&key).arg(n).invoke_async::<String>(c).await,
+    );
+    saw.note(
+        "push",
+        c.rpush::<_, _, i64>(format!("q-{who}"), &value).await,
+    );
+    saw.note(
+        "blpop",
+        blocked
+            .blpop::<_, Option<(String, String)>>(format!("q-{who}"), 1.0)
+            .await,
+    );
     saw.note("publish", c.publish::<_, _, i64>("news", &value).await);
     if n.is_multiple_of(20) {
         let key = format!("big-{who}");
-        saw.note("large", c.set::<_, _, ()>(&key, "x".repeat(1_000_000)).await);
+        saw.note(
+            "large",
+            c.set::<_, _, ()>(&key, "x".repeat(1_000_000)).await,
+        );
         saw.note("large", c.get::<_, Option<String>>(&key).await);
     }
 }
