@@ -3,7 +3,8 @@
 use std::path::Path;
 
 use pointsman::admin::{AdminSettings, AllowRemote};
-use pointsman::config::{Authority, Bind, Config, ConfigErrors, Publisher};
+use pointsman::config::{Bind, Config, ConfigErrors};
+use pointsman::control::{AuthoritySettings, PublisherSettings};
 use pointsman::failover::Policy;
 use pointsman::proxy::{BackendSettings, Settings};
 use pointsman::telemetry::LogSettings;
@@ -78,7 +79,7 @@ fn what_is_left_out_has_its_default() {
     assert_eq!(config.listeners.len(), 1);
     assert_eq!(config.listeners[0].bind.to_string(), "127.0.0.1:6400");
     let backend = config.backend("main").expect("it is there");
-    assert_eq!(backend.authority, Authority::Follow);
+    assert_eq!(backend.authority, AuthoritySettings::Follow);
     assert_eq!(backend.failover, Policy::default());
     assert_eq!(backend.requests, BackendSettings::default());
     assert_eq!(backend.publishers, []);
@@ -129,7 +130,7 @@ retry = "reads"
     assert_eq!(auth.password(), b"geheim");
     assert!(matches!(
         &config.backends[0].publishers[..],
-        [Publisher::Hook { timeout, .. }] if timeout.as_secs() == 3
+        [PublisherSettings::Hook { timeout, .. }] if timeout.as_secs() == 3
     ));
     assert!(matches!(
         config.listeners[1].bind,

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use pointsman::clock;
 use pointsman::control::{
-    AuthoritySettings, BackendControl, Control, ControlHandle, PublisherSettings,
+    AuthoritySettings, BackendControl, Control, ControlHandle, PublisherSettings, SourceSettings,
 };
 use pointsman::failover::Policy;
 use pointsman::lab::{Cluster, ClusterOptions, Data, Server, until};
@@ -45,7 +45,7 @@ impl Plane {
         let control = Control::start(vec![BackendControl {
             backend: "main".into(),
             monitor: format!("test-{}-{}", std::process::id(), state.display()).into(),
-            nodes,
+            source: SourceSettings::Static { nodes },
             credentials: cluster
                 .password()
                 .map(|password| Credentials::new(None, password.as_bytes().to_vec())),

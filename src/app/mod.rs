@@ -20,7 +20,7 @@ pub use bind::BindError;
 
 use crate::admin::{self, Admin};
 use crate::clock;
-use crate::config::{Authority, Backend, Bind, Config};
+use crate::config::{Backend, Bind, Config};
 use crate::control::{self, Control, ControlHandle};
 use crate::proxy::{self, Proxy, Socket};
 use crate::topology::{
@@ -234,10 +234,7 @@ fn served(
 ) -> admin::Backend {
     let backend = &config.backends[index];
     let listeners = listeners_of(config, index, names);
-    let authority = match backend.authority {
-        Authority::Embedded { .. } => "embedded",
-        Authority::Follow => "follow",
-    };
+    let authority = backend.authority.kind();
     tracing::info!(backend = %backend.name, authority, ?listeners, "serving");
     admin::Backend {
         name: backend.name.clone(),

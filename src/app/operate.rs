@@ -4,8 +4,8 @@ use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 
 use crate::admin::{Answer, Operator};
-use crate::config::{Authority, Backend, Publisher, Source};
-use crate::control::{AuthoritySettings, BackendControl, ControlHandle, PublisherSettings};
+use crate::config::Backend;
+use crate::control::{BackendControl, ControlHandle};
 use crate::failover::Status;
 use crate::topology::{EvidenceReceiver, FailoverReport, NodeId, RequestCounts, TopologyWriter};
 
@@ -31,32 +31,17 @@ pub(super) fn control_of(
     evidence: EvidenceReceiver,
     requests: impl Fn() -> RequestCounts + Send + Sync + 'static,
 ) -> BackendControl {
-    let Source::Static { nodes } = &backend.source;
     BackendControl {
         backend: backend.name.clone(),
         monitor: monitor.clone(),
-        nodes: nodes.clone(),
+        source: backend.source.clone(),
         credentials: backend.auth.clone(),
         policy: backend.failover.clone(),
-        authority: match &backend.authority {
-            Authority::Embedded { state } => AuthoritySettings::Embedded {
-                state: state.clone(),
-            },
-            Authority::Follow => AuthoritySettings::Follow,
-        },
-        publishers: backend.publishers.iter().map(publisher).collect(),
+        authority: backend.authority.clone(),
+        publishers: backend.publishers.clone(),
         topology,
         evidence,
         requests: Box::new(requests),
-    }
-}
-
-fn publisher(publisher: &Publisher) -> PublisherSettings {
-    match publisher {
-        Publisher::Hook { program, timeout } => PublisherSettings::Hook {
-            program: program.clone(),
-            timeout: *timeout,
-        },
     }
 }
 

@@ -1,14 +1,13 @@
 //! `[backend.NAME]`: where the nodes are, who decides, whom to tell. (`auth` has a file of its own.)
 
-use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::path::PathBuf;
 
-use super::address::{self, Bind};
+use super::address::Bind;
+use super::authority::{self, same_file};
 use super::listener::ReadListener;
-use super::problem::did_you_mean;
 use super::section::{Bound, Item, Section};
-use super::{Authority, Backend, Publisher, Source, auth};
+use super::{Backend, auth, publisher, source};
+use crate::control::AuthoritySettings;
 use crate::failover::Policy;
 use crate::proxy::BackendSettings;
 use crate::topology::NodeId;
@@ -22,16 +21,8 @@ const FAILOVER_BOUNDS: &[Bound] = &[
 
 const REQUEST_BOUNDS: &[Bound] = &[("hold_bytes", 64 * 1024, 1 << 40)];
 
-/// A hook that hangs must not keep the next one waiting for long.
-const HOOK_TIMEOUT: Duration = Duration::from_secs(10);
-
 /// Names stand in metrics, addresses of pages and command lines.
 const NAME_MAX: usize = 64;
-
-/// Kinds that the design names and this version does not have.
-const LATER_SOURCES: &[&str] = &["sentinel", "dns", "etcd", "consul", "zookeeper", "cluster"];
-const LATER_AUTHORITIES: &[&str] = &["etcd", "consul", "zookeeper", "sentinel", "cluster"];
-const LATER_PUBLISHERS: &[&str] = &["dns_update", "dns_server", "kv", "vip", "sentinel"];
 
 /// A backend as far as it could be read. Its name counts even when the rest is wrong, so that
 /// listeners that name it get no error on top.
@@ -80,34 +71,31 @@ fn read_one(header: Item<'_>) -> Option<ReadBackend<'_>> {
     }
     check_name(&header);
     let section = header.section(format!("[backend.{name}]"))?;
-    let nodes = section
+    let source = section
         .require(
             "source",
             "for example source = { kind = \"static\", nodes = [\"10.0.0.1:6379\"] }",
         )
-        .map(|item| source(&item))
-        .unwrap_or_default();
+        .and_then(|item| source::read(&item));
     let authority = section
         .get("authority")
-        .map_or(Some((Authority::Follow, None)), |item| authority(&item));
+        .map_or(Some((AuthoritySettings::Follow, None)), |item| {
+            authority::read(&item)
+        });
     let credentials = section.get("auth").and_then(|item| auth::read(&item));
     let failover = failover(&section);
     let requests = requests(&section, &failover);
     let publishers = section
         .get("publishers")
-        .map(|item| publishers(&item))
+        .map(|item| publisher::read_all(&item))
         .unwrap_or_default();
     section.finish();
 
-    let (authority, state) = match authority {
-        Some((authority, state)) => (Some(authority), state),
-        None => (None, None),
-    };
-    let backend = authority.map(|authority| Backend {
+    let (source, nodes) = source.unzip();
+    let (authority, state) = authority.unzip();
+    let backend = source.zip(authority).map(|(source, authority)| Backend {
         name: name.as_str().into(),
-        source: Source::Static {
-            nodes: nodes.iter().map(|(node, _)| node.clone()).collect(),
-        },
+        source,
         authority,
         auth: credentials,
         failover,
@@ -118,8 +106,8 @@ fn read_one(header: Item<'_>) -> Option<ReadBackend<'_>> {
         name,
         backend,
         header,
-        nodes,
-        state,
+        nodes: nodes.unwrap_or_default(),
+        state: state.flatten(),
     })
 }
 
@@ -133,109 +121,6 @@ fn check_name(header: &Item<'_>) {
             format!("`{name}` can not be the name of a backend"),
             format!("letters, digits, `-`, `_` and `.`, at most {NAME_MAX} of them"),
         );
-    }
-}
-
-/// The table behind `source`, `authority` or a publisher, and its `kind`.
-fn with_kind<'d>(
-    item: &Item<'d>,
-    what: &str,
-    kinds: &[&str],
-    later: &[&str],
-) -> Option<(Section<'d>, &'d str)> {
-    if let Some(kind) = item.value.get_ref().as_str() {
-        item.fail(
-            format!("{} must be a table, not a string", item.name()),
-            format!("write {{ kind = \"{kind}\" }}"),
-        );
-        return None;
-    }
-    let section = item.section(item.name())?;
-    let hint = format!("one of: {}", kinds.join(", "));
-    let kind_item = section.require("kind", &hint)?;
-    let kind = kind_item.string()?;
-    if kinds.contains(&kind) {
-        return Some((section, kind));
-    }
-    if later.contains(&kind) {
-        kind_item.fail(
-            format!("the {what} `{kind}` is not in this version of pointsman"),
-            hint,
-        );
-    } else {
-        kind_item.fail(
-            format!("there is no {what} `{kind}`"),
-            did_you_mean(kind, kinds.iter().copied()).unwrap_or(hint),
-        );
-    }
-    None
-}
-
-fn source<'d>(item: &Item<'d>) -> Vec<(NodeId, Item<'d>)> {
-    let Some((section, _)) = with_kind(item, "source", &["static"], LATER_SOURCES) else {
-        return Vec::new();
-    };
-    let hint = "for example nodes = [\"10.0.0.1:6379\", \"10.0.0.2:6379\"]";
-    let list = section.require("nodes", hint);
-    section.finish();
-    let Some(list) = list else { return Vec::new() };
-    let items = list.list().unwrap_or_default();
-    if items.is_empty() && list.value.get_ref().is_array() {
-        list.fail("`nodes` is empty", hint);
-    }
-    let mut nodes: Vec<(NodeId, Item<'d>)> = Vec::new();
-    for item in items {
-        let Some(text) = item.string() else { continue };
-        match address::node(text) {
-            Err(error) => item.fail(error.message, error.hint),
-            Ok(node) if nodes.iter().any(|(other, _)| *other == node) => {
-                item.fail(format!("the node {node} is named twice"), "remove one");
-            }
-            Ok(node) => nodes.push((node, item)),
-        }
-    }
-    nodes
-}
-
-type ReadAuthority<'d> = (Authority, Option<(PathBuf, Item<'d>)>);
-
-fn authority<'d>(item: &Item<'d>) -> Option<ReadAuthority<'d>> {
-    let kinds = ["embedded", "follow"];
-    let (section, kind) = with_kind(item, "authority", &kinds, LATER_AUTHORITIES)?;
-    if kind == "follow" {
-        section.finish();
-        return Some((Authority::Follow, None));
-    }
-    let state = section.require(
-        "state",
-        "for example state = \"/var/lib/pointsman/main.json\"",
-    );
-    section.finish();
-    let state = state?;
-    let path = PathBuf::from(state.string()?);
-    let directory = directory_of(&path);
-    if !directory.is_dir() {
-        state.fail(
-            format!("the directory {} does not exist", directory.display()),
-            "create it, writable for the user pointsman runs as",
-        );
-    } else if path.is_dir() || path.as_os_str().is_empty() {
-        state.fail(
-            format!("{} is a directory", path.display()),
-            "name a file in it, for example \"main.json\"",
-        );
-    }
-    let authority = Authority::Embedded {
-        state: path.clone(),
-    };
-    Some((authority, Some((path, state))))
-}
-
-/// The directory a file is in; that of a bare name is the current one.
-fn directory_of(path: &Path) -> &Path {
-    match path.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => parent,
-        _ => Path::new("."),
     }
 }
 
@@ -279,49 +164,6 @@ fn requests(section: &Section<'_>, policy: &Policy) -> BackendSettings {
         );
     }
     settings
-}
-
-fn publishers(item: &Item<'_>) -> Vec<Publisher> {
-    let items = item.list().unwrap_or_default();
-    items.iter().filter_map(publisher).collect()
-}
-
-fn publisher(item: &Item<'_>) -> Option<Publisher> {
-    let (section, _) = with_kind(item, "publisher", &["hook"], LATER_PUBLISHERS)?;
-    let program = section.require("program", "the absolute path of a program");
-    let timeout = section.get("timeout");
-    section.finish();
-    let timeout = match timeout {
-        Some(item) => item.duration()?,
-        None => HOOK_TIMEOUT,
-    };
-    let program = program?;
-    let path = PathBuf::from(program.string()?);
-    if !path.is_absolute() {
-        program.fail(
-            format!(
-                "the path of the program must be absolute, not `{}`",
-                path.display()
-            ),
-            "for example \"/usr/local/bin/on-switch\"",
-        );
-        return None;
-    }
-    match std::fs::metadata(&path) {
-        Err(error) => program.fail(
-            format!("the program {} can not be used: {error}", path.display()),
-            "check the path and its permissions",
-        ),
-        Ok(data) if !data.is_file() || data.permissions().mode() & 0o111 == 0 => program.fail(
-            format!("{} is not an executable file", path.display()),
-            format!("chmod +x {}", path.display()),
-        ),
-        Ok(_) => {}
-    }
-    Some(Publisher::Hook {
-        program: path,
-        timeout,
-    })
 }
 
 /// What concerns several backends, or a backend and the listeners.
@@ -378,14 +220,6 @@ fn check_pair(earlier: &ReadBackend<'_>, later: &ReadBackend<'_>) {
             );
         }
     }
-}
-
-fn same_file(a: &Path, b: &Path) -> bool {
-    let whole = |p: &Path| {
-        let directory = directory_of(p).canonicalize().ok()?;
-        Some(directory.join(p.file_name()?))
-    };
-    a == b || whole(a).is_some_and(|a| Some(a) == whole(b))
 }
 
 fn is_node(bind: &Bind, node: &NodeId) -> bool {

@@ -1,18 +1,21 @@
 //! The configuration: one TOML file, read once, checked whole, every error reported at once.
 //!
 //! `problem` is what is wrong and where, `section` reads one table, `listener` and `backend` know
-//! the tables that have no plain defaults. Reading a configuration opens no socket.
+//! the tables that have no plain defaults; `source`, `authority` and `publisher` the kinds of each. Reading a configuration opens no socket.
 
 mod address;
 mod auth;
+mod authority;
 mod backend;
+mod kind;
 mod listener;
 mod problem;
+mod publisher;
 mod section;
+mod source;
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
 
 use toml::de::DeTable;
 
@@ -23,11 +26,11 @@ use problem::Problems;
 use section::{Bound, Section};
 
 use crate::admin::AdminSettings;
+use crate::control::{AuthoritySettings, PublisherSettings, SourceSettings};
 use crate::failover::Policy;
 use crate::proxy::{BackendSettings, Settings};
 use crate::resp::Credentials;
 use crate::telemetry::{LogFormat, LogSettings, parse_level};
-use crate::topology::NodeId;
 
 /// A configuration that passed every check.
 #[derive(Clone, Debug, PartialEq)]
@@ -61,9 +64,9 @@ pub struct Backend {
     /// Its name.
     pub name: Arc<str>,
     /// Where its nodes are learned.
-    pub source: Source,
+    pub source: SourceSettings,
     /// Who decides that a replica becomes primary.
-    pub authority: Authority,
+    pub authority: AuthoritySettings,
     /// With what pointsman logs in to the nodes.
     pub auth: Option<Credentials>,
     /// `[backend.NAME.failover]`
@@ -71,41 +74,7 @@ pub struct Backend {
     /// `[backend.NAME.requests]`
     pub requests: BackendSettings,
     /// Whom pointsman tells about a new primary.
-    pub publishers: Vec<Publisher>,
-}
-
-/// `source` of a backend.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Source {
-    /// The nodes are those of the file.
-    Static {
-        /// At least one, no duplicates.
-        nodes: Vec<NodeId>,
-    },
-}
-
-/// `authority` of a backend.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Authority {
-    /// pointsman decides, alone; the record is kept in a local file.
-    Embedded {
-        /// The file; its directory exists.
-        state: PathBuf,
-    },
-    /// Somebody else decides; pointsman believes ROLE and never acts.
-    Follow,
-}
-
-/// One of `publishers` of a backend.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Publisher {
-    /// A program that is called as Sentinel calls `client-reconfig-script`.
-    Hook {
-        /// Absolute path.
-        program: PathBuf,
-        /// It is killed when it runs longer.
-        timeout: Duration,
-    },
+    pub publishers: Vec<PublisherSettings>,
 }
 
 /// Sizes beyond these are typing errors rather than wishes.

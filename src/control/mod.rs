@@ -36,4 +36,6 @@ pub use handle::ControlHandle;
 pub use node::Access;
 pub use ops::{Operator, Order, SharedReplicationAuth};
 pub use probe::{Probe, ProbeCaller, Sighting};
-pub use start::{AuthoritySettings, BackendControl, Control, PublisherSettings, StartError};
+pub use start::{
+    AuthoritySettings, BackendControl, Control, PublisherSettings, SourceSettings, StartError,
+};

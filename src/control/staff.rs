@@ -217,7 +217,14 @@ async fn keep_record(
     mut errands: mpsc::Receiver<Errand>,
     out: mpsc::Sender<RecordNews>,
 ) {
-    while let Some(errand) = errands.recv().await {
+    loop {
+        // A change that is seen while a request waits is read after it.
+        let errand = tokio::select! {
+            biased;
+            errand = errands.recv() => errand,
+            () = authority.changed() => Some(Errand::Load),
+        };
+        let Some(errand) = errand else { return };
         let news = match errand {
             Errand::Load => RecordNews::Loaded(authority.load().await),
             Errand::Swap {

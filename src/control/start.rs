@@ -16,7 +16,7 @@ use super::gauges::Gauges;
 use super::handle::ControlHandle;
 use super::publisher::{HookPublisher, Publisher};
 use super::reports::{Reports, RequestCounter};
-use super::source::StaticSource;
+use super::source::{Source, StaticSource};
 use super::staff::{Common, Staff};
 use crate::failover::{self, Machine, Policy};
 use crate::resp::Credentials;
@@ -37,8 +37,8 @@ pub struct BackendControl {
     pub backend: Arc<str>,
     /// Names this process in records and marks: unique, without spaces.
     pub monitor: Arc<str>,
-    /// Its nodes, in the order of the configuration.
-    pub nodes: Vec<NodeId>,
+    /// Where its nodes are learned.
+    pub source: SourceSettings,
     /// With what pointsman logs in to them.
     pub credentials: Option<Credentials>,
     /// Detection and failover.
@@ -53,6 +53,16 @@ pub struct BackendControl {
     pub evidence: EvidenceReceiver,
     /// The data plane's counters since the start of the process.
     pub requests: Box<dyn Fn() -> RequestCounts + Send + Sync>,
+}
+
+/// Where nodes are learned.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SourceSettings {
+    /// The nodes are these.
+    Static {
+        /// In the operator's order; at least one, no duplicates.
+        nodes: Vec<NodeId>,
+    },
 }
 
 /// Who decides.
@@ -198,11 +208,8 @@ impl BackendControl {
         reports: Reports,
         stop: CancellationToken,
     ) {
-        let decides = self.authority != AuthoritySettings::Follow;
-        let kind = match decides {
-            true => failover::Authority::Decides,
-            false => failover::Authority::Follows,
-        };
+        let rule = self.authority.rule();
+        let decides = rule != failover::Authority::Follows;
         let prefix = if decides { MONITOR_MARK } else { FOLLOWER_MARK };
         let common = Common {
             credentials: self.credentials,
@@ -215,9 +222,9 @@ impl BackendControl {
         let machine = Machine::new(
             self.backend.clone(),
             self.monitor,
-            self.nodes.clone(),
+            self.source.known(),
             self.policy,
-            kind,
+            rule,
         );
         let counter: RequestCounter = Arc::from(self.requests);
         let driver = Driver {
@@ -227,7 +234,7 @@ impl BackendControl {
             staff,
             topology: Arc::new(self.topology),
             evidence: self.evidence,
-            source: Box::new(StaticSource::new(self.nodes)),
+            source: self.source.open(),
             reports,
             state: State::new(counter()),
             counter,
@@ -235,6 +242,38 @@ impl BackendControl {
             failpoint: Failpoint::from_environment(),
         };
         driver.run(inbox, stop).await;
+    }
+}
+
+impl SourceSettings {
+    /// The nodes that are known before anybody was asked.
+    fn known(&self) -> Vec<NodeId> {
+        match self {
+            SourceSettings::Static { nodes } => nodes.clone(),
+        }
+    }
+
+    fn open(self) -> Box<dyn Source> {
+        match self {
+            SourceSettings::Static { nodes } => Box::new(StaticSource::new(nodes)),
+        }
+    }
+}
+
+impl AuthoritySettings {
+    /// As the configuration calls it.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            AuthoritySettings::Embedded { .. } => "embedded",
+            AuthoritySettings::Follow => "follow",
+        }
+    }
+
+    fn rule(&self) -> failover::Authority {
+        match self {
+            AuthoritySettings::Embedded { .. } => failover::Authority::Decides,
+            AuthoritySettings::Follow => failover::Authority::Follows,
+        }
     }
 }
 

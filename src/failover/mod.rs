@@ -31,5 +31,5 @@ pub use action::{Action, Decline, NodeOp, OpId, View};
 pub use event::{Event, NodeOpOutcome, Observation, ProbeError, SwapOutcome};
 pub use machine::{Authority, Machine};
 pub use policy::Policy;
-pub use record::{Ancestor, Record, RecordPhase, Version};
+pub use record::{Ancestor, Opinion, Record, RecordPhase, Version};
 pub use status::{Health, NodeRole, NodeStatus, Status};

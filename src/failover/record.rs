@@ -82,3 +82,21 @@ pub enum RecordPhase {
         to: NodeId,
     },
 }
+
+/// What one monitor sees, for the others: where several share a record, a primary counts as lost only
+/// when most of them say so. Stored beside the record, one for each monitor.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Opinion {
+    /// Whose it is: as in [`Record::by`].
+    pub monitor: Arc<str>,
+    /// The failure domain it runs in; monitors of one domain count once.
+    pub domain: Arc<str>,
+    /// The epoch it is about.
+    pub epoch: Epoch,
+    /// Whether it sees that epoch's primary as lost.
+    pub lost: bool,
+    /// Grows whenever it is stored again: an opinion that stays the same is that of a monitor that
+    /// may be dead.
+    pub beat: u64,
+}

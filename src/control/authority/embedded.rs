@@ -282,6 +282,7 @@ impl Store {
         Ok(Loaded {
             record: Some(envelope.record),
             version: envelope.version,
+            opinions: Vec::new(),
         })
     }
 

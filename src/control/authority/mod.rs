@@ -9,7 +9,12 @@
 //! 5. `Unavailable` means that this swap changed nothing and that the authority can not be used at
 //!    present; what was stored before is intact.
 //! 6. `Unknown` means that it may or may not be stored; only a later `load` tells.
-//! 7. What can not be understood (another format, another backend, damaged) is an error that says
+//! 7. [`Authority::changed`] is ready when what is stored, or anybody's opinion, may have changed since
+//!    the last `load`, whoever changed it; it may be ready too often, never too seldom. Where nobody
+//!    else can change it, it is never ready.
+//! 8. [`Authority::opine`] replaces this monitor's opinion; every `load` that begins afterwards, by
+//!    anybody, returns it. Opinions change neither the record nor its version.
+//! 9. What can not be understood (another format, another backend, damaged) is an error that says
 //!    so; it is never overwritten and never taken for "nothing is stored".
 //!
 //! `tests/contract` holds every implementation to it.
@@ -22,7 +27,7 @@ use std::pin::Pin;
 pub use embedded::{EmbeddedAuthority, StateError};
 pub use follow::FollowAuthority;
 
-use crate::failover::{Record, Version};
+use crate::failover::{Opinion, Record, Version};
 
 /// A future that a trait object can return.
 pub type Boxed<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
@@ -34,6 +39,16 @@ pub trait Authority: Send {
 
     /// Compare-and-swap.
     fn swap(&mut self, expected: Version, record: Record) -> Boxed<'_, Swap>;
+
+    /// Waits for a change. Cancel safe.
+    fn changed(&mut self) -> Boxed<'_, ()> {
+        Box::pin(std::future::pending())
+    }
+
+    /// Tells the other monitors what this one sees.
+    fn opine(&mut self, _: Opinion) -> Boxed<'_, Result<(), AuthorityError>> {
+        Box::pin(std::future::ready(Ok(())))
+    }
 }
 
 /// What is stored.
@@ -43,6 +58,8 @@ pub struct Loaded {
     pub record: Option<Record>,
     /// What the next swap is conditional on.
     pub version: Version,
+    /// The last opinion of each monitor, this one's as well; empty where there is one only.
+    pub opinions: Vec<Opinion>,
 }
 
 /// How a swap ended.
