@@ -470,11 +470,16 @@ impl Core {
 
     /// The backend is healthy: what was noted as suspicious led to nothing.
     pub(super) fn recovered(&mut self) {
+        self.recovered_but(None);
+    }
+
+    /// The same, and somebody should know this.
+    pub(super) fn recovered_but(&mut self, remark: Option<String>) {
         self.outage_since = None;
         self.declined.clear();
         self.patient_since = None;
         self.recorder = None;
-        self.set_undecided(None);
+        self.set_undecided(remark);
         for node in &mut self.nodes {
             node.baseline = None;
             if let Some(run_id) = node.live().map(|i| i.run_id.clone()) {

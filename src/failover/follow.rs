@@ -2,14 +2,14 @@
 
 use std::time::Duration;
 
+use super::belief::{Belief, Claims, Judge};
 use super::core::{Core, Input};
 use super::machine::{Next, Phase};
 use super::report::Ending;
-use super::{Action, Decline, ProbeError};
-use crate::resp::info::{NodeInfo, Role};
-use crate::topology::{BytesLost, Epoch, Fault, Gate, NodeId, Outcome, Primary, Timestamp};
+use super::{Action, Decline, OpId};
+use crate::topology::{BytesLost, Epoch, Fault, Gate, Outcome, Primary, Timestamp};
 
-/// Between two probes of everybody while nobody is known to be primary.
+/// Between two probes of everybody while nobody, or more than one, is known to be primary.
 const LOOK: Duration = Duration::from_millis(25);
 
 /// See the head of the file.
@@ -17,7 +17,18 @@ const LOOK: Duration = Duration::from_millis(25);
 pub(super) struct Following {
     /// Answers of the followed primary from before this count no more.
     doubted: Option<Timestamp>,
+    /// Since when nobody is believed.
+    lost_since: Option<Timestamp>,
     look_at: Option<Timestamp>,
+    leaving: Option<Leaving>,
+    claims: Claims,
+}
+
+/// The gate is closed, and what is on its way to the followed primary is waited for.
+#[derive(Clone, Copy, Debug)]
+struct Leaving {
+    op: Option<OpId>,
+    until: Timestamp,
 }
 
 impl Following {
@@ -27,13 +38,27 @@ impl Following {
             core.refuse_switchover(*request, why);
         }
         self.suspect(core, input);
-        match self.believed(core) {
-            Ok((node, info)) => self.publish(core, node, &info),
+        self.claims.watch(core);
+        if let Input::Obeyed(op) = input
+            && let Some(leaving) = &mut self.leaving
+            && leaving.op == Some(*op)
+        {
+            leaving.op = None;
+        }
+        let judge = Judge {
+            core,
+            claims: &self.claims,
+            doubted: self.doubted,
+            lost_since: self.lost_since,
+        };
+        match judge.believed() {
+            Ok(belief) => self.follow(core, belief),
             Err(why) => {
+                self.lost_since.get_or_insert(core.now);
                 if core.published.primary.is_some() {
                     core.decline(Decline::FollowOnly);
+                    self.leave(core);
                 }
-                core.close_gate();
                 core.set_undecided(Some(why));
                 self.look(core);
             }
@@ -70,77 +95,62 @@ impl Following {
         }
     }
 
-    /// Whom ROLE names: the followed one as long as it is, and of several the one with attached
-    /// replicas and the longer history.
-    fn believed(&self, core: &Core) -> Result<(NodeId, NodeInfo), String> {
-        let followed = core.published.primary.as_ref();
-        if let Some(followed) = followed
-            && self.is_only_slow(core, &followed.node)
-        {
-            let info = core.node(&followed.node).and_then(|n| n.info.clone());
-            if let Some(info) = info {
-                return Ok((followed.node.clone(), info));
-            }
-        }
-        let doubted = |node: &NodeId, heard: Timestamp| {
-            followed.is_some_and(|f| f.node == *node)
-                && self.doubted.is_some_and(|since| heard <= since)
-        };
-        let best = core
-            .nodes
-            .iter()
-            .filter(|n| !doubted(&n.id, n.info_at))
-            .filter_map(|n| Some((&n.id, n.live()?)))
-            .filter(|(_, info)| info.role == Role::Primary && !info.loading)
-            .max_by_key(|(node, info)| {
-                let attached = info.replicas.iter().filter(|r| r.online).count();
-                let current = followed.is_some_and(|f| f.node == **node);
-                (attached, info.offset, current)
-            });
-        match best {
-            Some((node, info)) => Ok((node.clone(), info.clone())),
-            None => Err("no node says that it is primary".to_owned()),
-        }
-    }
-
-    /// Pure silence for a moment is no reason to hold requests; nobody else is primary yet.
-    fn is_only_slow(&self, core: &Core, followed: &NodeId) -> bool {
-        let Some(node) = core.node(followed) else {
-            return false;
-        };
-        let Some(streak) = &node.streak else {
-            return false;
-        };
-        let limit = match streak.last {
-            ProbeError::Unacked => core.policy.unacked_after / 2,
-            ProbeError::Silent => core.policy.silent_after / 2,
-            ProbeError::ErrorReply(_) | ProbeError::Auth(_) | ProbeError::MaxClients => {
-                Duration::MAX
-            }
-            _ => return false,
-        };
-        let rival = core
-            .nodes
-            .iter()
-            .filter(|n| n.id != *followed)
-            .filter_map(|n| n.live())
-            .any(|info| info.role == Role::Primary);
-        let open = core.published.gate == Gate::Open;
-        open && !rival && self.doubted.is_none() && core.now - node.heard_at < limit
-    }
-
-    fn publish(&mut self, core: &mut Core, node: NodeId, info: &NodeInfo) {
+    /// Stays with the followed one, or goes to another one when nothing is on its way any more.
+    fn follow(&mut self, core: &mut Core, belief: Belief) {
         let primary = Primary {
-            node,
-            run_id: info.run_id.clone(),
-            repl_id: info.repl_id.clone(),
+            node: belief.node.clone(),
+            run_id: belief.info.run_id.clone(),
+            repl_id: belief.info.repl_id.clone(),
         };
+        let stays = core.published.primary.as_ref() == Some(&primary);
+        if !stays && core.published.primary.is_some() && !self.has_left(core) {
+            core.recorder();
+            core.note(format!("{} is followed now: {}", belief.node, belief.why));
+            return;
+        }
+        self.publish(core, &belief, primary);
+        if stays {
+            self.claims.preferred(core, &belief.node);
+        } else {
+            self.claims.moved(core.now);
+        }
+        let remark = self.claims.mention(core, &belief);
+        core.recovered_but(remark);
+        if self.claims.is_news(core, &belief.node) {
+            self.look(core);
+        }
+    }
+
+    /// Closes the gate; what is on its way to the followed primary may still be answered.
+    fn leave(&mut self, core: &mut Core) {
+        if self.leaving.is_none() {
+            let primary = core.published.primary.clone();
+            let until = core.now + core.policy.drain_timeout;
+            core.phase("drain");
+            let op = core.publish(core.published.epoch, Gate::Closed, primary, true);
+            self.leaving = Some(Leaving { op, until });
+        }
+    }
+
+    /// Whether the followed primary can be left without an answer being lost; begins to leave it.
+    fn has_left(&mut self, core: &mut Core) -> bool {
+        self.leave(core);
+        match self.leaving {
+            Some(Leaving { op: Some(_), until }) if core.now < until => {
+                core.wake_at(until);
+                false
+            }
+            _ => true,
+        }
+    }
+
+    fn publish(&mut self, core: &mut Core, belief: &Belief, primary: Primary) {
         let before = core.published.primary.clone();
         let stays = before.as_ref() == Some(&primary);
         self.doubted = None;
-        self.look_at = None;
+        self.lost_since = None;
+        self.leaving = None;
         if stays && core.published.gate == Gate::Open {
-            core.recovered();
             return;
         }
         let epoch = if stays {
@@ -152,7 +162,12 @@ impl Following {
         if let Some(before) = before
             && !stays
         {
-            core.emit("+switch-master", Some(&primary.node), "followed", false);
+            core.emit(
+                "+switch-master",
+                Some(&primary.node),
+                belief.why.clone(),
+                false,
+            );
             core.push(Action::Announce {
                 epoch,
                 from: Some(before.node.clone()),
@@ -167,7 +182,6 @@ impl Following {
                 bytes_lost: BytesLost::Unknown,
             });
         }
-        core.recovered();
     }
 
     /// Asks everybody again soon.

@@ -2,6 +2,7 @@
 //! time is an argument. That is what lets it be simulated, model-checked and replayed.
 
 mod action;
+mod belief;
 mod candidate;
 mod choice;
 mod commit;

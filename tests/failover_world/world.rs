@@ -638,6 +638,12 @@ impl World {
         }
         if view.gate == Gate::Open {
             self.check_open(index, &view);
+            if self.authority == Authority::Follows
+                && let Some(before) = self.monitors[index].view.clone()
+                && before.primary != view.primary
+            {
+                self.check_move(index, &before, &view);
+            }
         }
         if self.monitors[index].view.as_ref().map(|v| v.gate) != Some(view.gate) {
             self.gates.push((self.now, index, view.gate));
@@ -686,28 +692,57 @@ impl World {
         }
     }
 
-    /// A follower believes a node that says it is primary, and of several the one with the most
-    /// attached replicas and the longest history.
+    /// A follower believes a node that says it is primary.
     fn check_belief(&mut self, index: usize) {
         let monitor = &self.monitors[index];
         let open = monitor.view.as_ref().filter(|v| v.gate == Gate::Open);
         let Some(followed) = open.and_then(|v| v.primary.as_ref()).map(|p| &p.node) else {
             return;
         };
-        if monitor.failing.contains(followed) {
-            return;
+        let said = self.says(index, followed);
+        if said.is_some_and(|info| info.role != Role::Primary) {
+            self.violate(format!("{followed} is followed and says it is a replica"));
         }
-        let worth = |info: &NodeInfo| (info.replicas.len(), info.offset);
-        let said = monitor.heard.get(followed).map(|(info, _)| info);
-        let Some(said) = said.filter(|info| info.role == Role::Primary) else {
-            return self.violate(format!("{followed} is followed and says it is a replica"));
+    }
+
+    /// What a node told a monitor last, unless it fails.
+    fn says(&self, index: usize, node: &NodeId) -> Option<&NodeInfo> {
+        let monitor = &self.monitors[index];
+        let (info, _) = monitor.heard.get(node)?;
+        (!monitor.failing.contains(node)).then_some(info)
+    }
+
+    /// A follower leaves a primary that serves only for one that goes on with its history and has the
+    /// replicas, and nobody's data for an empty node.
+    fn check_move(&mut self, index: usize, before: &View, next: &View) {
+        let (Some(from), Some(to)) = (&before.primary, &next.primary) else {
+            return;
         };
-        let better = monitor.heard.iter().find(|(node, (info, _))| {
-            let believable = info.role == Role::Primary && !info.loading;
-            believable && !monitor.failing.contains(*node) && worth(info) > worth(said)
+        let Some(new) = self.says(index, &to.node) else {
+            return;
+        };
+        if from.node != to.node
+            && let Some(old) = self.says(index, &from.node)
+            && old.role == Role::Primary
+            && old.run_id == from.run_id
+            && !old.loading
+        {
+            let related = new.repl_id2 == old.repl_id || new.repl_id2 == old.repl_id2;
+            if !related || new.replicas.len() < old.replicas.len() {
+                let text = format!("{old:?} serves and is left for {new:?}");
+                return self.violate(text);
+            }
+        }
+        let held = (0..self.nodes.len()).map(node_id).any(|node| {
+            let holds = |i: &NodeInfo| i.keys > 0 && *i.repl_id == *from.repl_id;
+            node != to.node && self.says(index, &node).is_some_and(holds)
         });
-        if let Some((better, _)) = better {
-            let text = format!("{followed} is followed, and {better} is primary too");
+        let waited = from.node == to.node;
+        if held && new.keys == 0 && new.replicas.is_empty() && !waited {
+            let text = format!(
+                "{new:?} is empty and believed, data of {} is there",
+                from.node
+            );
             self.violate(text);
         }
     }

@@ -1,0 +1,501 @@
+//! Of the nodes that say they are primary, which one is believed: by history (replication id, offset,
+//! attached replicas), never by who answers first.
+//!
+//! While the followed primary serves, another one replaces it only if it goes on with its history and
+//! has the replicas: that is what a promotion by somebody else's hand looks like. When it serves no
+//! more, who goes on with its history comes first; a stranger is believed when replicas follow it, or
+//! when nobody is left who holds what was followed.
+
+use std::cmp::Reverse;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::core::Core;
+use super::node::{Node, is_alive};
+use super::{Policy, ProbeError};
+use crate::resp::info::{NodeInfo, Role};
+use crate::topology::{Gate, NodeId, Primary, Timestamp};
+
+/// A promotion is news for this long; after that, a primary beside the followed one is a stray, and
+/// only further replicas make it more than that.
+const NEWS: Duration = Duration::from_secs(10);
+
+/// The longest wait at the start for nodes that neither answer nor fail.
+const FIRST_ANSWERS: Duration = Duration::from_secs(1);
+
+/// A second primary is mentioned once it has been there for this long: every move has two for a moment.
+const MENTIONED_AFTER: Duration = Duration::from_secs(1);
+
+/// Who is believed, and why in words.
+#[derive(Clone, Debug)]
+pub(super) struct Belief {
+    pub node: NodeId,
+    pub info: NodeInfo,
+    pub why: String,
+}
+
+/// What was seen of nodes over time.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Claims(BTreeMap<NodeId, Seen>);
+
+#[derive(Clone, Debug)]
+enum Seen {
+    Replica { run_id: Arc<str> },
+    Primary(Claim),
+}
+
+/// Says that it is primary.
+#[derive(Clone, Debug)]
+struct Claim {
+    run_id: Arc<str>,
+    since: Timestamp,
+    /// The same process was a replica before: somebody promoted it.
+    rose: bool,
+    /// The followed one was preferred to it for long.
+    stray: bool,
+    /// The most replicas that a stray had.
+    known: usize,
+}
+
+/// How the followed primary stands.
+enum Standing {
+    Serves(NodeInfo),
+    /// Nothing is known at present.
+    Unclear(String),
+    /// It serves no more, or is no node of the backend.
+    Over(String),
+}
+
+pub(super) fn attached(info: &NodeInfo) -> usize {
+    info.replicas.iter().filter(|r| r.online).count()
+}
+
+/// Whether this is a replication id, and not the zeros that say there is none.
+fn is_id(id: &str) -> bool {
+    id.bytes().any(|b| b != b'0')
+}
+
+/// Whether `info` holds the history `repl_id` or one that continues it.
+fn continues(info: &NodeInfo, repl_id: &str) -> bool {
+    is_id(repl_id) && (&*info.repl_id == repl_id || &*info.repl_id2 == repl_id)
+}
+
+impl Claims {
+    /// Takes in what the nodes say now.
+    pub(super) fn watch(&mut self, core: &Core) {
+        self.0.retain(|id, _| core.node(id).is_some());
+        for node in &core.nodes {
+            let Some(info) = node.live() else { continue };
+            let run_id = info.run_id.clone();
+            let before = self.0.get(&node.id);
+            let seen = match (info.role, before) {
+                (Role::Replica, _) => Seen::Replica { run_id },
+                (Role::Primary, Some(Seen::Primary(claim))) if claim.run_id == run_id => continue,
+                (Role::Primary, before) => Seen::Primary(Claim {
+                    rose: matches!(before, Some(Seen::Replica { run_id: r }) if *r == run_id),
+                    run_id,
+                    since: core.now,
+                    stray: false,
+                    known: 0,
+                }),
+            };
+            self.0.insert(node.id.clone(), seen);
+        }
+    }
+
+    fn of(&self, node: &NodeId) -> Option<&Claim> {
+        match self.0.get(node) {
+            Some(Seen::Primary(claim)) => Some(claim),
+            _ => None,
+        }
+    }
+
+    fn is_stray(&self, node: &NodeId) -> bool {
+        self.of(node).is_some_and(|claim| claim.stray)
+    }
+
+    /// Another primary is followed from now on: what the others say is to be judged anew.
+    pub(super) fn moved(&mut self, now: Timestamp) {
+        for seen in self.0.values_mut() {
+            if let Seen::Primary(claim) = seen {
+                (claim.since, claim.stray, claim.known) = (now, false, 0);
+            }
+        }
+    }
+
+    /// `followed` serves and is preferred.
+    pub(super) fn preferred(&mut self, core: &Core, followed: &NodeId) {
+        for (node, info) in primaries(core).filter(|(node, _)| *node != followed) {
+            if let Some(Seen::Primary(claim)) = self.0.get_mut(node)
+                && core.now - claim.since >= NEWS
+            {
+                claim.stray = true;
+                claim.known = claim.known.max(attached(info));
+            }
+        }
+    }
+
+    /// Whether another one than `followed` says since lately that it is primary.
+    pub(super) fn is_news(&self, core: &Core, followed: &NodeId) -> bool {
+        primaries(core).any(|(node, _)| node != followed && !self.is_stray(node))
+    }
+
+    /// The sentence about primaries beside the followed one.
+    pub(super) fn mention(&self, core: &Core, followed: &Belief) -> Option<String> {
+        let others: Vec<String> = primaries(core)
+            .filter(|(node, _)| **node != followed.node)
+            .filter(|(node, _)| {
+                let since = self.of(node).map(|claim| claim.since);
+                since.is_some_and(|since| core.now - since >= MENTIONED_AFTER)
+            })
+            .map(|(node, info)| {
+                let count = replicas(attached(info));
+                format!("{node} ({count}, {})", kinship(info, &followed.info))
+            })
+            .collect();
+        if others.is_empty() {
+            return None;
+        }
+        Some(format!(
+            "{} is followed ({}), and says that it is primary too: {}",
+            followed.node,
+            replicas(attached(&followed.info)),
+            others.join(", ")
+        ))
+    }
+}
+
+fn replicas(count: usize) -> String {
+    match count {
+        0 => "no replica".to_owned(),
+        1 => "1 replica".to_owned(),
+        _ => format!("{count} replicas"),
+    }
+}
+
+fn kinship(info: &NodeInfo, followed: &NodeInfo) -> &'static str {
+    if continues(info, &followed.repl_id) {
+        "left its history"
+    } else if continues(followed, &info.repl_id) {
+        "an earlier part of its history"
+    } else if is_id(&info.repl_id2) && info.repl_id2 == followed.repl_id2 {
+        "left the same history"
+    } else {
+        "another history"
+    }
+}
+
+/// The nodes that answer, say that they are primary and have their data.
+fn primaries(core: &Core) -> impl Iterator<Item = (&NodeId, &NodeInfo)> {
+    core.nodes
+        .iter()
+        .filter_map(|n| Some((&n.id, n.live()?)))
+        .filter(|(_, info)| info.role == Role::Primary && !info.loading)
+}
+
+/// See the head of the file.
+pub(super) struct Judge<'a> {
+    pub core: &'a Core,
+    pub claims: &'a Claims,
+    /// Answers of the followed primary from before this count no more.
+    pub doubted: Option<Timestamp>,
+    /// Since when nobody is believed.
+    pub lost_since: Option<Timestamp>,
+}
+
+impl Judge<'_> {
+    /// Who is believed now; or why nobody.
+    pub(super) fn believed(&self) -> Result<Belief, String> {
+        let Some(followed) = &self.core.published.primary else {
+            return self.first();
+        };
+        match self.standing(followed) {
+            Standing::Serves(info) => Ok(self
+                .beside(followed, &info)
+                .unwrap_or_else(|| Belief::new((&followed.node, &info), "it serves"))),
+            Standing::Unclear(why) => self.heir(followed).ok_or(why),
+            Standing::Over(why) => match self.heir(followed) {
+                Some(heir) => Ok(heir),
+                None => self.stranger(followed, why),
+            },
+        }
+    }
+
+    // ---- the followed one ----
+
+    fn standing(&self, followed: &Primary) -> Standing {
+        let id = &followed.node;
+        let Some(node) = self.core.node(id) else {
+            return Standing::Over(format!("{id} is not a node of this backend any more"));
+        };
+        match node.live().filter(|_| !self.is_doubted(node)) {
+            None if self.is_only_slow(node) => match node.info.clone() {
+                Some(info) => Standing::Serves(info),
+                None => Standing::Unclear(format!("{id} does not answer")),
+            },
+            None if is_gone(node, &self.core.policy, self.core.now) => {
+                Standing::Over(format!("{id} does not answer"))
+            }
+            None => Standing::Unclear(format!("{id} does not answer, it is asked again")),
+            Some(info) if info.role == Role::Replica => {
+                Standing::Over(format!("{id} says that it is a replica"))
+            }
+            Some(info) if info.loading => Standing::Unclear(format!("{id} is loading its data")),
+            Some(info)
+                if info.run_id == followed.run_id
+                    || continues(info, &followed.repl_id)
+                    || info.keys > 0 =>
+            {
+                Standing::Serves(info.clone())
+            }
+            Some(_) => Standing::Over(format!("{id} has restarted empty")),
+        }
+    }
+
+    /// Pure silence for a moment is no reason to hold requests; nobody was promoted yet.
+    fn is_only_slow(&self, node: &Node) -> bool {
+        let Some(streak) = &node.streak else {
+            return false;
+        };
+        let policy = &self.core.policy;
+        let limit = match streak.last {
+            ProbeError::Unacked => policy.unacked_after / 2,
+            ProbeError::Silent => policy.silent_after / 2,
+            ProbeError::ErrorReply(_) | ProbeError::Auth(_) | ProbeError::MaxClients => {
+                Duration::MAX
+            }
+            _ => return false,
+        };
+        self.core.published.gate == Gate::Open
+            && !self.claims.is_news(self.core, &node.id)
+            && self.doubted.is_none()
+            && self.core.now - node.heard_at < limit
+    }
+
+    // ---- the others ----
+
+    fn others<'a>(
+        &'a self,
+        followed: &'a Primary,
+    ) -> impl Iterator<Item = (&'a NodeId, &'a NodeInfo)> {
+        self.primaries().filter(|(node, _)| **node != followed.node)
+    }
+
+    /// Without the followed one while its last answer counts no more.
+    fn primaries(&self) -> impl Iterator<Item = (&NodeId, &NodeInfo)> {
+        let followed = self.core.published.primary.as_ref();
+        primaries(self.core).filter(move |(id, _)| {
+            let node = self
+                .core
+                .node(id)
+                .filter(|n| followed.is_some_and(|f| f.node == n.id));
+            !node.is_some_and(|n| self.is_doubted(n))
+        })
+    }
+
+    fn is_doubted(&self, node: &Node) -> bool {
+        self.doubted.is_some_and(|since| node.info_at <= since)
+    }
+
+    /// Somebody who was promoted beside the followed one, and has the replicas.
+    fn beside(&self, followed: &Primary, mine: &NodeInfo) -> Option<Belief> {
+        let ours = attached(mine);
+        let takes_over = |node: &NodeId, info: &NodeInfo| {
+            let claim = self.claims.of(node)?;
+            let child = continues(info, &mine.repl_id);
+            let sibling = claim.rose && is_id(&info.repl_id2) && info.repl_id2 == mine.repl_id2;
+            let count = attached(info);
+            if (child || sibling) && count > ours.max(claim.known) {
+                Some(format!(
+                    "it goes on with the history of {} and has {}, the old one {}",
+                    followed.node,
+                    replicas(count),
+                    replicas(ours)
+                ))
+            } else if child && claim.rose && !claim.stray && count == ours {
+                Some(format!(
+                    "it was promoted from the history of {}",
+                    followed.node
+                ))
+            } else {
+                None
+            }
+        };
+        let others = self.others(followed);
+        let claim = self.best(others.filter(|(node, info)| takes_over(node, info).is_some()))?;
+        Some(Belief::new(claim, takes_over(claim.0, claim.1)?))
+    }
+
+    /// Somebody who goes on with the history of the followed one, which does not serve at present.
+    fn heir(&self, followed: &Primary) -> Option<Belief> {
+        let heirs = self.others(followed).filter(|(node, info)| {
+            continues(info, &followed.repl_id) && !self.claims.is_stray(node)
+        });
+        let why = format!("it goes on with the history of {}", followed.node);
+        Some(Belief::new(self.best(heirs)?, why))
+    }
+
+    /// Somebody else, when the followed one serves no more and nobody goes on with its history.
+    fn stranger(&self, followed: &Primary, over: String) -> Result<Belief, String> {
+        let core = self.core;
+        let Some((node, info)) = self.best(self.primaries()) else {
+            return Err(format!("{over}; {}", nobody(core)));
+        };
+        let known = self.claims.of(node).map_or(0, |claim| claim.known);
+        if attached(info) > known {
+            let why = format!("{over}, and it has {}", replicas(attached(info)));
+            return Ok(Belief::new((node, info), why));
+        }
+        let since = self.lost_since.unwrap_or(core.now);
+        let patient = core.now - since < core.policy.restart_grace;
+        let holder = core.nodes.iter().find(|n| {
+            let holds = |info: &NodeInfo| info.keys > 0 && continues(info, &followed.repl_id);
+            n.id != *node && n.live().is_some_and(holds)
+        });
+        if let Some(holder) = holder
+            && (patient || *node != followed.node)
+        {
+            return Err(format!(
+                "{over}; {node} says that it is primary, but {} holds the data that was followed, and \
+                 does not follow it",
+                holder.id
+            ));
+        }
+        let missing = core.nodes.iter().find(|n| n.id != *node && !n.is_up());
+        if let Some(missing) = missing
+            && patient
+        {
+            return Err(format!(
+                "{over}; {node} says that it is primary and has another history; waiting for {}, which \
+                 may go on with the one that was followed",
+                missing.id
+            ));
+        }
+        let why = format!("{over}, and nobody else says that it is primary");
+        Ok(Belief::new((node, info), why))
+    }
+
+    /// Of several that are equally related: the one with the replicas, the longest common history,
+    /// the longest of all; the order of the configuration decides between equals.
+    fn best<'a>(
+        &self,
+        claims: impl Iterator<Item = (&'a NodeId, &'a NodeInfo)>,
+    ) -> Option<(&'a NodeId, &'a NodeInfo)> {
+        let ranked = claims.enumerate().max_by_key(|(index, (_, info))| {
+            let fork = info.second_repl_offset;
+            (
+                attached(info),
+                info.keys > 0,
+                fork,
+                info.offset,
+                Reverse(*index),
+            )
+        });
+        ranked.map(|(_, claim)| claim)
+    }
+
+    // ---- the start ----
+
+    /// Nobody was followed yet: everybody is asked first.
+    fn first(&self) -> Result<Belief, String> {
+        let core = self.core;
+        let waited = core.now - core.started.unwrap_or(core.now);
+        let unheard: Vec<&str> = core
+            .nodes
+            .iter()
+            .filter(|n| n.info.is_none() && n.streak.is_none())
+            .map(|n| n.id.as_str())
+            .collect();
+        if !unheard.is_empty() && waited < FIRST_ANSWERS {
+            return Err(format!("asking {} for their role", unheard.join(", ")));
+        }
+        let worth = |info: &NodeInfo| (attached(info), info.keys > 0);
+        let most = primaries(core).map(|(_, info)| worth(info)).max();
+        let equals: Vec<(&NodeId, &NodeInfo)> = primaries(core)
+            .filter(|(_, info)| Some(worth(info)) == most)
+            .collect();
+        let related = |a: &NodeInfo, b: &NodeInfo| {
+            continues(a, &b.repl_id)
+                || continues(b, &a.repl_id)
+                || (is_id(&a.repl_id2) && a.repl_id2 == b.repl_id2)
+        };
+        if let Some((one, (other, _))) = equals.iter().find_map(|(one, a)| {
+            let stranger = equals.iter().find(|(_, b)| !related(a, b))?;
+            Some((one, stranger))
+        }) {
+            return Err(format!(
+                "{one} and {other} say that they are primary, of different histories and with as many \
+                 replicas: one of them has to go"
+            ));
+        }
+        // Of one history: the longer one, and of equals the one that left it later.
+        let longest = equals.iter().enumerate().max_by_key(|(index, (_, info))| {
+            (info.offset, info.second_repl_offset, Reverse(*index))
+        });
+        let Some((_, (node, info))) = longest else {
+            return Err(nobody(core));
+        };
+        let orphan = core.nodes.iter().find(|n| {
+            let holds = |other: &NodeInfo| {
+                other.role == Role::Replica && other.keys > 0 && !continues(info, &other.repl_id)
+            };
+            n.live().is_some_and(holds)
+        });
+        if let Some(orphan) = orphan
+            && worth(info) == (0, false)
+            && waited < FIRST_ANSWERS + core.policy.restart_grace
+        {
+            return Err(format!(
+                "{node} says that it is primary and is empty, {} holds data and does not follow it",
+                orphan.id
+            ));
+        }
+        Ok(Belief::new((node, info), "found at the start"))
+    }
+}
+
+impl Belief {
+    fn new((node, info): (&NodeId, &NodeInfo), why: impl Into<String>) -> Belief {
+        Belief {
+            node: node.clone(),
+            info: info.clone(),
+            why: why.into(),
+        }
+    }
+}
+
+/// Why nobody can be believed.
+fn nobody(core: &Core) -> String {
+    let said: Vec<String> = core
+        .nodes
+        .iter()
+        .filter_map(|n| match n.live()? {
+            info if info.loading => Some(format!("{} is loading its data", n.id)),
+            info if info.role == Role::Replica => Some(format!("{} is a replica", n.id)),
+            _ => Some(format!("{} is asked again", n.id)),
+        })
+        .collect();
+    if core.nodes.is_empty() {
+        "no node is known".to_owned()
+    } else if said.is_empty() {
+        "no node answers".to_owned()
+    } else {
+        format!("no node says that it is primary: {}", said.join(", "))
+    }
+}
+
+/// Whether nothing more is to be expected of a node that fails.
+fn is_gone(node: &Node, policy: &Policy, now: Timestamp) -> bool {
+    let Some(streak) = &node.streak else {
+        return false;
+    };
+    if is_alive(&streak.last) || streak.count < 2 {
+        return false;
+    }
+    let limit = match streak.last {
+        ProbeError::Unacked => policy.unacked_after,
+        _ => policy.silent_after,
+    };
+    streak.refused >= policy.refused_confirmations || now - node.heard_at >= limit
+}
