@@ -4,7 +4,8 @@ use std::path::Path;
 
 use pointsman::admin::{AdminSettings, AllowRemote};
 use pointsman::config::{Bind, Config, ConfigErrors};
-use pointsman::control::{AuthoritySettings, PublisherSettings};
+use pointsman::control::source::DnsName;
+use pointsman::control::{AuthoritySettings, PublisherSettings, SourceSettings};
 use pointsman::failover::Policy;
 use pointsman::proxy::{BackendSettings, Settings};
 use pointsman::telemetry::LogSettings;
@@ -242,9 +243,106 @@ fn necessary_parts_are_asked_for() {
     );
 }
 
+/// `MINIMAL` with this table as its source.
+fn with_source(source: &str) -> String {
+    let (before, _) = MINIMAL.split_once("source").expect("a source");
+    format!("{before}source = {{ {source} }}\n")
+}
+
+#[test]
+fn names_in_the_dns_are_hosts_or_services() {
+    let settings = |source: &str| match &good(&with_source(source)).backends[0].source {
+        SourceSettings::Dns(settings) => settings.clone(),
+        other => panic!("{other:?}"),
+    };
+    let host = |name: &str, port| DnsName::Host {
+        name: name.to_owned(),
+        port,
+    };
+    let bare = settings("kind = \"dns\", name = \"redis.internal:6379\"");
+    assert_eq!(bare.names, [host("redis.internal", 6379)]);
+    assert_eq!((bare.resolvers.len(), bare.refresh.as_secs()), (0, 1));
+    let full = settings(
+        "kind = \"dns\", names = [\"a:1\", \"b.:2\"], refresh = \"10s\", resolvers = [\"10.0.0.53\", \
+         \"[::1]:5353\"]",
+    );
+    assert_eq!(full.names, [host("a", 1), host("b.", 2)]);
+    let resolvers: Vec<String> = full.resolvers.iter().map(ToString::to_string).collect();
+    assert_eq!(resolvers, ["10.0.0.53:53", "[::1]:5353"]);
+    assert_eq!(full.refresh.as_secs(), 10);
+    let srv = settings("kind = \"dns\", name = \"_redis._tcp.internal\", record = \"srv\"");
+    let name = "_redis._tcp.internal".to_owned();
+    assert_eq!(srv.names, [DnsName::Service { name }]);
+
+    for (source, message, hint) in [
+        ("", "`name` is missing", "redis.example.internal:6379"),
+        (
+            "name = \"redis.internal\"",
+            "not a node's address",
+            "redis.internal:6379",
+        ),
+        (
+            "name = \"10.0.0.1:6379\"",
+            "an address, not a name",
+            "static",
+        ),
+        (
+            "name = \"a:1\", names = [\"b:1\"]",
+            "do not go together",
+            "`names`",
+        ),
+        ("names = []", "`names` is empty", "redis.example"),
+        ("names = [\"a:1\", \"a:1\"]", "twice", "remove"),
+        ("name = \"a:1\", record = \"srv\"", "names a port", "\"a\""),
+        (
+            "name = \"a b\", record = \"srv\"",
+            "not a name",
+            "_redis._tcp",
+        ),
+        (
+            "name = \"a:1\", record = \"txt\"",
+            "no record `txt`",
+            "address, srv",
+        ),
+        (
+            "name = \"a:1\", refresh = \"0s\"",
+            "longer than zero",
+            "500ms",
+        ),
+        (
+            "name = \"a:1\", resolvers = [\"dns.internal\"]",
+            "DNS server",
+            "127.0.0.1:5353",
+        ),
+        (
+            "name = \"a:1\", port = 1",
+            "unknown key `port`",
+            "resolvers",
+        ),
+    ] {
+        let text = with_source(&format!("kind = \"dns\", {source}"));
+        let (line, got_message, got_hint) = only_error(&text.replace("\", }", "\" }"));
+        assert!(got_message.contains(message), "{source}: {got_message}");
+        assert!(got_hint.contains(hint), "{source}: {got_hint}");
+        assert_eq!(line, 7);
+    }
+}
+
+#[test]
+fn names_in_the_dns_can_only_be_followed() {
+    let text = with_source("kind = \"dns\", name = \"redis.internal:6379\"");
+    good(&format!("{text}authority = {{ kind = \"follow\" }}\n"));
+    let (line, message, hint) = only_error(&format!(
+        "{text}authority = {{ kind = \"embedded\", state = \"/tmp/pointsman-test.json\" }}\n"
+    ));
+    assert!(message.contains("can only follow"), "{message}");
+    assert!(hint.contains("kind = \"follow\""), "{hint}");
+    assert_eq!(line, 8);
+}
+
 #[test]
 fn what_comes_later_is_refused_by_name() {
-    for kind in ["sentinel", "dns", "etcd", "consul", "zookeeper", "cluster"] {
+    for kind in ["sentinel", "etcd", "consul", "zookeeper", "cluster"] {
         refused(
             "\"static\"",
             &format!("\"{kind}\""),
@@ -566,10 +664,12 @@ fn the_documentation_names_every_key_with_its_default() {
 #[test]
 fn the_short_files_are_valid_where_their_directories_exist() {
     let directory = tempfile::tempdir().expect("a directory");
-    let text = std::fs::read_to_string("config/static.toml").expect("config/static.toml");
-    let here = directory.path().display().to_string();
-    let config = good(&text.replace("/var/lib/pointsman", &here));
-    assert_eq!(config.warnings, []);
+    for file in ["config/dns.toml", "config/static.toml"] {
+        let text = std::fs::read_to_string(file).expect(file);
+        let here = directory.path().display().to_string();
+        let config = good(&text.replace("/var/lib/pointsman", &here));
+        assert_eq!(config.warnings, []);
+    }
 }
 
 proptest::proptest! {

@@ -441,3 +441,58 @@ fn a_node_that_neither_answers_nor_fails_is_waited_for_a_second_only() {
     }
     panic!("never opened");
 }
+
+// ---- a set that changes ----
+
+fn members(world: &mut World, nodes: &[usize]) {
+    let nodes = nodes.iter().copied().map(node_id).collect();
+    world.deliver(0, Event::Members { nodes });
+    world.run_for(MS);
+}
+
+#[test]
+fn a_primary_that_is_taken_out_of_the_set_serves_until_the_new_one_was_heard() {
+    for seed in 0..20 {
+        let mut world = world(seed, 3);
+        members(&mut world, &[0]);
+        promote(&mut world, 1);
+        goes_on_serving(&mut world, 0, 3000 * MS);
+        members(&mut world, &[1]);
+        let gates = world.gates.len();
+        until_serving(&mut world, 1, 300 * MS);
+        let (closed, opened) = (world.gates[gates].0, world.gates[gates + 1].0);
+        assert!(opened - closed < 5 * MS, "{}", story(&world));
+        // The old one lives, says what it wants, and is nobody.
+        goes_on_serving(&mut world, 1, 3000 * MS);
+    }
+}
+
+#[test]
+fn a_new_set_without_a_primary_holds_and_says_why() {
+    let mut world = world(1, 3);
+    members(&mut world, &[0]);
+    members(&mut world, &[1, 2]);
+    let held = world.run_while(300 * MS, |w| w.serving().is_some());
+    assert!(held, "{}", story(&world));
+    let why = undecided(&world);
+    assert!(
+        why.contains("node:7000 is not a node of this backend any more"),
+        "{why}"
+    );
+    assert!(why.contains("node:7001 is a replica"), "{why}");
+    nobody_serves(&mut world, 3000 * MS);
+    promote(&mut world, 2);
+    until_serving(&mut world, 2, 300 * MS);
+}
+
+#[test]
+fn a_new_set_that_does_not_answer_ends_the_old_one_after_a_second() {
+    let mut world = world(1, 2);
+    members(&mut world, &[0]);
+    world.monitor_cuts.insert((0, 1));
+    world.run_for(500 * MS);
+    let began = world.now;
+    members(&mut world, &[1]);
+    let held = world.run_while(1300 * MS, |w| w.serving().is_some());
+    assert!(held, "{} ms\n{}", (world.now - began) / MS, story(&world));
+}

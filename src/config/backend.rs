@@ -7,7 +7,7 @@ use super::authority::{self, same_file};
 use super::listener::ReadListener;
 use super::section::{Bound, Item, Section};
 use super::{Backend, auth, publisher, source};
-use crate::control::AuthoritySettings;
+use crate::control::{AuthoritySettings, SourceSettings};
 use crate::failover::Policy;
 use crate::proxy::BackendSettings;
 use crate::topology::NodeId;
@@ -77,11 +77,10 @@ fn read_one(header: Item<'_>) -> Option<ReadBackend<'_>> {
             "for example source = { kind = \"static\", nodes = [\"10.0.0.1:6379\"] }",
         )
         .and_then(|item| source::read(&item));
-    let authority = section
-        .get("authority")
-        .map_or(Some((AuthoritySettings::Follow, None)), |item| {
-            authority::read(&item)
-        });
+    let decides = section.get("authority");
+    let authority = decides
+        .as_ref()
+        .map_or(Some((AuthoritySettings::Follow, None)), authority::read);
     let credentials = section.get("auth").and_then(|item| auth::read(&item));
     let failover = failover(&section);
     let requests = requests(&section, &failover);
@@ -93,6 +92,16 @@ fn read_one(header: Item<'_>) -> Option<ReadBackend<'_>> {
 
     let (source, nodes) = source.unzip();
     let (authority, state) = authority.unzip();
+    if let (Some(SourceSettings::Dns(_)), Some(item), Some(authority)) =
+        (&source, &decides, &authority)
+        && *authority != AuthoritySettings::Follow
+    {
+        item.fail(
+            "who changes the names decides who is primary, so pointsman can only follow",
+            "write authority = { kind = \"follow\" }, or name the nodes: source = { kind = \"static\", \
+             ... }",
+        );
+    }
     let backend = source.zip(authority).map(|(source, authority)| Backend {
         name: name.as_str().into(),
         source,

@@ -7,6 +7,7 @@ mod address;
 mod auth;
 mod authority;
 mod backend;
+mod dns;
 mod kind;
 mod listener;
 mod problem;

@@ -1,20 +1,24 @@
 //! `source` of a backend: where its nodes are learned.
 
 use super::address;
+use super::dns;
 use super::kind::with_kind;
 use super::section::{Item, Section};
 use crate::control::SourceSettings;
 use crate::topology::NodeId;
 
 /// Kinds that the design names and this version does not have.
-const LATER: &[&str] = &["sentinel", "dns", "etcd", "consul", "zookeeper", "cluster"];
+const LATER: &[&str] = &["sentinel", "etcd", "consul", "zookeeper", "cluster"];
 
 /// A source, and the nodes that the file itself names.
 pub(super) type ReadSource<'d> = (SourceSettings, Vec<(NodeId, Item<'d>)>);
 
 pub(super) fn read<'d>(item: &Item<'d>) -> Option<ReadSource<'d>> {
-    let (section, _) = with_kind(item, "source", &["static"], LATER)?;
-    fixed(section)
+    let (section, kind) = with_kind(item, "source", &["dns", "static"], LATER)?;
+    match kind {
+        "dns" => Some((SourceSettings::Dns(dns::read(section)?), Vec::new())),
+        _ => fixed(section),
+    }
 }
 
 /// The nodes are those of the file.

@@ -253,7 +253,10 @@ impl Driver {
                     what,
                     timeout,
                 } => self.order(&node, Order { op, what, timeout }),
-                Action::ProbeNow { node } => self.staff.probe_now(&node),
+                Action::ProbeNow { node } => {
+                    self.staff.probe_now(&node);
+                    self.source.look_again();
+                }
                 Action::Announce { epoch, from, to } => self.staff.announce(Announcement {
                     backend: self.backend.clone(),
                     epoch,
@@ -385,6 +388,7 @@ impl Driver {
         let primary = topology.primary.as_ref().map(|primary| &primary.node);
         self.gauges.observed(&node, &observation, primary);
         match &observation {
+            Observation::Info(_) if self.source.is_all() => {}
             Observation::Info(info) => {
                 let now = clock::now();
                 for listed in self.state.discovery.answered(&node, info, now) {
@@ -469,8 +473,12 @@ impl Driver {
     fn asked(&mut self, question: Question) {
         match question {
             Question::Status(answer) => {
+                let mut status = self.machine.status(clock::now());
+                if status.nodes.is_empty() || status.undecided.is_none() {
+                    status.undecided = self.source.trouble().or(status.undecided);
+                }
                 // Whoever asked may have left.
-                let _ = answer.send(self.machine.status(clock::now()));
+                let _ = answer.send(status);
             }
             Question::Switchover { to, answer } => {
                 let request = self.state.number();

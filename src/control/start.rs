@@ -16,7 +16,7 @@ use super::gauges::Gauges;
 use super::handle::ControlHandle;
 use super::publisher::{HookPublisher, Publisher};
 use super::reports::{Reports, RequestCounter};
-use super::source::{Source, StaticSource};
+use super::source::{DnsSettings, DnsSource, Source, StaticSource};
 use super::staff::{Common, Staff};
 use crate::failover::{self, Machine, Policy};
 use crate::resp::Credentials;
@@ -58,6 +58,8 @@ pub struct BackendControl {
 /// Where nodes are learned.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum SourceSettings {
+    /// The nodes are those that names stand for, see [`DnsSource`].
+    Dns(DnsSettings),
     /// The nodes are these.
     Static {
         /// In the operator's order; at least one, no duplicates.
@@ -229,12 +231,12 @@ impl BackendControl {
         let counter: RequestCounter = Arc::from(self.requests);
         let driver = Driver {
             gauges: Gauges::new(&self.backend),
+            source: self.source.open(&self.backend),
             backend: self.backend,
             machine,
             staff,
             topology: Arc::new(self.topology),
             evidence: self.evidence,
-            source: self.source.open(),
             reports,
             state: State::new(counter()),
             counter,
@@ -249,12 +251,14 @@ impl SourceSettings {
     /// The nodes that are known before anybody was asked.
     fn known(&self) -> Vec<NodeId> {
         match self {
+            SourceSettings::Dns(_) => Vec::new(),
             SourceSettings::Static { nodes } => nodes.clone(),
         }
     }
 
-    fn open(self) -> Box<dyn Source> {
+    fn open(self, backend: &Arc<str>) -> Box<dyn Source> {
         match self {
+            SourceSettings::Dns(settings) => Box::new(DnsSource::new(settings, backend.clone())),
             SourceSettings::Static { nodes } => Box::new(StaticSource::new(nodes)),
         }
     }

@@ -21,7 +21,7 @@ use crate::topology::{Gate, NodeId, Primary, Timestamp};
 /// only further replicas make it more than that.
 const NEWS: Duration = Duration::from_secs(10);
 
-/// The longest wait at the start for nodes that neither answer nor fail.
+/// The longest wait for new nodes that neither answer nor fail.
 const FIRST_ANSWERS: Duration = Duration::from_secs(1);
 
 /// A second primary is mentioned once it has been there for this long: every move has two for a moment.
@@ -194,6 +194,14 @@ fn primaries(core: &Core) -> impl Iterator<Item = (&NodeId, &NodeInfo)> {
         .filter(|(_, info)| info.role == Role::Primary && !info.loading)
 }
 
+/// The nodes that neither answered nor failed yet.
+fn unheard(core: &Core) -> impl Iterator<Item = &NodeId> {
+    core.nodes
+        .iter()
+        .filter(|n| n.info.is_none() && n.streak.is_none())
+        .map(|n| &n.id)
+}
+
 /// See the head of the file.
 pub(super) struct Judge<'a> {
     pub core: &'a Core,
@@ -202,6 +210,8 @@ pub(super) struct Judge<'a> {
     pub doubted: Option<Timestamp>,
     /// Since when nobody is believed.
     pub lost_since: Option<Timestamp>,
+    /// Since when the followed primary is no node of the backend, and what it said last.
+    pub removed: Option<(Timestamp, &'a NodeInfo)>,
 }
 
 impl Judge<'_> {
@@ -227,6 +237,9 @@ impl Judge<'_> {
     fn standing(&self, followed: &Primary) -> Standing {
         let id = &followed.node;
         let Some(node) = self.core.node(id) else {
+            if let Some(info) = self.waits_for_new_nodes() {
+                return Standing::Serves(info.clone());
+            }
             return Standing::Over(format!("{id} is not a node of this backend any more"));
         };
         match node.live().filter(|_| !self.is_doubted(node)) {
@@ -251,6 +264,16 @@ impl Judge<'_> {
             }
             Some(_) => Standing::Over(format!("{id} has restarted empty")),
         }
+    }
+
+    /// A primary that was taken out of the set serves until those who took its place were heard.
+    fn waits_for_new_nodes(&self) -> Option<&NodeInfo> {
+        let (since, info) = self.removed?;
+        let waits = self.core.published.gate == Gate::Open
+            && self.core.now - since < FIRST_ANSWERS
+            && unheard(self.core).next().is_some()
+            && primaries(self.core).next().is_none();
+        waits.then_some(info)
     }
 
     /// Pure silence for a moment is no reason to hold requests; nobody was promoted yet.
@@ -401,12 +424,7 @@ impl Judge<'_> {
     fn first(&self) -> Result<Belief, String> {
         let core = self.core;
         let waited = core.now - core.started.unwrap_or(core.now);
-        let unheard: Vec<&str> = core
-            .nodes
-            .iter()
-            .filter(|n| n.info.is_none() && n.streak.is_none())
-            .map(|n| n.id.as_str())
-            .collect();
+        let unheard: Vec<&str> = unheard(core).map(NodeId::as_str).collect();
         if !unheard.is_empty() && waited < FIRST_ANSWERS {
             return Err(format!("asking {} for their role", unheard.join(", ")));
         }

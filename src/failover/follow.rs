@@ -7,6 +7,7 @@ use super::core::{Core, Input};
 use super::machine::{Next, Phase};
 use super::report::Ending;
 use super::{Action, Decline, OpId};
+use crate::resp::info::NodeInfo;
 use crate::topology::{BytesLost, Epoch, Fault, Gate, Outcome, Primary, Timestamp};
 
 /// Between two probes of everybody while nobody, or more than one, is known to be primary.
@@ -21,6 +22,10 @@ pub(super) struct Following {
     lost_since: Option<Timestamp>,
     look_at: Option<Timestamp>,
     leaving: Option<Leaving>,
+    /// What the followed primary said last.
+    said: Option<NodeInfo>,
+    /// Since when it is no node of the backend.
+    removed_at: Option<Timestamp>,
     claims: Claims,
 }
 
@@ -39,6 +44,12 @@ impl Following {
         }
         self.suspect(core, input);
         self.claims.watch(core);
+        let followed = core.published.primary.as_ref();
+        if followed.is_none_or(|f| core.node(&f.node).is_some()) {
+            self.removed_at = None;
+        } else {
+            self.removed_at.get_or_insert(core.now);
+        }
         if let Input::Obeyed(op) = input
             && let Some(leaving) = &mut self.leaving
             && leaving.op == Some(*op)
@@ -50,6 +61,7 @@ impl Following {
             claims: &self.claims,
             doubted: self.doubted,
             lost_since: self.lost_since,
+            removed: self.removed_at.zip(self.said.as_ref()),
         };
         match judge.believed() {
             Ok(belief) => self.follow(core, belief),
@@ -109,6 +121,7 @@ impl Following {
             return;
         }
         self.publish(core, &belief, primary);
+        self.said = Some(belief.info.clone());
         if stays {
             self.claims.preferred(core, &belief.node);
         } else {

@@ -30,6 +30,8 @@ pub struct PointsmanOptions {
     pub program: Option<PathBuf>,
     /// The nodes, as in the configuration.
     pub nodes: Vec<String>,
+    /// The whole `source` table, in place of one with `nodes`.
+    pub source: Option<String>,
     /// What it logs in to the nodes with.
     pub password: Option<String>,
     /// `follow` instead of `embedded`.
@@ -54,6 +56,7 @@ impl PointsmanOptions {
         PointsmanOptions {
             program: None,
             nodes,
+            source: None,
             password: None,
             follow: false,
             state: None,
@@ -372,7 +375,8 @@ impl Pointsman {
 
     fn config_text(&self, options: &PointsmanOptions) -> String {
         let path = |path: PathBuf| format!("{:?}", path.display().to_string());
-        let nodes = format!("{:?}", options.nodes);
+        let nodes = || format!("{{ kind = \"static\", nodes = {:?} }}", options.nodes);
+        let source = options.source.clone().unwrap_or_else(nodes);
         let authority = match options.follow {
             true => r#"{ kind = "follow" }"#.to_owned(),
             false => format!(
@@ -395,7 +399,7 @@ impl Pointsman {
              [[listener]]\nbind = \"{bind}\"\nbackend = \"{BACKEND}\"\n\n\
              [[listener]]\nbind = \"unix:{socket}\"\nbackend = \"{BACKEND}\"\n\n\
              [backend.{BACKEND}]\n\
-             source = {{ kind = \"static\", nodes = {nodes} }}\n\
+             source = {source}\n\
              authority = {authority}\n{auth}\n{backend}\n\n\
              [backend.{BACKEND}.failover]\n{failover}\n\n\
              [backend.{BACKEND}.requests]\n{requests}\n",

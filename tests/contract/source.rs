@@ -3,9 +3,13 @@
 use std::future::poll_fn;
 use std::pin::pin;
 use std::task::Poll;
+use std::time::Duration;
 
-use pointsman::control::source::{Source, StaticSource};
+use pointsman::control::source::{DnsName, DnsSettings, DnsSource, Source, StaticSource};
 use pointsman::topology::NodeId;
+
+use crate::support::SOON;
+use crate::support::bind::{self, Bind};
 
 async fn ready<T>(future: impl Future<Output = T>) -> Option<T> {
     let mut future = pin!(future);
@@ -25,4 +29,90 @@ async fn static_1_and_3_the_full_set_at_once_in_order_then_silence() {
     drop(source.next());
     assert_eq!(ready(source.next()).await, Some(nodes));
     assert_eq!(ready(source.next()).await, None);
+}
+
+/// The nodes of `wide.redis.test`, looked up every hour or when somebody is in a hurry.
+fn dns(bind: &Bind) -> DnsSource {
+    let settings = DnsSettings {
+        names: vec![DnsName::Host {
+            name: "wide.redis.test.".to_owned(),
+            port: 1,
+        }],
+        resolvers: vec![bind.server().parse().expect("an address")],
+        refresh: Duration::from_secs(3600),
+    };
+    DnsSource::new(settings, "main".into())
+}
+
+async fn next(source: &mut DnsSource) -> Vec<NodeId> {
+    let next = tokio::time::timeout(SOON, source.next()).await;
+    next.expect("a set of nodes")
+}
+
+fn at(hosts: impl IntoIterator<Item = u8>) -> Vec<NodeId> {
+    let node = |host: u8| NodeId::new(format!("127.0.0.{host}:1"));
+    hosts.into_iter().map(node).collect()
+}
+
+/// Asks again and again until the source says what is wrong with this text in it.
+async fn troubled(source: &mut DnsSource, text: &str) {
+    let said = pointsman::lab::until("trouble", SOON, async || {
+        source.look_again();
+        match source.trouble() {
+            Some(why) if why.contains(text) => Ok(()),
+            other => Err(format!("{other:?}")),
+        }
+    });
+    said.await.unwrap_or_else(|error| panic!("{error}"));
+}
+
+#[tokio::test]
+async fn dns_1_3_and_4_the_full_set_in_a_fixed_order_and_again_when_it_changed() {
+    if !bind::is_here() {
+        return;
+    }
+    let bind = Bind::start().await;
+    let add = |host: u8| format!("update add wide.redis.test. 3600 A 127.0.0.{host}\n");
+    bind.update(&format!("{}{}{}", add(9), add(10), add(2)));
+    let mut source = dns(&bind);
+    drop(source.next());
+    assert_eq!(next(&mut source).await, at([2, 9, 10]));
+    assert_eq!(ready(source.next()).await, None);
+    bind.update("update delete wide.redis.test. A 127.0.0.9");
+    source.look_again();
+    assert_eq!(next(&mut source).await, at([2, 10]));
+    // More than fits into one packet: over TCP.
+    let many: String = (1..=100).map(add).collect();
+    bind.update(&many);
+    source.look_again();
+    assert_eq!(next(&mut source).await, at(1..=100));
+}
+
+#[tokio::test]
+async fn dns_2_and_5_the_last_good_answer_stays_and_the_trouble_is_told() {
+    if !bind::is_here() {
+        return;
+    }
+    let bind = Bind::start().await;
+    let mut source = dns(&bind);
+    troubled(&mut source, "has no address").await;
+    bind.update("update add wide.redis.test. 3600 A 127.0.0.2");
+    source.look_again();
+    assert_eq!(next(&mut source).await, at([2]));
+    assert_eq!(source.trouble(), None);
+    bind.update("update delete wide.redis.test. A");
+    troubled(&mut source, "has no address").await;
+    bind.break_zone().await;
+    troubled(&mut source, "Server Failure").await;
+    bind.kill();
+    troubled(&mut source, "").await;
+    bind.mend_zone().await;
+    bind.stop();
+    troubled(&mut source, "in time").await;
+    bind.cont();
+    assert_eq!(ready(source.next()).await, None);
+    // Only one of the two families changes.
+    bind.update("update add wide.redis.test. 3600 AAAA ::2");
+    source.look_again();
+    assert_eq!(next(&mut source).await, [NodeId::new("[::2]:1")]);
 }

@@ -11,6 +11,7 @@ mod commands;
 mod crash;
 mod demo;
 mod disk;
+mod dns;
 mod failover;
 mod hostile;
 mod network;

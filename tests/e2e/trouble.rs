@@ -9,7 +9,7 @@ use pointsman::topology::Fault;
 
 use crate::support::{
     Scene, ask, assert_no_error_at_all, becomes_true, clients, get, let_pass, snapshots_fail,
-    with_snapshots, write_until_ok,
+    status_says, with_snapshots, write_until_ok,
 };
 
 #[tokio::test]
@@ -148,18 +148,6 @@ async fn a_follower_never_acts() {
         scene.shard.cluster.who_is_primary().await,
         Vec::<usize>::new()
     );
-}
-
-/// Waits until the status holds this text.
-async fn status_says(pointsman: &Pointsman, text: &str) {
-    becomes_true(
-        "a status that says so",
-        async || match pointsman::lab::http::get(&pointsman.admin(), "/api/status").await {
-            Ok((200, status)) if status.contains(text) => Ok(()),
-            other => Err(format!("{other:?}\n{}", pointsman.log_tail())),
-        },
-    )
-    .await;
 }
 
 #[tokio::test]

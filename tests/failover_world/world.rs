@@ -134,6 +134,8 @@ pub struct Monitor {
     awaiting_probe: BTreeMap<usize, u64>,
     /// The last thing each node told this monitor.
     pub heard: BTreeMap<NodeId, (NodeInfo, u64)>,
+    /// The nodes it was told of.
+    members: Vec<NodeId>,
     /// Nodes that failed since they told something.
     failing: BTreeSet<NodeId>,
     pub unanswered: BTreeSet<OpId>,
@@ -288,6 +290,7 @@ impl World {
             probe_run: BTreeMap::new(),
             awaiting_probe: BTreeMap::new(),
             heard: BTreeMap::new(),
+            members: (0..self.nodes.len()).map(node_id).collect(),
             failing: BTreeSet::new(),
             unanswered: BTreeSet::new(),
             backlog: Vec::new(),
@@ -482,6 +485,7 @@ impl World {
             Event::Observed { node, .. } | Event::Evidence { node, .. } => {
                 monitor.failing.insert(node.clone());
             }
+            Event::Members { nodes } => monitor.members.clone_from(nodes),
             Event::NodeOpDone {
                 outcome: NodeOpOutcome::Done(_),
                 ..
@@ -709,7 +713,8 @@ impl World {
     fn says(&self, index: usize, node: &NodeId) -> Option<&NodeInfo> {
         let monitor = &self.monitors[index];
         let (info, _) = monitor.heard.get(node)?;
-        (!monitor.failing.contains(node)).then_some(info)
+        let counts = monitor.members.contains(node) && !monitor.failing.contains(node);
+        counts.then_some(info)
     }
 
     /// A follower leaves a primary that serves only for one that goes on with its history and has the

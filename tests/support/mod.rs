@@ -1,5 +1,6 @@
 //! Sentences for tests with real servers; the laboratory does the work.
 
+pub mod bind;
 pub mod disk;
 pub mod namespace;
 pub mod network;
@@ -8,8 +9,8 @@ use std::time::Duration;
 
 use pointsman::clock;
 use pointsman::lab::{
-    Client, ClusterOptions, Data, History, Kind, Persistence, Server, Shard, ShardOptions, Traffic,
-    TrafficOptions, Value, Verdict, judge, until,
+    Client, ClusterOptions, Data, History, Kind, Persistence, Pointsman, Server, Shard,
+    ShardOptions, Traffic, TrafficOptions, Value, Verdict, http, judge, until,
 };
 use pointsman::topology::{FailoverReport, NodeId, Timestamp};
 
@@ -52,8 +53,13 @@ impl Scene {
             program: Some(env!("CARGO_BIN_EXE_pointsman").into()),
             ..options
         };
+        Scene::of(Shard::start(options).await.unwrap())
+    }
+
+    /// With what runs already.
+    pub fn of(shard: Shard) -> Scene {
         Scene {
-            shard: Shard::start(options).await.unwrap(),
+            shard,
             traffic: None,
             expected: Vec::new(),
             reports: 0,
@@ -228,6 +234,17 @@ pub async fn becomes_true(what: &str, mut check: impl AsyncFnMut() -> Result<(),
     if let Err(error) = until(what, SOON, async || check().await).await {
         panic!("{error}");
     }
+}
+
+/// Waits until the status holds this text.
+pub async fn status_says(pointsman: &Pointsman, text: &str) {
+    becomes_true("a status that says so", async || {
+        match http::get(&pointsman.admin(), "/api/status").await {
+            Ok((200, status)) if status.contains(text) => Ok(()),
+            other => Err(format!("{other:?}\n{}", pointsman.log_tail())),
+        }
+    })
+    .await;
 }
 
 /// Sets a key again and again until it is acknowledged.
