@@ -13,6 +13,7 @@ mod demo;
 mod disk;
 mod dns;
 mod failover;
+mod follow;
 mod hostile;
 mod network;
 mod outage;
