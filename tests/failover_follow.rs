@@ -496,3 +496,73 @@ fn a_new_set_that_does_not_answer_ends_the_old_one_after_a_second() {
     let held = world.run_while(1300 * MS, |w| w.serving().is_some());
     assert!(held, "{} ms\n{}", (world.now - began) / MS, story(&world));
 }
+
+#[test]
+fn one_process_at_two_addresses_is_no_second_primary() {
+    let world = world(1, 2);
+    let members = vec![node_id(0), node_id(1), node_id(2)];
+    let mut machine = Machine::new("main", "me", members, Policy::default(), Authority::Follows);
+    let mut nodes = world.nodes.clone();
+    let mut now = Timestamp::default();
+    let mut moves = Vec::new();
+    machine.handle(Event::Tick, now);
+    // Node 1 answers at a second address, which is node 2 here; it is promoted, and much later cut off at
+    // the first one.
+    for step in 0..1000 {
+        if step == 10 {
+            let done = nodes[1].execute(&NodeOp::Promote, failover_world::index_of, 0);
+            assert!(matches!(done, pointsman::failover::NodeOpOutcome::Done(_)));
+            nodes[0].kill();
+        }
+        for (address, node) in [(0, 0), (1, 1), (2, 1)] {
+            now = now + Duration::from_millis(10);
+            let cut = address == 1 && step >= 900;
+            let observation = match nodes[node].running && !cut {
+                true => Observation::Info(Box::new(nodes[node].info(0, &nodes))),
+                false => Observation::Failed(ProbeError::Refused),
+            };
+            let node = node_id(address);
+            let mut actions = machine.handle(Event::Observed { node, observation }, now);
+            while let Some(action) = actions.pop() {
+                match action {
+                    Action::Announce { to, .. } => moves.push((step, to)),
+                    Action::Publish {
+                        op,
+                        await_obeyed: true,
+                        ..
+                    } => actions.extend(machine.handle(Event::Obeyed { op }, now)),
+                    _ => {}
+                }
+            }
+        }
+        let undecided = machine.status(now).undecided.unwrap_or_default();
+        assert!(!undecided.contains("primary too"), "{undecided}");
+    }
+    let [.., (before, first), (after, second)] = &moves[..] else {
+        panic!("{moves:?}");
+    };
+    assert!(
+        (10..13).contains(before) && (900..903).contains(after),
+        "{moves:?}"
+    );
+    assert_eq!((first, second), (&node_id(1), &node_id(2)), "{moves:?}");
+}
+
+#[test]
+fn a_lost_connection_is_no_reason_to_follow_a_copy_that_was_detached_just_now() {
+    let mut world = world(1, 3);
+    promote(&mut world, 1);
+    goes_on_serving(&mut world, 0, 2000 * MS);
+    for _ in 0..20 {
+        let node = node_id(0);
+        let kind = pointsman::topology::EvidenceKind::ConnectionLost;
+        world.deliver(0, Event::Evidence { node, kind });
+        until_serving(&mut world, 0, 50 * MS);
+        world.run_for(50 * MS);
+    }
+    // Nor is a moment of silence.
+    world.stop(0);
+    goes_on_serving(&mut world, 0, 300 * MS);
+    world.cont(0);
+    goes_on_serving(&mut world, 0, 1000 * MS);
+}

@@ -776,10 +776,27 @@ fn interfere(world: &mut World) {
             }
         }
         60..80 => world.operate(to, &NodeOp::Promote),
+        // A name stands for fewer nodes, or for all again.
+        80..90 => {
+            let named: Vec<usize> = (0..count).filter(|_| world.rng.chance(60)).collect();
+            name(world, &named);
+        }
         _ => {
             let node = (to + 1) % count;
             world.operate(node, &repoint);
         }
+    }
+}
+
+/// From now on these are the nodes; nobody is all.
+fn name(world: &mut World, nodes: &[usize]) {
+    let all: Vec<usize> = (0..world.nodes.len()).collect();
+    let nodes = if nodes.is_empty() { &all } else { nodes };
+    let nodes: Vec<_> = nodes.iter().copied().map(node_id).collect();
+    world.log(format!("the nodes are {nodes:?}"));
+    for monitor in 0..world.monitors.len() {
+        let nodes = nodes.clone();
+        world.deliver(monitor, Event::Members { nodes });
     }
 }
 
@@ -835,6 +852,7 @@ fn run_seed(seed: u64, steps: u64, tracing: bool) -> Result<World, Box<(World, u
     world.heal();
     world.run_for(2500 * MS);
     if authority == Authority::Follows {
+        name(&mut world, &[]);
         tidy_up(&mut world);
     }
     if !world.run_while(40_000 * MS, |w| w.is_settled().is_err()) {

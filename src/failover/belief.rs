@@ -61,6 +61,8 @@ struct Claim {
 /// How the followed primary stands.
 enum Standing {
     Serves(NodeInfo),
+    /// It does not answer at present, and that is no reason to hold requests.
+    Slow(NodeInfo),
     /// Nothing is known at present.
     Unclear(String),
     /// It serves no more, or is no node of the backend.
@@ -126,7 +128,7 @@ impl Claims {
 
     /// `followed` serves and is preferred.
     pub(super) fn preferred(&mut self, core: &Core, followed: &NodeId) {
-        for (node, info) in primaries(core).filter(|(node, _)| *node != followed) {
+        for (node, info) in besides(core, followed) {
             if let Some(Seen::Primary(claim)) = self.0.get_mut(node)
                 && core.now - claim.since >= NEWS
             {
@@ -138,13 +140,12 @@ impl Claims {
 
     /// Whether another one than `followed` says since lately that it is primary.
     pub(super) fn is_news(&self, core: &Core, followed: &NodeId) -> bool {
-        primaries(core).any(|(node, _)| node != followed && !self.is_stray(node))
+        besides(core, followed).any(|(node, _)| !self.is_stray(node))
     }
 
     /// The sentence about primaries beside the followed one.
     pub(super) fn mention(&self, core: &Core, followed: &Belief) -> Option<String> {
-        let others: Vec<String> = primaries(core)
-            .filter(|(node, _)| **node != followed.node)
+        let others: Vec<String> = besides(core, &followed.node)
             .filter(|(node, _)| {
                 let since = self.of(node).map(|claim| claim.since);
                 since.is_some_and(|since| core.now - since >= MENTIONED_AFTER)
@@ -194,6 +195,18 @@ fn primaries(core: &Core) -> impl Iterator<Item = (&NodeId, &NodeInfo)> {
         .filter(|(_, info)| info.role == Role::Primary && !info.loading)
 }
 
+/// Those of them that are neither `followed` nor the same process at another address.
+fn besides<'a>(
+    core: &'a Core,
+    followed: &'a NodeId,
+) -> impl Iterator<Item = (&'a NodeId, &'a NodeInfo)> {
+    let process = core
+        .node(followed)
+        .and_then(|n| n.info.as_ref())
+        .map(|info| &info.run_id);
+    primaries(core).filter(move |(node, info)| *node != followed && process != Some(&info.run_id))
+}
+
 /// The nodes that neither answered nor failed yet.
 fn unheard(core: &Core) -> impl Iterator<Item = &NodeId> {
     core.nodes
@@ -224,8 +237,11 @@ impl Judge<'_> {
             Standing::Serves(info) => Ok(self
                 .beside(followed, &info)
                 .unwrap_or_else(|| Belief::new((&followed.node, &info), "it serves"))),
-            Standing::Unclear(why) => self.heir(followed).ok_or(why),
-            Standing::Over(why) => match self.heir(followed) {
+            Standing::Slow(info) => Ok(self
+                .heir(followed, true)
+                .unwrap_or_else(|| Belief::new((&followed.node, &info), "it is only slow"))),
+            Standing::Unclear(why) => self.heir(followed, true).ok_or(why),
+            Standing::Over(why) => match self.heir(followed, false) {
                 Some(heir) => Ok(heir),
                 None => self.stranger(followed, why),
             },
@@ -244,7 +260,7 @@ impl Judge<'_> {
         };
         match node.live().filter(|_| !self.is_doubted(node)) {
             None if self.is_only_slow(node) => match node.info.clone() {
-                Some(info) => Standing::Serves(info),
+                Some(info) => Standing::Slow(info),
                 None => Standing::Unclear(format!("{id} does not answer")),
             },
             None if is_gone(node, &self.core.policy, self.core.now) => {
@@ -276,7 +292,7 @@ impl Judge<'_> {
         waits.then_some(info)
     }
 
-    /// Pure silence for a moment is no reason to hold requests; nobody was promoted yet.
+    /// Pure silence for a moment is no reason to hold requests.
     fn is_only_slow(&self, node: &Node) -> bool {
         let Some(streak) = &node.streak else {
             return false;
@@ -291,19 +307,11 @@ impl Judge<'_> {
             _ => return false,
         };
         self.core.published.gate == Gate::Open
-            && !self.claims.is_news(self.core, &node.id)
             && self.doubted.is_none()
             && self.core.now - node.heard_at < limit
     }
 
     // ---- the others ----
-
-    fn others<'a>(
-        &'a self,
-        followed: &'a Primary,
-    ) -> impl Iterator<Item = (&'a NodeId, &'a NodeInfo)> {
-        self.primaries().filter(|(node, _)| **node != followed.node)
-    }
 
     /// Without the followed one while its last answer counts no more.
     fn primaries(&self) -> impl Iterator<Item = (&NodeId, &NodeInfo)> {
@@ -345,15 +353,30 @@ impl Judge<'_> {
                 None
             }
         };
-        let others = self.others(followed);
+        let others = besides(self.core, &followed.node);
         let claim = self.best(others.filter(|(node, info)| takes_over(node, info).is_some()))?;
         Some(Belief::new(claim, takes_over(claim.0, claim.1)?))
     }
 
-    /// Somebody who goes on with the history of the followed one, which does not serve at present.
-    fn heir(&self, followed: &Primary) -> Option<Belief> {
-        let heirs = self.others(followed).filter(|(node, info)| {
-            continues(info, &followed.repl_id) && !self.claims.is_stray(node)
+    /// Somebody who goes on with the history of the followed one, which does not serve at present. While
+    /// that may come `back`, only one that was promoted since, or that has the replicas.
+    fn heir(&self, followed: &Primary, back: bool) -> Option<Belief> {
+        let old = self.core.node(&followed.node);
+        let replicas = old.and_then(|n| n.info.as_ref()).map_or(0, attached);
+        let failed = old.and_then(|n| n.streak.as_ref()).map(|s| s.since);
+        let trouble = failed.into_iter().chain(self.doubted).min();
+        let is_answer = |node: &NodeId, info: &NodeInfo| {
+            let since = self.claims.of(node).map(|claim| claim.since);
+            since
+                .zip(trouble)
+                .is_some_and(|(since, trouble)| since >= trouble)
+                || attached(info) >= replicas
+        };
+        let heirs = primaries(self.core).filter(|(node, info)| {
+            **node != followed.node
+                && continues(info, &followed.repl_id)
+                && !self.claims.is_stray(node)
+                && (!back || is_answer(node, info))
         });
         let why = format!("it goes on with the history of {}", followed.node);
         Some(Belief::new(self.best(heirs)?, why))
