@@ -116,3 +116,53 @@ async fn dns_2_and_5_the_last_good_answer_stays_and_the_trouble_is_told() {
     source.look_again();
     assert_eq!(next(&mut source).await, [NodeId::new("[::2]:1")]);
 }
+
+#[tokio::test]
+async fn dns_1_a_short_ttl_is_reason_enough_to_ask_again() {
+    if !bind::is_here() {
+        return;
+    }
+    let bind = Bind::start().await;
+    bind.update("update add wide.redis.test. 1 A 127.0.0.2");
+    let mut source = dns(&bind);
+    assert_eq!(next(&mut source).await, at([2]));
+    bind.update("update delete wide.redis.test. A\nupdate add wide.redis.test. 3600 A 127.0.0.3");
+    assert_eq!(next(&mut source).await, at([3]));
+}
+
+#[tokio::test]
+async fn dns_3_services_are_ordered_and_one_that_is_nowhere_hides_no_other() {
+    if !bind::is_here() {
+        return;
+    }
+    let bind = Bind::start().await;
+    let service = |priority: u8, weight: u8, port: u16, host: &str| {
+        format!(
+            "update add _redis._tcp.wide.redis.test. 3600 SRV {priority} {weight} {port} {host}\n"
+        )
+    };
+    bind.update(&format!(
+        "{}{}{}update add b.wide.redis.test. 3600 A 127.0.0.3\n",
+        service(2, 1, 7, "ns.redis.test."),
+        service(1, 1, 8, "b.wide.redis.test."),
+        service(1, 9, 9, "ns.redis.test."),
+    ));
+    let settings = DnsSettings {
+        names: vec![DnsName::Service {
+            name: "_redis._tcp.wide.redis.test".to_owned(),
+        }],
+        resolvers: vec![bind.server().parse().expect("an address")],
+        refresh: Duration::from_secs(3600),
+    };
+    let mut source = DnsSource::new(settings, "main".into());
+    let nodes = ["127.0.0.1:9", "127.0.0.3:8", "127.0.0.1:7"].map(NodeId::new);
+    assert_eq!(next(&mut source).await, nodes);
+    // The server is not asked for other zones.
+    bind.update(&service(1, 1, 6, "elsewhere.example."));
+    troubled(&mut source, "elsewhere.example").await;
+    assert_eq!(ready(source.next()).await, None);
+    bind.update("update delete b.wide.redis.test. A");
+    source.look_again();
+    troubled(&mut source, "b.wide.redis.test").await;
+    assert_eq!(ready(source.next()).await, None);
+}

@@ -4,7 +4,7 @@
 //! Every answer is a whole: what it names no more is no node any more. A name that can not be resolved,
 //! or to nothing, keeps the nodes of its last good answer.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
@@ -26,6 +26,9 @@ const PATIENT: Duration = Duration::from_millis(100);
 
 /// A shorter TTL is no reason to ask more often than this.
 const SHORTEST_TTL: Duration = Duration::from_secs(1);
+
+/// Nodes at most; what a name stands for beyond that is not looked at.
+const MOST: usize = 256;
 
 /// Which names, and whom to ask.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -87,6 +90,7 @@ impl DnsSource {
             resolver: Resolver::new(settings.resolvers.clone()),
             last: vec![Vec::new(); settings.names.len()],
             addresses: HashMap::new(),
+            asked: HashSet::new(),
             troubled: vec![false; settings.names.len()],
             settings,
             backend,
@@ -146,6 +150,8 @@ struct Lookups {
     last: Vec<Vec<NodeId>>,
     /// The last addresses of each host, for when only one of two questions is answered.
     addresses: HashMap<(String, RecordType), Vec<IpAddr>>,
+    /// The hosts of this look.
+    asked: HashSet<String>,
     /// The names whose trouble was told.
     troubled: Vec<bool>,
     backend: Arc<str>,
@@ -186,6 +192,7 @@ impl Lookups {
         let mut ttl = Duration::MAX;
         let mut troubles = Vec::new();
         self.resolver.prepare();
+        self.asked.clear();
         for index in 0..self.settings.names.len() {
             let name = self.settings.names[index].clone();
             let trouble = match self.nodes_of(&name).await {
@@ -204,6 +211,17 @@ impl Lookups {
             if !nodes.contains(node) {
                 nodes.push(node.clone());
             }
+        }
+        if nodes.len() > MOST {
+            troubles.push(format!(
+                "only {MOST} of {} nodes are looked at",
+                nodes.len()
+            ));
+            nodes.truncate(MOST);
+        }
+        if troubles.is_empty() {
+            let asked = &self.asked;
+            self.addresses.retain(|(host, _), _| asked.contains(host));
         }
         let known = Known {
             nodes,
@@ -315,6 +333,7 @@ impl Lookups {
     /// The addresses of a host, IPv4 first. Of two questions one may stay without an answer; then its
     /// last one counts.
     async fn addresses_of(&mut self, host: &str) -> Result<Found<IpAddr>, String> {
+        self.asked.insert(host.to_owned());
         let (four, six) = tokio::join!(
             self.resolver.ask(host, RecordType::A),
             self.resolver.ask(host, RecordType::AAAA),
