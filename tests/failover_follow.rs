@@ -147,7 +147,7 @@ fn in_a_pair_a_promotion_is_a_move_and_the_old_one_is_the_past() {
         why.contains("node:7000 (no replica, an earlier part"),
         "{why}"
     );
-    assert_eq!(told(&world, "says that it is primary too"), 1);
+    assert_eq!(told(&world, "other primaries"), 1);
     // Whatever it comes back as.
     for disk in [Disk::Saved, Disk::Data, Disk::Empty] {
         world.kill(0);
@@ -194,7 +194,7 @@ fn a_detached_copy_is_no_move_while_the_primary_has_replicas() {
         why.contains("node:7001 (no replica, left its history)"),
         "{why}"
     );
-    assert_eq!(told(&world, "says that it is primary too"), 1);
+    assert_eq!(told(&world, "other primaries"), 1);
     // The primary's last replica ends: the copy is as old as it was.
     world.kill(2);
     goes_on_serving(&mut world, 0, 20_000 * MS);
@@ -321,7 +321,7 @@ fn a_primary_cut_off_with_replicas_of_its_own_is_the_past_when_it_returns() {
         why.contains("node:7000 (2 replicas, an earlier part"),
         "{why}"
     );
-    assert_eq!(told(&world, "says that it is primary too"), 1);
+    assert_eq!(told(&world, "other primaries"), 1);
 }
 
 #[test]
@@ -580,7 +580,7 @@ fn one_process_at_two_addresses_is_no_second_primary() {
             }
         }
         let undecided = machine.status(now).undecided.unwrap_or_default();
-        assert!(!undecided.contains("primary too"), "{undecided}");
+        assert!(!undecided.contains("other primaries"), "{undecided}");
     }
     let [.., (before, first), (after, second)] = &moves[..] else {
         panic!("{moves:?}");

@@ -159,7 +159,7 @@ impl Claims {
             return None;
         }
         Some(format!(
-            "{} is followed ({}), and says that it is primary too: {}",
+            "{} is followed ({}); other primaries: {}",
             followed.node,
             replicas(attached(&followed.info)),
             others.join(", ")
