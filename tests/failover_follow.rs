@@ -259,6 +259,43 @@ fn an_operator_who_takes_half_an_hour_is_followed_all_the_same() {
 }
 
 #[test]
+fn a_restart_of_the_old_primary_does_not_undo_a_promotion() {
+    for disk in [Disk::Saved, Disk::Data, Disk::Empty] {
+        for first in [true, false] {
+            let mut world = world(1, 2);
+            world.kill(0);
+            world.run_for(200 * MS);
+            if first {
+                restart(&mut world, 0, disk);
+                world.run_for(100 * MS);
+                promote(&mut world, 1);
+            } else {
+                promote(&mut world, 1);
+                world.run_for(100 * MS);
+                restart(&mut world, 0, disk);
+            }
+            until_serving(&mut world, 1, 300 * MS);
+            goes_on_serving(&mut world, 1, 20_000 * MS);
+        }
+    }
+}
+
+#[test]
+fn a_restart_of_the_primary_makes_no_old_copy_news() {
+    for disk in [Disk::Saved, Disk::Data] {
+        let mut world = world(1, 3);
+        promote(&mut world, 1);
+        goes_on_serving(&mut world, 0, 15_000 * MS);
+        world.kill(2);
+        world.run_for(1000 * MS);
+        world.kill(0);
+        restart(&mut world, 0, disk);
+        until_serving(&mut world, 0, 300 * MS);
+        goes_on_serving(&mut world, 0, 20_000 * MS);
+    }
+}
+
+#[test]
 fn an_old_primary_that_returns_empty_never_wins() {
     let mut world = world(1, 3);
     world.kill(0);

@@ -7,25 +7,18 @@
 //! when nobody is left who holds what was followed.
 
 use std::cmp::Reverse;
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::claims::{Claims, attached, besides, continues, is_id, primaries, replicas, unheard};
 use super::core::Core;
 use super::node::{Node, is_alive};
 use super::{Policy, ProbeError};
 use crate::resp::info::{NodeInfo, Role};
 use crate::topology::{Gate, NodeId, Primary, Timestamp};
 
-/// A promotion is news for this long; after that, a primary beside the followed one is a stray, and
-/// only further replicas make it more than that.
-const NEWS: Duration = Duration::from_secs(10);
-
 /// The longest wait for new nodes that neither answer nor fail.
 const FIRST_ANSWERS: Duration = Duration::from_secs(1);
-
-/// A second primary is mentioned once it has been there for this long: every move has two for a moment.
-const MENTIONED_AFTER: Duration = Duration::from_secs(1);
 
 /// Who is believed, and why in words.
 #[derive(Clone, Debug)]
@@ -33,29 +26,6 @@ pub(super) struct Belief {
     pub node: NodeId,
     pub info: NodeInfo,
     pub why: String,
-}
-
-/// What was seen of nodes over time.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Claims(BTreeMap<NodeId, Seen>);
-
-#[derive(Clone, Debug)]
-enum Seen {
-    Replica { run_id: Arc<str> },
-    Primary(Claim),
-}
-
-/// Says that it is primary.
-#[derive(Clone, Debug)]
-struct Claim {
-    run_id: Arc<str>,
-    since: Timestamp,
-    /// The same process was a replica before: somebody promoted it.
-    rose: bool,
-    /// The followed one was preferred to it for long.
-    stray: bool,
-    /// The most replicas that a stray had.
-    known: usize,
 }
 
 /// How the followed primary stands.
@@ -69,152 +39,6 @@ enum Standing {
     Over(String),
 }
 
-pub(super) fn attached(info: &NodeInfo) -> usize {
-    info.replicas.iter().filter(|r| r.online).count()
-}
-
-/// Whether this is a replication id, and not the zeros that say there is none.
-fn is_id(id: &str) -> bool {
-    id.bytes().any(|b| b != b'0')
-}
-
-/// Whether `info` holds the history `repl_id` or one that continues it.
-fn continues(info: &NodeInfo, repl_id: &str) -> bool {
-    is_id(repl_id) && (&*info.repl_id == repl_id || &*info.repl_id2 == repl_id)
-}
-
-impl Claims {
-    /// Takes in what the nodes say now.
-    pub(super) fn watch(&mut self, core: &Core) {
-        self.0.retain(|id, _| core.node(id).is_some());
-        for node in &core.nodes {
-            let Some(info) = node.live() else { continue };
-            let run_id = info.run_id.clone();
-            let before = self.0.get(&node.id);
-            let seen = match (info.role, before) {
-                (Role::Replica, _) => Seen::Replica { run_id },
-                (Role::Primary, Some(Seen::Primary(claim))) if claim.run_id == run_id => continue,
-                (Role::Primary, before) => Seen::Primary(Claim {
-                    rose: matches!(before, Some(Seen::Replica { run_id: r }) if *r == run_id),
-                    run_id,
-                    since: core.now,
-                    stray: false,
-                    known: 0,
-                }),
-            };
-            self.0.insert(node.id.clone(), seen);
-        }
-    }
-
-    fn of(&self, node: &NodeId) -> Option<&Claim> {
-        match self.0.get(node) {
-            Some(Seen::Primary(claim)) => Some(claim),
-            _ => None,
-        }
-    }
-
-    fn is_stray(&self, node: &NodeId) -> bool {
-        self.of(node).is_some_and(|claim| claim.stray)
-    }
-
-    /// Another primary is followed from now on: what the others say is to be judged anew.
-    pub(super) fn moved(&mut self, now: Timestamp) {
-        for seen in self.0.values_mut() {
-            if let Seen::Primary(claim) = seen {
-                (claim.since, claim.stray, claim.known) = (now, false, 0);
-            }
-        }
-    }
-
-    /// `followed` serves and is preferred.
-    pub(super) fn preferred(&mut self, core: &Core, followed: &NodeId) {
-        for (node, info) in besides(core, followed) {
-            if let Some(Seen::Primary(claim)) = self.0.get_mut(node)
-                && core.now - claim.since >= NEWS
-            {
-                claim.stray = true;
-                claim.known = claim.known.max(attached(info));
-            }
-        }
-    }
-
-    /// Whether another one than `followed` says since lately that it is primary.
-    pub(super) fn is_news(&self, core: &Core, followed: &NodeId) -> bool {
-        besides(core, followed).any(|(node, _)| !self.is_stray(node))
-    }
-
-    /// The sentence about primaries beside the followed one.
-    pub(super) fn mention(&self, core: &Core, followed: &Belief) -> Option<String> {
-        let others: Vec<String> = besides(core, &followed.node)
-            .filter(|(node, _)| {
-                let since = self.of(node).map(|claim| claim.since);
-                since.is_some_and(|since| core.now - since >= MENTIONED_AFTER)
-            })
-            .map(|(node, info)| {
-                let count = replicas(attached(info));
-                format!("{node} ({count}, {})", kinship(info, &followed.info))
-            })
-            .collect();
-        if others.is_empty() {
-            return None;
-        }
-        Some(format!(
-            "{} is followed ({}); other primaries: {}",
-            followed.node,
-            replicas(attached(&followed.info)),
-            others.join(", ")
-        ))
-    }
-}
-
-fn replicas(count: usize) -> String {
-    match count {
-        0 => "no replica".to_owned(),
-        1 => "1 replica".to_owned(),
-        _ => format!("{count} replicas"),
-    }
-}
-
-fn kinship(info: &NodeInfo, followed: &NodeInfo) -> &'static str {
-    if continues(info, &followed.repl_id) {
-        "left its history"
-    } else if continues(followed, &info.repl_id) {
-        "an earlier part of its history"
-    } else if is_id(&info.repl_id2) && info.repl_id2 == followed.repl_id2 {
-        "left the same history"
-    } else {
-        "another history"
-    }
-}
-
-/// The nodes that answer, say that they are primary and have their data.
-fn primaries(core: &Core) -> impl Iterator<Item = (&NodeId, &NodeInfo)> {
-    core.nodes
-        .iter()
-        .filter_map(|n| Some((&n.id, n.live()?)))
-        .filter(|(_, info)| info.role == Role::Primary && !info.loading)
-}
-
-/// Those of them that are neither `followed` nor the same process at another address.
-fn besides<'a>(
-    core: &'a Core,
-    followed: &'a NodeId,
-) -> impl Iterator<Item = (&'a NodeId, &'a NodeInfo)> {
-    let process = core
-        .node(followed)
-        .and_then(|n| n.info.as_ref())
-        .map(|info| &info.run_id);
-    primaries(core).filter(move |(node, info)| *node != followed && process != Some(&info.run_id))
-}
-
-/// The nodes that neither answered nor failed yet.
-fn unheard(core: &Core) -> impl Iterator<Item = &NodeId> {
-    core.nodes
-        .iter()
-        .filter(|n| n.info.is_none() && n.streak.is_none())
-        .map(|n| &n.id)
-}
-
 /// See the head of the file.
 pub(super) struct Judge<'a> {
     pub core: &'a Core,
@@ -225,6 +49,8 @@ pub(super) struct Judge<'a> {
     pub lost_since: Option<Timestamp>,
     /// Since when the followed primary is no node of the backend, and what it said last.
     pub removed: Option<(Timestamp, &'a NodeInfo)>,
+    /// The histories that were followed before.
+    pub line: &'a [Arc<str>],
 }
 
 impl Judge<'_> {
@@ -266,7 +92,10 @@ impl Judge<'_> {
             None if is_gone(node, &self.core.policy, self.core.now) => {
                 Standing::Over(format!("{id} does not answer"))
             }
-            None => Standing::Unclear(format!("{id} does not answer, it is asked again")),
+            None => Standing::Unclear(match node.streak.as_ref().map(|s| &s.last) {
+                Some(ProbeError::ErrorReply(word)) => format!("{id} answers -{word}"),
+                _ => format!("{id} does not answer, it is asked again"),
+            }),
             Some(info) if info.role == Role::Replica => {
                 Standing::Over(format!("{id} says that it is a replica"))
             }
@@ -331,31 +160,40 @@ impl Judge<'_> {
 
     /// Somebody who was promoted beside the followed one, and has the replicas.
     fn beside(&self, followed: &Primary, mine: &NodeInfo) -> Option<Belief> {
-        let ours = attached(mine);
-        let takes_over = |node: &NodeId, info: &NodeInfo| {
-            let claim = self.claims.of(node)?;
-            let child = continues(info, &mine.repl_id);
-            let sibling = claim.rose && is_id(&info.repl_id2) && info.repl_id2 == mine.repl_id2;
-            let count = attached(info);
-            if (child || sibling) && count > ours.max(claim.known) {
-                Some(format!(
-                    "it goes on with the history of {} and has {}, the old one {}",
-                    followed.node,
-                    replicas(count),
-                    replicas(ours)
-                ))
-            } else if child && claim.rose && !claim.stray && count == ours {
-                Some(format!(
-                    "it was promoted from the history of {}",
-                    followed.node
-                ))
-            } else {
-                None
-            }
-        };
         let others = besides(self.core, &followed.node);
-        let claim = self.best(others.filter(|(node, info)| takes_over(node, info).is_some()))?;
-        Some(Belief::new(claim, takes_over(claim.0, claim.1)?))
+        let taking = others.filter(|(node, info)| self.takes_over(followed, mine, node, info));
+        let claim = self.best(taking)?;
+        let why = format!(
+            "it was promoted from the history of {} and has {}, the old one {}",
+            followed.node,
+            replicas(attached(claim.1)),
+            replicas(attached(mine))
+        );
+        Some(Belief::new(claim, why))
+    }
+
+    fn takes_over(
+        &self,
+        followed: &Primary,
+        mine: &NodeInfo,
+        node: &NodeId,
+        info: &NodeInfo,
+    ) -> bool {
+        let Some(claim) = self.claims.of(node) else {
+            return false;
+        };
+        let child = continues(info, &mine.repl_id);
+        // Promoted from what the followed one comes from too.
+        let before = info.repl_id2 == mine.repl_id2 || self.line.contains(&info.repl_id2);
+        let sibling = claim.rose && is_id(&info.repl_id2) && before;
+        let (count, ours) = (attached(info), attached(mine));
+        if (child || sibling) && count > ours.max(claim.known) {
+            return true;
+        }
+        // A promotion is somebody's decision; a restart of the followed one is not.
+        let decided = self.claims.of(&followed.node).is_some_and(|c| c.rose);
+        let newer = child || (sibling && !decided);
+        newer && claim.rose && !claim.stray && count == ours
     }
 
     /// Somebody who goes on with the history of the followed one, which does not serve at present. While
@@ -385,14 +223,17 @@ impl Judge<'_> {
     /// Somebody else, when the followed one serves no more and nobody goes on with its history.
     fn stranger(&self, followed: &Primary, over: String) -> Result<Belief, String> {
         let core = self.core;
+        let gained = self.primaries().filter(|(node, info)| {
+            let known = self.claims.of(node).map_or(0, |claim| claim.known);
+            attached(info) > known
+        });
+        if let Some(claim) = self.best(gained) {
+            let why = format!("{over}, and it has {}", replicas(attached(claim.1)));
+            return Ok(Belief::new(claim, why));
+        }
         let Some((node, info)) = self.best(self.primaries()) else {
             return Err(format!("{over}; {}", nobody(core)));
         };
-        let known = self.claims.of(node).map_or(0, |claim| claim.known);
-        if attached(info) > known {
-            let why = format!("{over}, and it has {}", replicas(attached(info)));
-            return Ok(Belief::new((node, info), why));
-        }
         let since = self.lost_since.unwrap_or(core.now);
         let patient = core.now - since < core.policy.restart_grace;
         let holder = core.nodes.iter().find(|n| {
@@ -451,32 +292,7 @@ impl Judge<'_> {
         if !unheard.is_empty() && waited < FIRST_ANSWERS {
             return Err(format!("asking {} for their role", unheard.join(", ")));
         }
-        let worth = |info: &NodeInfo| (attached(info), info.keys > 0);
-        let most = primaries(core).map(|(_, info)| worth(info)).max();
-        let equals: Vec<(&NodeId, &NodeInfo)> = primaries(core)
-            .filter(|(_, info)| Some(worth(info)) == most)
-            .collect();
-        let related = |a: &NodeInfo, b: &NodeInfo| {
-            continues(a, &b.repl_id)
-                || continues(b, &a.repl_id)
-                || (is_id(&a.repl_id2) && a.repl_id2 == b.repl_id2)
-        };
-        if let Some((one, (other, _))) = equals.iter().find_map(|(one, a)| {
-            let stranger = equals.iter().find(|(_, b)| !related(a, b))?;
-            Some((one, stranger))
-        }) {
-            return Err(format!(
-                "{one} and {other} say that they are primary, of different histories and with as many \
-                 replicas: one of them has to go"
-            ));
-        }
-        // Of one history: the longer one, and of equals the one that left it later.
-        let longest = equals.iter().enumerate().max_by_key(|(index, (_, info))| {
-            (info.offset, info.second_repl_offset, Reverse(*index))
-        });
-        let Some((_, (node, info))) = longest else {
-            return Err(nobody(core));
-        };
+        let (node, info) = self.worthiest()?;
         let orphan = core.nodes.iter().find(|n| {
             let holds = |other: &NodeInfo| {
                 other.role == Role::Replica && other.keys > 0 && !continues(info, &other.repl_id)
@@ -484,7 +300,8 @@ impl Judge<'_> {
             n.live().is_some_and(holds)
         });
         if let Some(orphan) = orphan
-            && worth(info) == (0, false)
+            && attached(info) == 0
+            && info.keys == 0
             && waited < FIRST_ANSWERS + core.policy.restart_grace
         {
             return Err(format!(
@@ -493,6 +310,36 @@ impl Judge<'_> {
             ));
         }
         Ok(Belief::new((node, info), "found at the start"))
+    }
+
+    /// The one with the most replicas, of equals one with data, of one history the longest.
+    fn worthiest(&self) -> Result<(&NodeId, &NodeInfo), String> {
+        let worth = |info: &NodeInfo| (attached(info), info.keys > 0);
+        let most = primaries(self.core).map(|(_, info)| worth(info)).max();
+        let equals: Vec<(&NodeId, &NodeInfo)> = primaries(self.core)
+            .filter(|(_, info)| Some(worth(info)) == most)
+            .collect();
+        let related = |a: &NodeInfo, b: &NodeInfo| {
+            continues(a, &b.repl_id)
+                || continues(b, &a.repl_id)
+                || (is_id(&a.repl_id2) && a.repl_id2 == b.repl_id2)
+        };
+        let strangers = equals.iter().find_map(|(one, a)| {
+            let (other, _) = equals.iter().find(|(_, b)| !related(a, b))?;
+            Some((one, other))
+        });
+        if let Some((one, other)) = strangers {
+            return Err(format!(
+                "{one} and {other} say that they are primary, of different histories and with as many \
+                 replicas: one of them has to go"
+            ));
+        }
+        // Of two that are as long the one that left their history later.
+        let longest = equals.iter().enumerate().max_by_key(|(index, (_, info))| {
+            (info.offset, info.second_repl_offset, Reverse(*index))
+        });
+        let (_, claim) = longest.ok_or_else(|| nobody(self.core))?;
+        Ok(*claim)
     }
 }
 

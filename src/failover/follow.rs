@@ -1,8 +1,10 @@
 //! Somebody else decides: believe ROLE, publish whom it names, never act.
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use super::belief::{Belief, Claims, Judge};
+use super::belief::{Belief, Judge};
+use super::claims::Claims;
 use super::core::{Core, Input};
 use super::machine::{Next, Phase};
 use super::report::Ending;
@@ -12,6 +14,9 @@ use crate::topology::{BytesLost, Epoch, Fault, Gate, Outcome, Primary, Timestamp
 
 /// Between two probes of everybody while nobody, or more than one, is known to be primary.
 const LOOK: Duration = Duration::from_millis(25);
+
+/// Histories that are remembered.
+const LINE: usize = 8;
 
 /// See the head of the file.
 #[derive(Clone, Debug, Default)]
@@ -27,6 +32,8 @@ pub(super) struct Following {
     /// Since when it is no node of the backend.
     removed_at: Option<Timestamp>,
     claims: Claims,
+    /// The histories that were followed before, the last ones of them.
+    line: Vec<Arc<str>>,
 }
 
 /// The gate is closed, and what is on its way to the followed primary is waited for.
@@ -61,6 +68,7 @@ impl Following {
             claims: &self.claims,
             doubted: self.doubted,
             lost_since: self.lost_since,
+            line: &self.line,
             removed: self.removed_at.zip(self.said.as_ref()),
         };
         match judge.believed() {
@@ -120,13 +128,15 @@ impl Following {
             core.note(format!("{} is followed now: {}", belief.node, belief.why));
             return;
         }
+        if let Some(left) = core.published.primary.as_ref().filter(|_| !stays) {
+            self.claims.left(&left.node, core.now);
+            self.line.push(left.repl_id.clone());
+            let old = self.line.len().saturating_sub(LINE);
+            self.line.drain(..old);
+        }
         self.publish(core, &belief, primary);
         self.said = Some(belief.info.clone());
-        if stays {
-            self.claims.preferred(core, &belief.node);
-        } else {
-            self.claims.moved(core.now);
-        }
+        self.claims.preferred(core, &belief.node);
         let remark = self.claims.mention(core, &belief);
         core.recovered_but(remark);
         if self.claims.is_news(core, &belief.node) {

@@ -5,6 +5,7 @@ mod action;
 mod belief;
 mod candidate;
 mod choice;
+mod claims;
 mod commit;
 mod core;
 mod detector;

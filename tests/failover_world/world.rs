@@ -136,6 +136,8 @@ pub struct Monitor {
     pub heard: BTreeMap<NodeId, (NodeInfo, u64)>,
     /// The nodes it was told of.
     members: Vec<NodeId>,
+    /// The histories it served.
+    line: BTreeSet<Arc<str>>,
     /// Nodes that failed since they told something.
     failing: BTreeSet<NodeId>,
     pub unanswered: BTreeSet<OpId>,
@@ -290,6 +292,7 @@ impl World {
             probe_run: BTreeMap::new(),
             awaiting_probe: BTreeMap::new(),
             heard: BTreeMap::new(),
+            line: BTreeSet::new(),
             members: (0..self.nodes.len()).map(node_id).collect(),
             failing: BTreeSet::new(),
             unanswered: BTreeSet::new(),
@@ -652,6 +655,8 @@ impl World {
         if self.monitors[index].view.as_ref().map(|v| v.gate) != Some(view.gate) {
             self.gates.push((self.now, index, view.gate));
         }
+        let served = view.primary.iter().map(|primary| primary.repl_id.clone());
+        self.monitors[index].line.extend(served);
         self.monitors[index].view = Some(view);
         if await_obeyed {
             let slow = self.rng.chance(self.noise.slow_workers);
@@ -732,7 +737,10 @@ impl World {
             && old.run_id == from.run_id
             && !old.loading
         {
-            let related = new.repl_id2 == old.repl_id || new.repl_id2 == old.repl_id2;
+            let line = &self.monitors[index].line;
+            let related = new.repl_id2 == old.repl_id
+                || new.repl_id2 == old.repl_id2
+                || line.contains(&new.repl_id2);
             if !related || new.replicas.len() < old.replicas.len() {
                 let text = format!("{old:?} serves and is left for {new:?}");
                 return self.violate(text);
