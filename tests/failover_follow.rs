@@ -336,16 +336,21 @@ fn an_empty_primary_whose_replicas_follow_it_is_what_there_is() {
     assert!(world.violation.is_none(), "{}", story(&world));
 }
 
-#[test]
-fn a_primary_cut_off_with_replicas_of_its_own_is_the_past_when_it_returns() {
-    let mut world = world(1, 5);
-    for here in [0, 3, 4] {
-        world.monitor_cuts.insert((0, here));
-        for there in [1, 2] {
-            world.node_cuts.insert((there.min(here), there.max(here)));
+/// Nothing passes between `those` and the rest of the world any more, for two seconds so far.
+fn cut_off(world: &mut World, those: &[usize], rest: &[usize]) {
+    for here in those {
+        world.monitor_cuts.insert((0, *here));
+        for there in rest {
+            world.node_cuts.insert((*there.min(here), *there.max(here)));
         }
     }
     world.run_for(2000 * MS);
+}
+
+#[test]
+fn a_primary_cut_off_with_replicas_of_its_own_is_the_past_when_it_returns() {
+    let mut world = world(1, 5);
+    cut_off(&mut world, &[0, 3, 4], &[1, 2]);
     assert_eq!(world.serving(), None);
     promote(&mut world, 1);
     repoint(&mut world, 2, 1);
@@ -374,6 +379,50 @@ fn of_two_that_were_promoted_the_one_with_the_replicas_wins() {
         until_serving(&mut world, 2, 3000 * MS);
         goes_on_serving(&mut world, 2, 5000 * MS);
     }
+}
+
+#[test]
+fn of_two_that_were_promoted_without_replicas_the_first_stays() {
+    let mut world = world(1, 3);
+    world.kill(0);
+    world.run_for(100 * MS);
+    promote(&mut world, 1);
+    until_serving(&mut world, 1, 300 * MS);
+    promote(&mut world, 2);
+    goes_on_serving(&mut world, 1, 20_000 * MS);
+}
+
+#[test]
+fn the_past_with_its_replicas_is_what_there_is_when_nobody_else_is_left() {
+    let mut world = world(1, 5);
+    cut_off(&mut world, &[0, 3, 4], &[1, 2]);
+    promote(&mut world, 1);
+    repoint(&mut world, 2, 1);
+    until_serving(&mut world, 1, 3000 * MS);
+    world.mend();
+    goes_on_serving(&mut world, 1, 3000 * MS);
+    world.kill(2);
+    world.kill(1);
+    let took = until_serving(&mut world, 0, 3000 * MS);
+    assert!(took < 300 * MS, "{} ms\n{}", took / MS, story(&world));
+}
+
+#[test]
+fn a_stranger_is_believed_only_when_the_missing_had_time_to_return() {
+    let mut world = world(1, 2);
+    world.kill(0);
+    promote(&mut world, 1);
+    until_serving(&mut world, 1, 1000 * MS);
+    restart(&mut world, 0, Disk::Data);
+    world.run_for(500 * MS);
+    world.kill(1);
+    nobody_serves(&mut world, 2800 * MS);
+    assert!(
+        undecided(&world).contains("waiting for node:7001"),
+        "{}",
+        undecided(&world)
+    );
+    until_serving(&mut world, 0, 500 * MS);
 }
 
 // ---- the start ----
