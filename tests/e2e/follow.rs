@@ -237,3 +237,26 @@ async fn a_detached_copy_is_left_alone() {
     scene.expect_log("other primaries");
     scene.assert_log_is_clean();
 }
+
+#[tokio::test]
+async fn an_old_primary_that_hung_and_returns_with_its_replicas_is_the_past() {
+    let mut scene = scene(4).await;
+    let options = clients(&scene, &[Kind::Reader, Kind::Setter]);
+    scene.traffic_of(options).await;
+    scene.node(0).stop();
+    promote(scene.node(1)).await;
+    repoint(scene.node(2), scene.node(1)).await;
+    serves(&scene, &scene.node(1).id()).await;
+    scene.progress(20).await;
+    scene.node(0).cont();
+    // Nodes 3 and 4 never heard of the promotion.
+    let says = "2 replicas, an earlier part of its history";
+    status_says(&scene.shard.pointsman, says).await;
+    scene.progress(50).await;
+    scene.failed_over().await;
+    scene.nothing_else_happened().await;
+    let verdict = scene.judged().await;
+    assert_no_error_at_all(&verdict);
+    let told = scene.shard.pointsman.log().matches(says).count();
+    assert_eq!(told, 1, "{}", scene.shard.pointsman.log_tail());
+}
