@@ -62,12 +62,20 @@ fn options(source: String) -> PointsmanOptions {
 
 /// One primary and two replicas; the service stands for those of the given numbers.
 async fn scene(bind: &Bind, named: &[usize]) -> Scene {
+    scene_with(bind, named, &service(bind), 0).await
+}
+
+/// The same with this source, and records of this TTL.
+async fn scene_with(bind: &Bind, named: &[usize], source: &str, ttl: u32) -> Scene {
     let cluster = Cluster::start(ClusterOptions::default()).await.unwrap();
     let nodes: Vec<&Server> = named.iter().map(|n| cluster.node(*n)).collect();
-    bind.update(&services(&nodes));
-    let pointsman = Pointsman::start_ready(&options(service(bind)))
-        .await
-        .unwrap();
+    let records = services(&nodes).replace(" 0 SRV", &format!(" {ttl} SRV"));
+    bind.update(&records.replace("ns.redis.test", "node.wide.redis.test"));
+    bind.update(&format!(
+        "update add node.wide.redis.test. {ttl} A 127.0.0.1"
+    ));
+    let options = options(source.to_owned());
+    let pointsman = Pointsman::start_ready(&options).await.unwrap();
     Scene::of(Shard { pointsman, cluster })
 }
 
@@ -150,7 +158,9 @@ async fn a_name_that_moves_after_a_crash_is_seen_at_once() {
         return;
     }
     let bind = Bind::start().await;
-    let mut scene = scene(&bind, &[0]).await;
+    // By itself it would be looked up an hour later.
+    let source = service(&bind).replace("record", "refresh = \"1h\", record");
+    let mut scene = scene_with(&bind, &[0], &source, 3600).await;
     let options = clients(&scene, &[Kind::Reader, Kind::Setter]);
     scene.traffic_of(options).await;
     scene.node(0).kill();
