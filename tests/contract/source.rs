@@ -118,6 +118,35 @@ async fn dns_2_and_5_the_last_good_answer_stays_and_the_trouble_is_told() {
 }
 
 #[tokio::test]
+async fn dns_2_a_name_that_is_gone_keeps_its_nodes_beside_others_that_are_not() {
+    if !bind::is_here() {
+        return;
+    }
+    let bind = Bind::start().await;
+    let name = |name: &str| DnsName::Host {
+        name: name.to_owned(),
+        port: 1,
+    };
+    bind.update("update add wide.redis.test. 3600 A 127.0.0.2");
+    bind.update("update add b.wide.redis.test. 3600 A 127.0.0.3");
+    let settings = DnsSettings {
+        names: vec![name("wide.redis.test."), name("b.wide.redis.test.")],
+        resolvers: vec![bind.server().parse().expect("an address")],
+        refresh: Duration::from_secs(3600),
+    };
+    let mut source = DnsSource::new(settings, "main".into());
+    assert_eq!(next(&mut source).await, at([2, 3]));
+    bind.update("update delete b.wide.redis.test. A");
+    troubled(&mut source, "b.wide.redis.test. has no address").await;
+    assert_eq!(ready(source.next()).await, None);
+    bind.update(
+        "update delete wide.redis.test. A 127.0.0.2\nupdate add wide.redis.test. 3600 A 127.0.0.4",
+    );
+    source.look_again();
+    assert_eq!(next(&mut source).await, at([4, 3]));
+}
+
+#[tokio::test]
 async fn dns_1_a_short_ttl_is_reason_enough_to_ask_again() {
     if !bind::is_here() {
         return;

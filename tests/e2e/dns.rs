@@ -69,11 +69,7 @@ async fn scene(bind: &Bind, named: &[usize]) -> Scene {
 async fn scene_with(bind: &Bind, named: &[usize], source: &str, ttl: u32) -> Scene {
     let cluster = Cluster::start(ClusterOptions::default()).await.unwrap();
     let nodes: Vec<&Server> = named.iter().map(|n| cluster.node(*n)).collect();
-    let records = services(&nodes).replace(" 0 SRV", &format!(" {ttl} SRV"));
-    bind.update(&records.replace("ns.redis.test", "node.wide.redis.test"));
-    bind.update(&format!(
-        "update add node.wide.redis.test. {ttl} A 127.0.0.1"
-    ));
+    bind.update(&services(&nodes).replace(" 0 SRV", &format!(" {ttl} SRV")));
     let options = options(source.to_owned());
     let pointsman = Pointsman::start_ready(&options).await.unwrap();
     Scene::of(Shard { pointsman, cluster })
@@ -158,7 +154,7 @@ async fn a_name_that_moves_after_a_crash_is_seen_at_once() {
         return;
     }
     let bind = Bind::start().await;
-    // By itself it would be looked up an hour later.
+    // By itself it would be looked up a minute later, when the TTL of its host is over.
     let source = service(&bind).replace("record", "refresh = \"1h\", record");
     let mut scene = scene_with(&bind, &[0], &source, 3600).await;
     let options = clients(&scene, &[Kind::Reader, Kind::Setter]);

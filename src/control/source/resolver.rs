@@ -111,7 +111,8 @@ impl Resolver {
             {
                 Ok(Answer {
                     data: Vec::new(),
-                    ttl: Duration::from_secs(none.negative_ttl.unwrap_or(0).into()),
+                    // Most hosts have addresses of one family; that the other has none bounds nothing.
+                    ttl: Duration::MAX,
                 })
             }
             Ok(Err(error)) => failed(error.to_string()),
