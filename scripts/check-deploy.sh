@@ -56,11 +56,14 @@ fi
 
 if have systemd-analyze; then
     mkdir -p "$place/usr/local/bin"
-    sed "s#/usr/local/bin/pointsman#/bin/true#" deploy/systemd/pointsman.service >"$place/pointsman.service"
-    systemd-analyze verify "$place/pointsman.service" 2>&1 | grep 'pointsman.service' >"$place/said" || true
-    if [ -s "$place/said" ]; then
-        cat "$place/said" >&2
-        die "systemd-analyze complains"
-    fi
-    say "ok: systemd unit"
+    for unit in deploy/systemd/*.service; do
+        name=$(basename "$unit")
+        sed "s#/usr/local/bin/pointsman#/bin/true#" "$unit" >"$place/$name"
+        systemd-analyze verify "$place/$name" 2>&1 | grep "$name" >"$place/said" || true
+        if [ -s "$place/said" ]; then
+            cat "$place/said" >&2
+            die "systemd-analyze complains about $unit"
+        fi
+    done
+    say "ok: systemd units"
 fi

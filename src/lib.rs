@@ -30,3 +30,4 @@ pub mod proxy;
 pub mod resp;
 pub mod telemetry;
 pub mod topology;
+pub mod vip;

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use pointsman::admin::{AdminSettings, AllowRemote};
-use pointsman::config::{Bind, Config, ConfigErrors};
+use pointsman::config::{Bind, Config, ConfigErrors, VipConfig};
 use pointsman::control::{AuthoritySettings, PublisherSettings};
 use pointsman::failover::Policy;
 use pointsman::proxy::{BackendSettings, Settings};
@@ -259,7 +259,7 @@ fn what_comes_later_is_refused_by_name() {
             "embedded, follow",
         );
     }
-    for kind in ["dns_update", "dns_server", "kv", "vip", "sentinel"] {
+    for kind in ["dns_update", "dns_server", "kv", "sentinel"] {
         refused_in_backend(
             &format!("publishers = [{{ kind = \"{kind}\" }}]"),
             "is not in this version",
@@ -570,6 +570,77 @@ fn the_short_files_are_valid_where_their_directories_exist() {
     let here = directory.path().display().to_string();
     let config = good(&text.replace("/var/lib/pointsman", &here));
     assert_eq!(config.warnings, []);
+}
+
+#[test]
+fn the_file_of_a_vip_agent_has_its_own_errors_each_at_its_place() {
+    let file = "config/vip.toml";
+    assert!(VipConfig::is_meant(file) && !VipConfig::is_meant("config/static.toml"));
+    let text = std::fs::read_to_string(file).expect(file);
+    let config = VipConfig::load(file).unwrap_or_else(|errors| panic!("{errors}"));
+    assert_eq!(config.warnings, []);
+    assert_eq!(config.vip.prefix, 32);
+    let without_lease = text.replace("lease =", "# lease =");
+    let defaults = VipConfig::parse(Path::new(file), &without_lease);
+    assert_eq!(
+        defaults.expect("valid").vip,
+        config.vip,
+        "a default changed"
+    );
+
+    for (from, to, message, hint) in [
+        (
+            "\"10.0.0.100\"",
+            "\"10.0.0\"",
+            "not an IP address",
+            "10.0.0.100",
+        ),
+        (
+            "\"10.0.0.100\"",
+            "\"10.0.0.100/33\"",
+            "not an IP address",
+            "/24",
+        ),
+        ("\"10.0.0.100\"", "\"127.0.0.1\"", "can not move", "unicast"),
+        ("\"10.0.0.100\"", "\"fe80::1\"", "can not move", "unicast"),
+        (
+            "\"eth0\"",
+            "\"an-interface-of-16\"",
+            "name of an interface",
+            "ip link",
+        ),
+        (
+            "\"10.0.0.1:6379\"",
+            "\"10.0.0.1\"",
+            "not a node's address",
+            "10.0.0.1:6379",
+        ),
+        ("\"main\"", "\"a b\"", "name of a backend", "NAME"),
+        ("[\"10.0.0.10:9121\"]", "[]", "no pointsman", "9121"),
+        ("[\"10.0.0.10:9121\"]", "[\"x\"]", "admin server", "9121"),
+        ("\"3s\"", "\"10ms\"", "from 1s to 60s", "3s"),
+        (
+            "interface =",
+            "interfaces =",
+            "unknown key",
+            "did you mean `interface`?",
+        ),
+        ("bind =", "# bind =", "`bind` is missing", "9122"),
+        (
+            "[vip_agent]",
+            "[vip_agents]",
+            "unknown key",
+            "did you mean `vip_agent`?",
+        ),
+    ] {
+        assert!(text.contains(from), "{from}");
+        let wrong = VipConfig::parse(Path::new(file), &text.replacen(from, to, 1));
+        let errors = wrong.expect_err(to).0;
+        assert_eq!(errors.len(), 1, "{}", ConfigErrors(errors.clone()));
+        assert!(errors[0].message.contains(message), "{}", errors[0]);
+        let said = errors[0].hint.as_deref().unwrap_or_default();
+        assert!(said.contains(hint), "{}", errors[0]);
+    }
 }
 
 proptest::proptest! {

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use pointsman::metrics::{
     ALL, ConnectFailure, DeclineReason, FailoverEnd, RejectReason, RequestOutcome, SwapResult,
-    UpstreamKind,
+    UpstreamKind, VipDrop,
 };
 use pointsman::topology::Fault;
 
@@ -85,6 +85,10 @@ fn every_label_value_is_documented() {
         (
             "pointsman_authority_swaps_total",
             values(SwapResult::ALL, SwapResult::as_str),
+        ),
+        (
+            "pointsman_vip_dropped_total",
+            values(VipDrop::ALL, VipDrop::as_str),
         ),
     ] {
         for value in values {

@@ -13,6 +13,7 @@ mod problem;
 mod publisher;
 mod section;
 mod source;
+mod vip;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -21,6 +22,7 @@ use toml::de::DeTable;
 
 pub use address::Bind;
 pub use problem::{ConfigError, ConfigErrors};
+pub use vip::VipConfig;
 
 use problem::Problems;
 use section::{Bound, Section};
@@ -93,42 +95,12 @@ impl Config {
     /// Everything that is wrong with it. When the text is not TOML, only that is reported.
     pub fn load(path: impl AsRef<Path>) -> Result<Config, ConfigErrors> {
         let path = path.as_ref();
-        let unreadable = |message: String| {
-            ConfigErrors(vec![ConfigError {
-                file: path.to_owned(),
-                position: None,
-                message,
-                hint: None,
-            }])
-        };
-        let bytes =
-            std::fs::read(path).map_err(|e| unreadable(format!("can not read the file: {e}")))?;
-        let text = String::from_utf8(bytes)
-            .map_err(|_| unreadable("the file is not UTF-8 text".to_owned()))?;
-        Config::parse(path, &text)
+        Config::parse(path, &text_of(path)?)
     }
 
     /// As [`Config::load`], for a text that was read from `file`.
     pub fn parse(file: &Path, text: &str) -> Result<Config, ConfigErrors> {
-        let problems = Problems::new(file, text);
-        let (root, syntax) = DeTable::parse_recoverable(text);
-        for error in &syntax {
-            let at = error.span().unwrap_or(0..0);
-            problems.error(&at, format!("not TOML: {}", error.message()), None);
-        }
-        let read = if syntax.is_empty() {
-            let whole = 0..text.len();
-            Some(read(Section::new(
-                &problems,
-                "the file",
-                whole,
-                root.get_ref(),
-            )))
-        } else {
-            None
-        };
-        let warnings = problems.into_result()?;
-        let mut config = read.expect("a text with syntax errors was refused above");
+        let (mut config, warnings) = read_text(file, text, read)?;
         config.warnings = warnings;
         Ok(config)
     }
@@ -149,6 +121,42 @@ impl Config {
     pub fn backend(&self, name: &str) -> Option<&Backend> {
         self.backends.iter().find(|b| &*b.name == name)
     }
+}
+
+/// The text of the file.
+fn text_of(path: &Path) -> Result<String, ConfigErrors> {
+    let unreadable = |message: String| {
+        ConfigErrors(vec![ConfigError {
+            file: path.to_owned(),
+            position: None,
+            message,
+            hint: None,
+        }])
+    };
+    let bytes =
+        std::fs::read(path).map_err(|e| unreadable(format!("can not read the file: {e}")))?;
+    String::from_utf8(bytes).map_err(|_| unreadable("the file is not UTF-8 text".to_owned()))
+}
+
+/// Reads a text with `read`, and returns what it found and what is doubtful.
+fn read_text<T>(
+    file: &Path,
+    text: &str,
+    read: impl FnOnce(Section<'_>) -> T,
+) -> Result<(T, Vec<ConfigError>), ConfigErrors> {
+    let problems = Problems::new(file, text);
+    let (root, syntax) = DeTable::parse_recoverable(text);
+    for error in &syntax {
+        let at = error.span().unwrap_or(0..0);
+        problems.error(&at, format!("not TOML: {}", error.message()), None);
+    }
+    let read = syntax.is_empty().then(|| {
+        let whole = 0..text.len();
+        read(Section::new(&problems, "the file", whole, root.get_ref()))
+    });
+    let warnings = problems.into_result()?;
+    let read = read.expect("a text with syntax errors was refused above");
+    Ok((read, warnings))
 }
 
 fn read(root: Section<'_>) -> Config {

@@ -12,7 +12,7 @@ use crate::control::PublisherSettings;
 const HOOK_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Kinds that the design names and this version does not have.
-const LATER: &[&str] = &["dns_update", "kv", "vip"];
+const LATER: &[&str] = &["dns_update", "kv"];
 
 pub(super) fn read_all(item: &Item<'_>) -> Vec<PublisherSettings> {
     let items = item.list().unwrap_or_default();
