@@ -42,6 +42,8 @@ impl Local {
         loop {
             let asked = clock::now();
             let event = match self.talk(&events).await {
+                // By CLIENT KILL, or by the end of the process: then the next connect is refused.
+                Lost::Ended => continue,
                 Lost::Down(why) => Event::Node(NodeSays::Down(why), asked),
                 Lost::Silent(why) => Event::NodeSilent(why),
             };
@@ -54,28 +56,32 @@ impl Local {
 
     /// One connection, until it fails.
     async fn talk(&self, events: &mpsc::Sender<Event>) -> Lost {
-        let mut connection = match within(self.limit, Connection::open(&self.node)).await {
-            Ok(connection) => connection,
-            Err(lost) => return lost,
+        let mut connection = match timeout(self.limit, Connection::open(&self.node)).await {
+            Ok(Ok(connection)) => connection,
+            Ok(Err(error)) => return Lost::Down(error),
+            Err(_) => return Lost::Silent(NO_ANSWER.to_owned()),
         };
         if let Some(auth) = &self.auth
-            && let Err(lost) = within(self.limit, connection.log_in(auth)).await
+            && let Err(why) = within(self.limit, connection.log_in(auth)).await
         {
-            return lost;
+            return Lost::Silent(why);
         }
+        let mut answered = false;
         loop {
             let asked = clock::now();
             let says = match within(self.limit, connection.says()).await {
                 Ok(says) => says,
-                Err(lost) => return lost,
+                Err(_) if answered => return Lost::Ended,
+                Err(why) => return Lost::Silent(why),
             };
+            answered = true;
             if events.send(Event::Node(says, asked)).await.is_err() {
-                return Lost::Silent(String::new());
+                return Lost::Silent("nobody listens".to_owned());
             }
             tokio::select! {
                 () = sleep(self.interval) => {}
                 () = self.now.notified() => {}
-                ended = connection.ended() => return Lost::Down(ended),
+                () = connection.ended() => return Lost::Ended,
             }
         }
     }
@@ -83,24 +89,24 @@ impl Local {
 
 /// How a connection ended.
 enum Lost {
-    /// The node is not there.
+    /// It had answered, and does so no more.
+    Ended,
+    /// The node is not there: it can not be connected to.
     Down(String),
     /// It, or its host, says nothing of use: it hangs, or a script keeps it busy.
     Silent(String),
 }
 
+const NO_ANSWER: &str = "does not answer";
+
 async fn within<T>(
     limit: Duration,
-    doing: impl Future<Output = Result<T, Lost>>,
-) -> Result<T, Lost> {
+    doing: impl Future<Output = Result<T, String>>,
+) -> Result<T, String> {
     match timeout(limit, doing).await {
         Ok(done) => done,
-        Err(_) => Err(Lost::Silent("does not answer".to_owned())),
+        Err(_) => Err(NO_ANSWER.to_owned()),
     }
-}
-
-fn down(error: impl ToString) -> Lost {
-    Lost::Down(error.to_string())
 }
 
 /// Ends every client of `node` that connected to `address`, by the node itself (Redis 6.2), and
@@ -113,17 +119,6 @@ pub async fn end_clients(
     auth: Option<&Credentials>,
     address: IpAddr,
 ) -> Result<u64, String> {
-    let ended = tell_to_end(node, auth, address).await;
-    ended.map_err(|lost| match lost {
-        Lost::Down(why) | Lost::Silent(why) => why,
-    })
-}
-
-async fn tell_to_end(
-    node: &NodeId,
-    auth: Option<&Credentials>,
-    address: IpAddr,
-) -> Result<u64, Lost> {
     let mut connection = Connection::open(node).await?;
     if let Some(auth) = auth {
         connection.log_in(auth).await?;
@@ -138,23 +133,29 @@ async fn tell_to_end(
     Ok(ended.and_then(|n| u64::try_from(n).ok()).unwrap_or(0))
 }
 
+const NOT_REDIS: &str = "what answers is not a Redis node";
+
+fn text(error: std::io::Error) -> String {
+    error.to_string()
+}
+
 struct Connection {
     stream: TcpStream,
     input: BytesMut,
 }
 
 impl Connection {
-    async fn open(node: &NodeId) -> Result<Connection, Lost> {
-        let address = node.host_port().ok_or_else(|| down("it has no port"))?;
-        let stream = TcpStream::connect(address).await.map_err(down)?;
-        stream.set_nodelay(true).map_err(down)?;
+    async fn open(node: &NodeId) -> Result<Connection, String> {
+        let address = node.host_port().ok_or("it has no port")?;
+        let stream = TcpStream::connect(address).await.map_err(text)?;
+        stream.set_nodelay(true).map_err(text)?;
         Ok(Connection {
             stream,
             input: BytesMut::new(),
         })
     }
 
-    async fn log_in(&mut self, auth: &Credentials) -> Result<(), Lost> {
+    async fn log_in(&mut self, auth: &Credentials) -> Result<(), String> {
         let user = auth.username.as_ref().map(|user| user.as_bytes());
         let words: Vec<&[u8]> = [Some(&b"AUTH"[..]), user, Some(auth.password())]
             .into_iter()
@@ -165,60 +166,54 @@ impl Connection {
         Ok(())
     }
 
-    async fn says(&mut self) -> Result<NodeSays, Lost> {
+    async fn says(&mut self) -> Result<NodeSays, String> {
         self.send(&[&[b"ROLE"], &[b"INFO", b"server"]]).await?;
         let role = self.reply().await?;
         let info = self.reply().await?;
         let word = elements(&role).next().and_then(payload);
         match word {
             Some(b"master") => Ok(NodeSays::Primary {
-                run_id: run_id(&info).ok_or_else(|| down("INFO has no run_id"))?,
+                run_id: run_id(&info).ok_or("INFO has no run_id")?,
             }),
             Some(b"slave") => Ok(NodeSays::Replica),
-            _ => Err(down("what answers is not a Redis node")),
+            _ => Err(NOT_REDIS.to_owned()),
         }
     }
 
-    async fn send(&mut self, requests: &[&[&[u8]]]) -> Result<(), Lost> {
+    async fn send(&mut self, requests: &[&[&[u8]]]) -> Result<(), String> {
         let mut out = BytesMut::new();
         for request in requests {
             encode_request(&mut out, request);
         }
-        self.stream.write_all(&out).await.map_err(down)
+        self.stream.write_all(&out).await.map_err(text)
     }
 
     /// The next reply; an error reply is an error.
-    async fn reply(&mut self) -> Result<BytesMut, Lost> {
+    async fn reply(&mut self) -> Result<BytesMut, String> {
         let mut scanner = ReplyScanner::default();
         loop {
             match scanner.scan(&self.input) {
                 Ok(Some(len)) => {
                     let frame = self.input.split_to(len);
                     return match error_code(&frame) {
-                        Some(_) => Err(Lost::Silent(
-                            String::from_utf8_lossy(&frame).trim_end().to_owned(),
-                        )),
+                        Some(_) => Err(String::from_utf8_lossy(&frame).trim_end().to_owned()),
                         None => Ok(frame),
                     };
                 }
                 Ok(None) if self.input.len() < REPLY_MAX => {}
-                Ok(None) | Err(_) => return Err(down("what answers is not a Redis node")),
+                Ok(None) | Err(_) => return Err(NOT_REDIS.to_owned()),
             }
             match self.stream.read_buf(&mut self.input).await {
-                Ok(0) => return Err(down("the connection was closed")),
+                Ok(0) => return Err("the connection was closed".to_owned()),
                 Ok(_) => {}
-                Err(error) => return Err(down(error)),
+                Err(error) => return Err(text(error)),
             }
         }
     }
 
-    /// Waits for the end of a connection on which nothing is awaited.
-    async fn ended(&mut self) -> String {
-        match self.stream.read_buf(&mut self.input).await {
-            Ok(0) => "the connection was closed".to_owned(),
-            Ok(_) => "it says what nobody asked".to_owned(),
-            Err(error) => error.to_string(),
-        }
+    /// Waits for the end of a connection on which nothing is awaited; what comes unasked ends it too.
+    async fn ended(&mut self) {
+        let _ = self.stream.read_buf(&mut self.input).await;
     }
 }
 

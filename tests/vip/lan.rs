@@ -41,7 +41,9 @@ pub fn is_mine(name: &str) -> bool {
         run("mount", &["-t", "tmpfs", "tmpfs", "/run"]);
         fs::create_dir_all("/run/netns").unwrap();
         run("ip", &["link", "set", "lo", "up"]);
-        run("ip", &["link", "add", "br0", "type", "bridge"]);
+        // A fixed address: its own changes with the ports, and hosts would know an old one.
+        let switch = ["br0", "address", "02:00:00:00:00:fe", "type", "bridge"];
+        run("ip", &[&["link", "add"], &switch[..]].concat());
         run("ip", &["addr", "add", "10.77.0.254/24", "dev", "br0"]);
         run(
             "ip",

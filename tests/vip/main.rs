@@ -336,6 +336,45 @@ async fn an_interface_that_goes_and_comes_is_used_again() {
 }
 
 #[tokio::test]
+async fn a_node_that_ends_the_connections_of_the_agent_keeps_the_address() {
+    if !is_mine("a_node_that_ends_the_connections_of_the_agent_keeps_the_address") {
+        return;
+    }
+    let lan = Lan::start(VIP).await;
+    for _ in 0..5 {
+        let killed = lan.ask(1, &["CLIENT", "KILL", "TYPE", "normal"]).await;
+        killed.unwrap();
+        lan.write("after", MOVE).await;
+    }
+    let taken = format!("pointsman_vip_taken_total{{address=\"{VIP}\"}}");
+    assert_eq!(lan.metric(1, &taken).await, "1");
+    assert!(lan.has_it_now(1));
+}
+
+#[tokio::test]
+async fn the_agent_logs_in_as_a_user_that_may_little() {
+    if !is_mine("the_agent_logs_in_as_a_user_that_may_little") {
+        return;
+    }
+    let mut lan = Lan::without_agents(VIP).await;
+    let user = [
+        "ACL", "SETUSER", "agent", "on", ">secret", "-@all", "+role", "+info",
+    ];
+    lan.ask(1, &user).await.unwrap();
+    lan.start_agent(1, "auth = { username = \"agent\", password = \"wrong\" }");
+    let refused = |status: &VipStatus| {
+        let reason = status.reason.as_deref();
+        reason.is_some_and(|reason| reason.contains("WRONGPASS"))
+    };
+    lan.says(1, "the refusal", SOON, refused).await;
+    assert!(!lan.has_it_now(1));
+    assert_eq!(lan.terminate("agent-1").await, Some(0));
+    lan.start_agent(1, "auth = { username = \"agent\", password = \"secret\" }");
+    lan.has_it(1, SOON).await;
+    assert!(!lan.log("agent-1").contains("secret"));
+}
+
+#[tokio::test]
 async fn a_node_that_the_pointsman_does_not_know_is_told() {
     if !is_mine("a_node_that_the_pointsman_does_not_know_is_told") {
         return;
