@@ -193,7 +193,8 @@ impl Lan {
         format!("10.77.0.{MONITOR}:9121")
     }
 
-    fn start_pointsman(&mut self) {
+    /// Starts the pointsman, or starts it again.
+    pub fn start_pointsman(&mut self) {
         let file = self.path("pointsman.toml");
         let text = format!(
             "[admin]\nbind = \"10.77.0.{MONITOR}:9121\"\nallow_remote = \"all\"\n\

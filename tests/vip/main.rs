@@ -375,6 +375,27 @@ async fn the_agent_logs_in_as_a_user_that_may_little() {
 }
 
 #[tokio::test]
+async fn a_pointsman_that_restarts_within_the_lease_moves_nothing() {
+    if !is_mine("a_pointsman_that_restarts_within_the_lease_moves_nothing") {
+        return;
+    }
+    let mut lan = Lan::without_agents(VIP).await;
+    lan.start_agent(1, "lease = \"10s\"");
+    lan.has_it(1, SOON).await;
+    let mut client = lan.client().await.unwrap();
+    lan.kill("pointsman-10");
+    let away = |status: &VipStatus| status.pointsmen[0].error.is_some();
+    lan.says(1, "a pointsman that is away", MOVE, away).await;
+    lan.start_pointsman();
+    let back = |status: &VipStatus| status.pointsmen[0].error.is_none();
+    let status = lan.says(1, "a pointsman that is back", SOON, back).await;
+    assert_eq!(status.state, VipState::Held);
+    assert!(client.call(&["SET", "k", "v"]).await.unwrap().is_ok());
+    let taken = format!("pointsman_vip_taken_total{{address=\"{VIP}\"}}");
+    assert_eq!(lan.metric(1, &taken).await, "1");
+}
+
+#[tokio::test]
 async fn a_node_that_the_pointsman_does_not_know_is_told() {
     if !is_mine("a_node_that_the_pointsman_does_not_know_is_told") {
         return;
