@@ -4,19 +4,17 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use rustix::thread::{CapabilitySet, capabilities};
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
 use super::duty::{Duty, NodeSays, Published, Reason, Verdict};
 use super::frame::Mac;
-use super::kernel::{Found, Kernel};
-use super::local::{self, Local};
-use super::monitor::Monitor;
+use super::kernel::Kernel;
+use super::local;
 use super::settings::VipSettings;
-use super::status::{PointsmanState, VipState, VipStatus};
-use super::wire::{self, Wire};
+use super::status::{VipState, VipStatus};
+use super::wire::Wire;
 use crate::admin::PrimaryAnswer;
 use crate::clock;
 use crate::metrics::{VipDrop, VipMetrics};
@@ -59,7 +57,7 @@ const RETRY: Duration = Duration::from_millis(500);
 const END_LIMIT: Duration = Duration::from_millis(200);
 
 /// The error of a pointsman before its first answer.
-const NOT_ASKED: &str = "not asked yet";
+pub(super) const NOT_ASKED: &str = "not asked yet";
 
 /// What the tasks around the loop saw.
 pub(super) enum Event {
@@ -77,37 +75,9 @@ pub(super) struct News {
     pub(super) asked: Timestamp,
 }
 
-/// Why the agent did not start.
-#[derive(Debug, thiserror::Error)]
-pub enum AgentError {
-    /// The process may not do what the agent has to do.
-    #[error(
-        "the vip agent needs CAP_NET_ADMIN and CAP_NET_RAW\n    \
-         hint: run it as root, or with AmbientCapabilities=CAP_NET_ADMIN CAP_NET_RAW (systemd)"
-    )]
-    NotAllowed,
-    /// The interface is not there, or not fit.
-    #[error("{0}")]
-    Interface(io::Error),
-    /// The kernel can not be asked.
-    #[error("can not ask the kernel for addresses: {0}")]
-    Kernel(io::Error),
-    /// Somebody configured the address for good.
-    #[error(
-        "{address} is configured on this host by somebody else, {place}\n    \
-         hint: remove it there; it must come and go with the agent"
-    )]
-    Occupied {
-        /// The address.
-        address: std::net::IpAddr,
-        /// Where it is.
-        place: &'static str,
-    },
-}
-
 /// Whether the address is here.
 #[derive(Debug)]
-enum State {
+pub(super) enum State {
     Free,
     Claiming {
         since: Timestamp,
@@ -126,7 +96,7 @@ enum State {
 
 /// Another host that answers for the address.
 #[derive(Debug)]
-struct Conflict {
+pub(super) struct Conflict {
     mac: Mac,
     seen: Timestamp,
     /// Last answered with an announcement.
@@ -135,82 +105,27 @@ struct Conflict {
 
 /// The agent for one address.
 pub struct Agent {
-    settings: VipSettings,
-    duty: Duty,
-    state: State,
-    conflict: Option<Conflict>,
-    kernel: Kernel,
+    pub(super) settings: VipSettings,
+    pub(super) duty: Duty,
+    pub(super) state: State,
+    pub(super) conflict: Option<Conflict>,
+    pub(super) kernel: Kernel,
     /// `None` after an error, until it can be opened again.
-    wire: Option<Wire>,
-    reopen: Timestamp,
+    pub(super) wire: Option<Wire>,
+    pub(super) reopen: Timestamp,
     /// What the kernel or the interface refused last; said once.
-    trouble: Option<String>,
-    metrics: VipMetrics,
-    status: watch::Sender<VipStatus>,
+    pub(super) trouble: Option<String>,
+    pub(super) metrics: VipMetrics,
+    pub(super) status: watch::Sender<VipStatus>,
     /// Why the node gives no answer of use.
-    node_error: Option<String>,
-    events: mpsc::Receiver<Event>,
-    ask_node: Arc<Notify>,
+    pub(super) node_error: Option<String>,
+    pub(super) events: mpsc::Receiver<Event>,
+    pub(super) ask_node: Arc<Notify>,
     /// Ask the node and the pointsmen; they end with the agent.
-    _tasks: JoinSet<()>,
+    pub(super) _tasks: JoinSet<()>,
 }
 
 impl Agent {
-    /// Checks that everything can be done, removes what an earlier agent left behind, and begins to
-    /// ask. Must be called inside a runtime.
-    ///
-    /// # Errors
-    /// What no waiting can mend.
-    pub async fn build(settings: VipSettings) -> Result<Agent, AgentError> {
-        let needed = CapabilitySet::NET_ADMIN | CapabilitySet::NET_RAW;
-        if !capabilities(None).is_ok_and(|sets| sets.effective.contains(needed)) {
-            return Err(AgentError::NotAllowed);
-        }
-        let (interface, _) = wire::interface(&settings.interface).map_err(AgentError::Interface)?;
-        let wire =
-            Wire::open(&settings.interface, settings.address).map_err(AgentError::Interface)?;
-        let kernel = Kernel::open(interface.index, settings.address, settings.prefix)
-            .map_err(AgentError::Kernel)?;
-        tidy(&settings, &kernel).await?;
-
-        let (sender, events) = mpsc::channel(64);
-        let ask_node = Arc::new(Notify::new());
-        let mut tasks = JoinSet::new();
-        for (index, address) in settings.pointsmen.iter().enumerate() {
-            let monitor = Monitor {
-                index,
-                address: address.clone(),
-                backend: settings.backend.clone(),
-                wait: settings.wait(),
-            };
-            tasks.spawn(monitor.run(sender.clone()));
-        }
-        let local = Local {
-            node: settings.node.clone(),
-            auth: settings.auth.clone(),
-            interval: settings.check_interval(),
-            now: ask_node.clone(),
-            limit: settings.lease,
-        };
-        tasks.spawn(local.run(sender));
-        Ok(Agent {
-            duty: Duty::new(settings.node.clone(), settings.lease),
-            state: State::Free,
-            conflict: None,
-            kernel,
-            wire: Some(wire),
-            reopen: clock::now(),
-            trouble: None,
-            metrics: VipMetrics::new(&settings.address.to_string(), &settings.pointsmen),
-            status: watch::Sender::new(first_status(&settings)),
-            node_error: None,
-            events,
-            ask_node,
-            settings,
-            _tasks: tasks,
-        })
-    }
-
     /// What the agent says about itself.
     pub fn status(&self) -> watch::Receiver<VipStatus> {
         self.status.subscribe()
@@ -313,6 +228,10 @@ impl Agent {
         self.troubled("the interface can not be used", error);
         self.wire = None;
         self.reopen = clock::now() + RETRY;
+        if let State::Claiming { silence, .. } = &mut self.state {
+            // Nobody was asked.
+            *silence = 0;
+        }
     }
 
     /// Says once what does not work, until it works or something else does not.
@@ -430,10 +349,12 @@ impl Agent {
             return;
         }
         if *silence < PROBES {
-            *silence += 1;
             *next = now + PROBE_GAP;
             match wire.probe() {
-                Ok(()) => self.trouble = None,
+                Ok(()) => {
+                    *silence += 1;
+                    self.trouble = None;
+                }
                 Err(error) => self.wire_failed(&error),
             }
             return;
@@ -626,29 +547,8 @@ async fn claimant(wire: Option<&Wire>) -> io::Result<Mac> {
     }
 }
 
-/// Removes what an agent that crashed has left, with the connections that use it.
-async fn tidy(settings: &VipSettings, kernel: &Kernel) -> Result<(), AgentError> {
-    let found = kernel.find().await.map_err(AgentError::Kernel)?;
-    for Found { here, permanent } in found {
-        let address = settings.address;
-        let place = match (here, permanent) {
-            (true, false) => {
-                end_connections(settings, kernel).await;
-                kernel.take_away().await.map_err(AgentError::Kernel)?;
-                end_connections(settings, kernel).await;
-                tracing::info!(%address, "removed the address that an earlier agent left");
-                continue;
-            }
-            (true, true) => "for good",
-            (false, _) => "on another interface or with another prefix",
-        };
-        return Err(AgentError::Occupied { address, place });
-    }
-    Ok(())
-}
-
 /// Ends every connection to the address; by the node itself where the kernel can not.
-async fn end_connections(settings: &VipSettings, kernel: &Kernel) -> u64 {
+pub(super) async fn end_connections(settings: &VipSettings, kernel: &Kernel) -> u64 {
     let ending = async {
         let error = match kernel.end_connections().await {
             Ok(ended) => return ended,
@@ -664,27 +564,4 @@ async fn end_connections(settings: &VipSettings, kernel: &Kernel) -> u64 {
         }
     };
     timeout(END_LIMIT, ending).await.unwrap_or(0)
-}
-
-fn first_status(settings: &VipSettings) -> VipStatus {
-    VipStatus {
-        version: env!("CARGO_PKG_VERSION").to_owned(),
-        vip: format!("{}/{}", settings.address, settings.prefix),
-        interface: settings.interface.clone(),
-        node: settings.node.clone(),
-        backend: settings.backend.clone(),
-        state: VipState::Free,
-        reason: None,
-        conflict: None,
-        epoch: None,
-        primary: None,
-        pointsmen: settings
-            .pointsmen
-            .iter()
-            .map(|address| PointsmanState {
-                address: address.clone(),
-                error: Some(NOT_ASKED.to_owned()),
-            })
-            .collect(),
-    }
 }

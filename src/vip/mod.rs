@@ -5,7 +5,7 @@
 //!   monitor  one task a pointsman: who is published ─┐
 //!   local    the node here: is it a primary          ├─ events ─> agent ─> duty: does it belong here?
 //!   wire     does another host answer for it (frame) ┘              │
-//!                                                          kernel, wire: take, renew,
+//!   start    checks, tidies up, begins to ask              kernel, wire: take, renew,
 //!                                                          announce, drop, end connections
 //! ```
 //!
@@ -21,11 +21,13 @@ mod kernel;
 mod local;
 mod monitor;
 mod settings;
+mod start;
 mod status;
 mod wire;
 
 pub use admin::serve;
-pub use agent::{Agent, AgentError};
+pub use agent::Agent;
 pub use local::end_clients;
 pub use settings::VipSettings;
+pub use start::AgentError;
 pub use status::{PointsmanState, VipState, VipStatus};
