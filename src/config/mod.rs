@@ -13,6 +13,7 @@ mod problem;
 mod publisher;
 mod section;
 mod source;
+mod store;
 
 use std::path::Path;
 use std::sync::Arc;

@@ -9,7 +9,9 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use super::authority::{Authority, EmbeddedAuthority, FollowAuthority, StateError};
+use super::authority::{
+    Authority, AuthorityError, EmbeddedAuthority, FollowAuthority, SharedAuthority, StateError,
+};
 use super::driver::{Driver, State};
 use super::failpoint::Failpoint;
 use super::gauges::Gauges;
@@ -18,6 +20,7 @@ use super::publisher::{HookPublisher, Publisher};
 use super::reports::{Reports, RequestCounter};
 use super::source::{Source, StaticSource};
 use super::staff::{Common, Staff};
+use super::store::StoreSettings;
 use crate::failover::{self, Machine, Policy};
 use crate::resp::Credentials;
 use crate::topology::{EvidenceReceiver, NodeId, RequestCounts, TopologyWriter};
@@ -75,6 +78,8 @@ pub enum AuthoritySettings {
     },
     /// Somebody else.
     Follow,
+    /// This monitor and others, with a record in a coordinator.
+    Shared(StoreSettings),
 }
 
 /// Whom to tell about a new primary.
@@ -99,6 +104,14 @@ pub enum StartError {
         backend: Arc<str>,
         /// What is wrong with its file.
         source: StateError,
+    },
+    /// The authority can not be opened, and no waiting would help.
+    #[error("backend `{backend}`: {source}")]
+    Authority {
+        /// Name of the backend.
+        backend: Arc<str>,
+        /// What is wrong with its settings.
+        source: AuthorityError,
     },
     /// The thread or its runtime could not be made.
     #[error("the control plane can not start: {0}")]
@@ -188,6 +201,15 @@ impl BackendControl {
     fn open_authority(&self) -> Result<Box<dyn Authority>, StartError> {
         match &self.authority {
             AuthoritySettings::Follow => Ok(Box::new(FollowAuthority)),
+            AuthoritySettings::Shared(store) => {
+                let shared = SharedAuthority::new(store, self.backend.clone());
+                Ok(Box::new(shared.map_err(|source| {
+                    StartError::Authority {
+                        backend: self.backend.clone(),
+                        source,
+                    }
+                })?))
+            }
             AuthoritySettings::Embedded { state } => {
                 let embedded = EmbeddedAuthority::new(state, self.backend.clone());
                 match embedded.check() {
@@ -266,6 +288,7 @@ impl AuthoritySettings {
         match self {
             AuthoritySettings::Embedded { .. } => "embedded",
             AuthoritySettings::Follow => "follow",
+            AuthoritySettings::Shared(store) => store.kind.name(),
         }
     }
 
@@ -273,6 +296,7 @@ impl AuthoritySettings {
         match self {
             AuthoritySettings::Embedded { .. } => failover::Authority::Decides,
             AuthoritySettings::Follow => failover::Authority::Follows,
+            AuthoritySettings::Shared(_) => failover::Authority::Shares,
         }
     }
 }

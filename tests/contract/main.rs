@@ -3,4 +3,5 @@
 
 mod authority;
 mod publisher;
+mod shared;
 mod source;
