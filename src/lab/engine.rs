@@ -14,6 +14,9 @@ use crate::control::StoreKind;
 /// A Java program needs its time, on a busy machine more.
 const START: Duration = Duration::from_secs(60);
 
+/// Where Consul's servers talk to one another.
+const CONSUL: &str = "127.0.0.2";
+
 /// What is started.
 #[derive(Clone, Debug)]
 pub struct EngineOptions {
@@ -194,23 +197,24 @@ impl Engine {
     }
 
     fn consul(&self, member: usize) -> Command {
-        let [http, server, lan, wan] = &self.members[member].ports;
+        let [http, server, lan, _] = &self.members[member].ports;
         let mut command = Command::new(consul_program());
         command
-            .args(["agent", "-server", "-bind=127.0.0.1", "-client=127.0.0.1"])
+            .args(["agent", "-server", "-client=127.0.0.1"])
+            // The UDP ports of our own address are the marks of the laboratory.
+            .args([format!("-bind={CONSUL}"), "-serf-wan-port=-1".to_owned()])
             .args([format!("-node=m{member}"), "-data-dir=data".to_owned()])
             .arg(format!("-bootstrap-expect={}", self.members.len()))
             .arg(format!("-http-port={}", http.number()))
             .arg(format!("-server-port={}", server.number()))
             .arg(format!("-serf-lan-port={}", lan.number()))
-            .arg(format!("-serf-wan-port={}", wan.number()))
             .args(["-dns-port=-1", "-grpc-port=-1", "-disable-host-node-id"])
             .args(["-hcl", "disable_update_check = true"])
             .args(["-hcl", "performance { raft_multiplier = 1 }"])
             .args(&self.options.extra);
         for other in 0..self.members.len() {
-            let lan = self.members[other].ports[2].address();
-            command.arg(format!("-retry-join={lan}"));
+            let lan = self.members[other].ports[2].number();
+            command.arg(format!("-retry-join={CONSUL}:{lan}"));
         }
         command
     }

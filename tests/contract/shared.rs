@@ -5,10 +5,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use pointsman::control::authority::{Authority, SharedAuthority, Swap};
-use pointsman::control::{StoreKind, StoreSettings, TlsSettings};
+use pointsman::control::{StoreKind, StoreSettings};
 use pointsman::failover::{Opinion, Version};
-use pointsman::lab::{Engine, EngineOptions, until};
-use pointsman::resp::Credentials;
+use pointsman::lab::{Engine, until};
 use pointsman::topology::Epoch;
 use tokio::time::timeout;
 
@@ -183,10 +182,16 @@ async fn trouble(kind: StoreKind) {
     );
     engine.cont(0);
     let mut authority = place.usable().await;
-    // Whatever became of that swap, it is one or the other.
-    let loaded = authority.load().await.expect("readable");
-    assert!(loaded.record == Some(record(1)) || loaded.record == Some(record(2)));
-    let version = stores(&mut authority, 3).await;
+    // Whatever became of that swap, also late, it is one or the other.
+    let store = async || {
+        let loaded = authority.load().await.map_err(|e| e.to_string())?;
+        assert!(loaded.record == Some(record(1)) || loaded.record == Some(record(2)));
+        match authority.swap(loaded.version, record(3)).await {
+            Swap::Done(version) => Ok(version),
+            other => Err(format!("{other:?}")),
+        }
+    };
+    let version = until("a swap", SOON, store).await.expect("it goes on");
 
     engine.kill(0);
     let load = timeout(BOUND, authority.load()).await.expect("bounded");

@@ -10,6 +10,7 @@
 //! wait only the newest is told.
 
 mod hook;
+mod kv;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,6 +19,7 @@ use tokio::sync::watch;
 use tokio::time::sleep;
 
 pub use hook::HookPublisher;
+pub use kv::KvPublisher;
 
 use super::authority::Boxed;
 use crate::topology::{Epoch, NodeId};
