@@ -236,6 +236,13 @@ impl Serving {
         let Some(ending) = self.ending.take() else {
             let event = if suspected { "-sdown" } else { "+monitor" };
             core.emit(event, Some(&primary.node), "verified, serving", false);
+            if !stays {
+                core.push(Action::Announce {
+                    epoch,
+                    from: None,
+                    to: primary.node,
+                });
+            }
             return;
         };
         let from = core.recorder().from.clone();
