@@ -26,6 +26,7 @@ pub mod control;
 pub mod failover;
 pub mod lab;
 pub mod metrics;
+pub mod names;
 pub mod proxy;
 pub mod resp;
 pub mod telemetry;

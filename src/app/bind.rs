@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io;
-use std::net::{SocketAddr, TcpListener};
+use std::net::{SocketAddr, TcpListener, UdpSocket};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
@@ -42,7 +42,7 @@ pub enum BindError {
 
 fn finder(bind: &Bind) -> String {
     match bind {
-        Bind::Tcp(address) => format!("ss -tlnp 'sport = :{}'", address.port()),
+        Bind::Tcp(address) => format!("ss -tulnp 'sport = :{}'", address.port()),
         Bind::Unix { path, .. } => format!("ss -xlp src {}", path.display()),
     }
 }
@@ -117,6 +117,14 @@ pub(super) fn error(bind: &Bind, source: io::Error) -> BindError {
     }
 }
 
+/// The same address for packets and connections; port 0 takes one that is free for connections.
+pub(super) fn dns(address: SocketAddr) -> io::Result<(UdpSocket, TcpListener)> {
+    let connections = tcp(address)?;
+    let packets = UdpSocket::bind(connections.local_addr()?)?;
+    packets.set_nonblocking(true)?;
+    Ok((packets, connections))
+}
+
 pub(super) fn tcp(address: SocketAddr) -> io::Result<TcpListener> {
     let socket = Socket::new(
         Domain::for_address(address),
@@ -171,7 +179,7 @@ mod tests {
         let error = bind(&taken).expect_err("it is taken").to_string();
         assert!(error.contains(&format!("can not listen on {}", first.name())));
         assert!(
-            error.contains("in use") && error.contains("ss -tlnp"),
+            error.contains("in use") && error.contains("ss -tulnp"),
             "{error}"
         );
     }

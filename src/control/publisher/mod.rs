@@ -12,6 +12,7 @@
 //! What changed while no monitor ran is told too: a monitor that finds a primary serving announces it
 //! without a predecessor. Whoever wants to hear of changes only says so by [`Publisher::only_changes`].
 
+mod dns_update;
 mod hook;
 
 use std::sync::Arc;
@@ -20,6 +21,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 
+pub use dns_update::{DnsUpdatePublisher, DnsUpdateSettings, TsigKey};
 pub use hook::HookPublisher;
 
 use super::authority::Boxed;
