@@ -535,6 +535,16 @@ fn a_name_in_a_zone_needs_a_server_a_zone_and_a_key() {
         let text = dns_update(from, to);
         refused_in_backend(&text, message, hint);
     }
+    // Two backends would take the name from each other.
+    let both = format!(
+        "{MINIMAL}{}\n[[listener]]\nbind = \"127.0.0.1:6401\"\nbackend = \"b\"\n[backend.b]\nsource = {{ kind = \
+         \"static\", nodes = [\"c:1\", \"d:1\"] }}\n{}",
+        dns_update("", ""),
+        dns_update("", "").replace("pointsman-test", "pointsman-other"),
+    );
+    let (_, message, hint) = only_error(&both);
+    assert!(message.contains("redis.internal. too"), "{message}");
+    assert!(hint.contains("of its own"), "{hint}");
     // Epochs that begin anew at each start would never be published again.
     let followed = dns_update("", "").replace(EMBEDDED, "");
     refused_in_backend(&followed, "counts from one again", "embedded");

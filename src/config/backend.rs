@@ -206,6 +206,7 @@ pub(super) fn check_against(backends: &[ReadBackend<'_>], listeners: &[ReadListe
         }
         for earlier in &backends[..index] {
             check_pair(earlier, read);
+            check_names(earlier, read);
         }
     }
 }
@@ -231,6 +232,25 @@ fn check_pair(earlier: &ReadBackend<'_>, later: &ReadBackend<'_>) {
                 "two authorities would decide about it; use one backend with two listeners",
             );
         }
+    }
+}
+
+/// Two primaries under one name would replace each other.
+fn check_names(earlier: &ReadBackend<'_>, later: &ReadBackend<'_>) {
+    let names = |read: &ReadBackend<'_>| -> Vec<_> {
+        let publishers = read.backend.iter().flat_map(|backend| &backend.publishers);
+        let names = publishers.filter_map(PublisherSettings::dns_name);
+        names.cloned().collect()
+    };
+    let taken = names(earlier);
+    if let Some(name) = names(later).iter().find(|name| taken.contains(name)) {
+        later.header.fail(
+            format!(
+                "the backend `{}` publishes the name {name} too",
+                earlier.name
+            ),
+            "each backend needs a name of its own",
+        );
     }
 }
 

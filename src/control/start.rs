@@ -297,6 +297,14 @@ impl PublisherSettings {
         }
     }
 
+    /// The name in DNS that it changes, if it does.
+    pub fn dns_name(&self) -> Option<&hickory_proto::rr::Name> {
+        match self {
+            PublisherSettings::DnsUpdate(settings) => Some(&settings.name),
+            PublisherSettings::Hook { .. } => None,
+        }
+    }
+
     fn open(self) -> Box<dyn Publisher> {
         match self {
             PublisherSettings::DnsUpdate(settings) => Box::new(DnsUpdatePublisher::new(*settings)),

@@ -209,7 +209,7 @@ impl<'a> Server<'a> {
         let answer = self.ask(question).await?;
         match answer.metadata.response_code {
             ResponseCode::NoError | ResponseCode::NXDomain => {}
-            code => return Err(self.refused(code, "be asked")),
+            code => return Err(self.refused(code, "read")),
         }
         let texts = answer.answers.iter().filter(|r| r.name == marker);
         let texts: Vec<&TXT> = texts
@@ -244,7 +244,7 @@ impl<'a> Server<'a> {
         match answer.metadata.response_code {
             ResponseCode::NoError => Ok(true),
             ResponseCode::NXRRSet | ResponseCode::YXRRSet => Ok(false),
-            code => Err(self.refused(code, "be updated")),
+            code => Err(self.refused(code, "update")),
         }
     }
 
@@ -264,7 +264,7 @@ impl<'a> Server<'a> {
         let answer = parse(&bytes).filter(|answer| answer.metadata.id == message.metadata.id);
         let answer =
             answer.ok_or_else(|| failed(format!("{} answers nonsense", self.settings.server)))?;
-        if let Some(why) = self.bad_signature(&answer, now) {
+        if let Some(why) = bad_signature(self.settings, &answer, now) {
             return Err(failed(why));
         }
         if let Some(mut verifier) = verifier
@@ -272,7 +272,7 @@ impl<'a> Server<'a> {
         {
             let code = answer.metadata.response_code;
             if code != ResponseCode::NoError {
-                return Err(self.refused(code, "be asked"));
+                return Err(self.refused(code, "use"));
             }
             return Err(failed(format!(
                 "the answer of {} is not signed with the key {}: {error}",
@@ -282,38 +282,6 @@ impl<'a> Server<'a> {
         Ok(answer)
     }
 
-    /// What the server has against our signature.
-    fn bad_signature(&self, answer: &Message, now: u64) -> Option<String> {
-        let DnsUpdateSettings { server, key, .. } = self.settings;
-        let tsig = &answer.signature.as_ref()?.data;
-        Some(match tsig.error? {
-            TsigError::BadSig => format!(
-                "{server} refuses the signature (BADSIG): the secret is not the one that it has for \
-                 the key {}",
-                key.name
-            ),
-            TsigError::BadKey => format!(
-                "{server} refuses the key (BADKEY): it knows no key {} of {}",
-                key.name, key.algorithm
-            ),
-            TsigError::BadTime => {
-                let theirs = tsig
-                    .other
-                    .iter()
-                    .fold(0, |time, b| time << 8 | u64::from(*b));
-                format!(
-                    "{server} refuses the signature (BADTIME): its clock and ours are {} s apart, \
-                     and {FUDGE} s are allowed",
-                    theirs.abs_diff(now)
-                )
-            }
-            other => format!(
-                "{server} refuses the signature: TSIG error {}",
-                u16::from(other)
-            ),
-        })
-    }
-
     /// What a response code means here.
     fn refused(&self, code: ResponseCode, what: &str) -> PublishError {
         let DnsUpdateSettings {
@@ -321,8 +289,8 @@ impl<'a> Server<'a> {
         } = self.settings;
         failed(match code {
             ResponseCode::Refused => format!(
-                "{server} refuses the zone {zone} to {what} with the key {} (REFUSED): see \
-                 allow-update or update-policy of the zone",
+                "{server} does not let the key {} {what} the zone {zone} (REFUSED): see allow-update or \
+                 update-policy of the zone",
                 key.name
             ),
             ResponseCode::NotAuth => {
@@ -334,6 +302,38 @@ impl<'a> Server<'a> {
             other => format!("{server} answers: {other}"),
         })
     }
+}
+
+/// What the server has against our signature.
+fn bad_signature(settings: &DnsUpdateSettings, answer: &Message, now: u64) -> Option<String> {
+    let DnsUpdateSettings { server, key, .. } = settings;
+    let tsig = &answer.signature.as_ref()?.data;
+    Some(match tsig.error? {
+        TsigError::BadSig => format!(
+            "{server} refuses the signature (BADSIG): the secret is not the one that it has for \
+             the key {}",
+            key.name
+        ),
+        TsigError::BadKey => format!(
+            "{server} refuses the key (BADKEY): it knows no key {} of {}",
+            key.name, key.algorithm
+        ),
+        TsigError::BadTime => {
+            let theirs = tsig
+                .other
+                .iter()
+                .fold(0, |time, b| time << 8 | u64::from(*b));
+            format!(
+                "{server} refuses the signature (BADTIME): its clock and ours are {} s apart, \
+                 and {FUDGE} s are allowed",
+                theirs.abs_diff(now)
+            )
+        }
+        other => format!(
+            "{server} refuses the signature: TSIG error {}",
+            u16::from(other)
+        ),
+    })
 }
 
 /// The whole transaction.
@@ -464,5 +464,40 @@ impl fmt::Debug for TsigKey {
             .field("name", &self.name)
             .field("algorithm", &self.algorithm)
             .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use hickory_proto::rr::rdata::tsig::{TSIG, make_tsig_record};
+
+    use super::*;
+
+    #[test]
+    fn clocks_that_differ_are_named_with_the_difference() {
+        let name = |text| Name::from_ascii(text).expect("a name");
+        let settings = DnsUpdateSettings {
+            server: "10.0.0.53:53".to_owned(),
+            zone: name("internal."),
+            name: name("redis.internal."),
+            key: TsigKey {
+                name: name("pointsman."),
+                algorithm: TsigAlgorithm::HmacSha256,
+                secret: b"secret".to_vec(),
+            },
+            srv: false,
+            timeout: Duration::from_secs(5),
+        };
+        let (ours, theirs) = (2_000_000_000_u64, 1_999_999_000_u64);
+        let error = Some(TsigError::BadTime);
+        // The server's time has 48 bits (RFC 8945, 5.2.3).
+        let other = theirs.to_be_bytes()[2..].to_vec();
+        let algorithm = settings.key.algorithm.clone();
+        let tsig = TSIG::new(algorithm, ours, FUDGE, vec![0; 32], 1, error, other);
+        let mut answer = Message::error_msg(1, OpCode::Update, ResponseCode::NotAuth);
+        answer.set_signature(Box::new(make_tsig_record(name("pointsman."), tsig)));
+        let why = bad_signature(&settings, &answer, ours).expect("refused");
+        assert!(why.contains("BADTIME") && why.contains("1000 s"), "{why}");
+        assert!(!format!("{settings:?}").contains("secret:"), "never shown");
     }
 }
