@@ -9,13 +9,16 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::Mode;
 use rustix::process::umask;
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
 use crate::config::Bind;
 
 /// Connections the kernel keeps until they are accepted (it cuts this to `net.core.somaxconn`):
 /// after a restart every application connects at the same time.
 const BACKLOG: i32 = 4096;
+
+/// Questions to the DNS server that the kernel keeps until they are read, bytes: 768 for each.
+const PACKETS: usize = 1 << 20;
 
 /// A port or path that can not be had.
 #[derive(Debug, thiserror::Error)]
@@ -122,6 +125,8 @@ pub(super) fn dns(address: SocketAddr) -> io::Result<(UdpSocket, TcpListener)> {
     let connections = tcp(address)?;
     let packets = UdpSocket::bind(connections.local_addr()?)?;
     packets.set_nonblocking(true)?;
+    // As much as the system allows up to this: what does not fit is lost, and asked again a second later.
+    SockRef::from(&packets).set_recv_buffer_size(PACKETS)?;
     Ok((packets, connections))
 }
 

@@ -8,7 +8,7 @@ use tokio::net::TcpStream;
 use tokio::net::UdpSocket;
 use tokio::time::timeout;
 
-use crate::support::{SOON, Scene, becomes_true, bind};
+use crate::support::{SOON, Scene, assert_no_error_at_all, becomes_true, bind, now};
 
 const ADDRESS: &str = "127.0.0.1";
 const NAME: &str = "main.redis.test";
@@ -274,4 +274,48 @@ async fn whatever_is_sent_to_it_the_next_question_is_answered() {
         assert_eq!(body[3] & 0x0f, 0, "NOERROR");
     }
     dns.scene.assert_log_is_clean();
+}
+
+/// `cargo test --test e2e thousands -- --nocapture` prints how many a second.
+#[tokio::test]
+async fn thousands_of_questions_are_answered_while_requests_flow() {
+    const QUESTIONS: u16 = 20_000;
+    let mut dns = Dns::start().await;
+    dns.scene.traffic().await;
+    let socket = UdpSocket::bind((ADDRESS, 0)).await.unwrap();
+    socket.connect(dns.port.address()).await.unwrap();
+    let mut question =
+        b"\0\0\x01\x00\0\x01\0\0\0\0\0\0\x04main\x05redis\x04test\0\0\x01\0\x01".to_vec();
+    let began = now();
+    let asking = async {
+        let mut buffer = [0; 512];
+        for number in 0..QUESTIONS {
+            question[..2].copy_from_slice(&number.to_be_bytes());
+            socket.send(&question).await.unwrap();
+            // So many are on their way at once.
+            if number >= 50 {
+                hear(&socket, &mut buffer, number - 50).await;
+            }
+        }
+        for number in QUESTIONS - 50..QUESTIONS {
+            hear(&socket, &mut buffer, number).await;
+        }
+    };
+    timeout(SOON, asking).await.expect("a thousand a second");
+    let took = now() - began;
+    println!(
+        "{} questions a second",
+        (f64::from(QUESTIONS) / took.as_secs_f64()) as u64
+    );
+    dns.scene.progress(20).await;
+    let verdict = dns.scene.judged().await;
+    assert_no_error_at_all(&verdict);
+    dns.scene.assert_log_is_clean();
+}
+
+/// The next answer is the one to this question, with an address.
+async fn hear(socket: &UdpSocket, buffer: &mut [u8], number: u16) {
+    socket.recv(buffer).await.unwrap();
+    assert_eq!(buffer[..2], number.to_be_bytes());
+    assert_eq!((buffer[3] & 0x0f, buffer[7]), (0, 1));
 }
