@@ -14,7 +14,7 @@ use super::driver::{Driver, State};
 use super::failpoint::Failpoint;
 use super::gauges::Gauges;
 use super::handle::ControlHandle;
-use super::publisher::{HookPublisher, Publisher};
+use super::publisher::{DnsUpdatePublisher, DnsUpdateSettings, HookPublisher, Publisher};
 use super::reports::{Reports, RequestCounter};
 use super::source::{Source, StaticSource};
 use super::staff::{Common, Staff};
@@ -80,6 +80,8 @@ pub enum AuthoritySettings {
 /// Whom to tell about a new primary.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum PublisherSettings {
+    /// A name in a zone, see [`DnsUpdatePublisher`].
+    DnsUpdate(Box<DnsUpdateSettings>),
     /// A program, see [`HookPublisher`].
     Hook {
         /// The program.
@@ -269,6 +271,14 @@ impl AuthoritySettings {
         }
     }
 
+    /// Whether its epochs go on growing over a restart.
+    pub fn keeps_epochs(&self) -> bool {
+        match self {
+            AuthoritySettings::Embedded { .. } => true,
+            AuthoritySettings::Follow => false,
+        }
+    }
+
     fn rule(&self) -> failover::Authority {
         match self {
             AuthoritySettings::Embedded { .. } => failover::Authority::Decides,
@@ -278,8 +288,26 @@ impl AuthoritySettings {
 }
 
 impl PublisherSettings {
+    /// Whether it compares epochs with what an earlier run published: there must be a record that
+    /// keeps them.
+    pub fn needs_record(&self) -> bool {
+        match self {
+            PublisherSettings::DnsUpdate(_) => true,
+            PublisherSettings::Hook { .. } => false,
+        }
+    }
+
+    /// The name in DNS that it changes, if it does.
+    pub fn dns_name(&self) -> Option<&hickory_proto::rr::Name> {
+        match self {
+            PublisherSettings::DnsUpdate(settings) => Some(&settings.name),
+            PublisherSettings::Hook { .. } => None,
+        }
+    }
+
     fn open(self) -> Box<dyn Publisher> {
         match self {
+            PublisherSettings::DnsUpdate(settings) => Box::new(DnsUpdatePublisher::new(*settings)),
             PublisherSettings::Hook { program, timeout } => {
                 Box::new(HookPublisher::new(program, timeout))
             }
