@@ -62,12 +62,16 @@ pub(super) fn secret(item: &Item<'_>) -> Option<Vec<u8>> {
 }
 
 /// The file's bytes without the line end that editors add.
-fn from_file(item: &Item<'_>, path: &Path) -> Option<Vec<u8>> {
+pub(super) fn from_file(item: &Item<'_>, path: &Path) -> Option<Vec<u8>> {
     let mut secret = match std::fs::read(path) {
         Ok(bytes) => bytes,
         Err(error) => {
             item.fail(
-                format!("can not read the file {}: {error}", path.display()),
+                format!(
+                    "can not read the {} {}: {error}",
+                    item.key.replace('_', " "),
+                    path.display()
+                ),
                 "check the path and that the user pointsman runs as may read it",
             );
             return None;
@@ -82,14 +86,17 @@ fn from_file(item: &Item<'_>, path: &Path) -> Option<Vec<u8>> {
     Some(secret)
 }
 
-fn from_environment(item: &Item<'_>, variable: &str) -> Option<Vec<u8>> {
+pub(super) fn from_environment(item: &Item<'_>, variable: &str) -> Option<Vec<u8>> {
     use std::os::unix::ffi::OsStringExt;
     match std::env::var_os(variable) {
         Some(value) => Some(value.into_vec()),
         None => {
             item.fail(
                 format!("the environment variable {variable} is not set"),
-                "set it for the service, or name a file instead",
+                format!(
+                    "set it for the service, or use {}",
+                    item.key.replace("_env", "_file")
+                ),
             );
             None
         }

@@ -48,14 +48,19 @@ pub(super) fn read(section: &Section<'_>, kind: &str) -> Option<StoreSettings> {
         None => None,
         Some(item) => Some(tls(&item)?),
     };
-    Some(StoreSettings {
+    let settings = StoreSettings {
         kind,
         endpoints: endpoints?,
         prefix: prefix?,
         timeout: timeout?,
         credentials,
         tls,
-    })
+    };
+    if let Err(why) = settings.check() {
+        section.fail(why, "look at `tls`");
+        return None;
+    }
+    Some(settings)
 }
 
 fn endpoints(item: &Item<'_>, hint: &str) -> Option<Vec<String>> {

@@ -16,7 +16,9 @@ use super::driver::{Driver, State};
 use super::failpoint::Failpoint;
 use super::gauges::Gauges;
 use super::handle::ControlHandle;
-use super::publisher::{HookPublisher, Publisher};
+use super::publisher::{
+    DnsUpdatePublisher, DnsUpdateSettings, HookPublisher, KvPublisher, Publisher,
+};
 use super::reports::{Reports, RequestCounter};
 use super::source::{Source, StaticSource};
 use super::staff::{Common, Staff};
@@ -85,12 +87,21 @@ pub enum AuthoritySettings {
 /// Whom to tell about a new primary.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum PublisherSettings {
+    /// A name in a zone, see [`DnsUpdatePublisher`].
+    DnsUpdate(Box<DnsUpdateSettings>),
     /// A program, see [`HookPublisher`].
     Hook {
         /// The program.
         program: PathBuf,
         /// It is killed when it runs longer.
         timeout: Duration,
+    },
+    /// A plain key in a coordinator, see [`KvPublisher`].
+    Kv {
+        /// The coordinator.
+        store: StoreSettings,
+        /// `None`: the backend's name.
+        key: Option<Arc<str>>,
     },
 }
 
@@ -292,6 +303,14 @@ impl AuthoritySettings {
         }
     }
 
+    /// Whether its epochs go on growing over a restart.
+    pub fn keeps_epochs(&self) -> bool {
+        match self {
+            AuthoritySettings::Embedded { .. } | AuthoritySettings::Shared(_) => true,
+            AuthoritySettings::Follow => false,
+        }
+    }
+
     fn rule(&self) -> failover::Authority {
         match self {
             AuthoritySettings::Embedded { .. } => failover::Authority::Decides,
@@ -302,11 +321,30 @@ impl AuthoritySettings {
 }
 
 impl PublisherSettings {
+    /// Whether it compares epochs with what an earlier run published: there must be a record that
+    /// keeps them.
+    pub fn needs_record(&self) -> bool {
+        match self {
+            PublisherSettings::DnsUpdate(_) | PublisherSettings::Kv { .. } => true,
+            PublisherSettings::Hook { .. } => false,
+        }
+    }
+
+    /// The name in DNS that it changes, if it does.
+    pub fn dns_name(&self) -> Option<&hickory_proto::rr::Name> {
+        match self {
+            PublisherSettings::DnsUpdate(settings) => Some(&settings.name),
+            PublisherSettings::Hook { .. } | PublisherSettings::Kv { .. } => None,
+        }
+    }
+
     fn open(self) -> Box<dyn Publisher> {
         match self {
+            PublisherSettings::DnsUpdate(settings) => Box::new(DnsUpdatePublisher::new(*settings)),
             PublisherSettings::Hook { program, timeout } => {
                 Box::new(HookPublisher::new(program, timeout))
             }
+            PublisherSettings::Kv { store, key } => Box::new(KvPublisher::new(store, key)),
         }
     }
 }

@@ -4,11 +4,15 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use pointsman::control::authority::{Authority, SharedAuthority, Swap};
-use pointsman::control::{StoreKind, StoreSettings};
+use pointsman::control::publisher::{Announcement, KvPublisher, PublishError, Publisher};
+use pointsman::control::{StoreKind, StoreSettings, TlsSettings};
 use pointsman::failover::{Opinion, Version};
-use pointsman::lab::{Engine, until};
-use pointsman::topology::Epoch;
+use pointsman::lab::{Engine, EngineOptions, until};
+use pointsman::resp::Credentials;
+use pointsman::topology::{Epoch, NodeId};
 use tokio::time::timeout;
 
 use super::authority::{Place, contract, record, stores, version_of};
@@ -267,4 +271,310 @@ async fn consul_loses_one_of_three() {
 #[tokio::test]
 async fn zookeeper_loses_one_of_three() {
     one_of_three(StoreKind::ZooKeeper).await;
+}
+
+/// What a wrong login, or none, is told; what is stored stays.
+async fn is_refused(place: &Coordinator, credentials: Option<Credentials>, word: &str) {
+    let settings = StoreSettings {
+        credentials,
+        ..place.settings.clone()
+    };
+    let wrong = Coordinator {
+        settings,
+        backend: place.backend.clone(),
+    };
+    let mut authority = wrong.authority();
+    let said = match authority.load().await {
+        Err(error) => error.to_string(),
+        // ZooKeeper shows who may not read it that there is something.
+        Ok(loaded) => panic!("{loaded:?}"),
+    };
+    assert!(said.contains(word), "{said}");
+    let swap = authority.swap(Version(1), record(9)).await;
+    assert!(
+        matches!(swap, Swap::Unavailable(_) | Swap::Lost(_)),
+        "{swap:?}"
+    );
+}
+
+fn login(user: &str, password: &str) -> Option<Credentials> {
+    let user = (!user.is_empty()).then(|| user.into());
+    Some(Credentials::new(user, password.as_bytes().to_vec()))
+}
+
+#[tokio::test]
+async fn etcd_with_users() {
+    let (mut engine, mut place) = start(StoreKind::Etcd, 1).await;
+    let server = engine.endpoints()[0].clone();
+    let client = reqwest::Client::new();
+    for (path, body) in [
+        ("user/add", r#"{"name":"root","password":"geheim"}"#),
+        ("role/add", r#"{"name":"root"}"#),
+        ("user/grant", r#"{"user":"root","role":"root"}"#),
+        ("enable", "{}"),
+    ] {
+        let asked = client
+            .post(format!("http://{server}/v3/auth/{path}"))
+            .body(body);
+        let answer = asked.send().await.expect("answered");
+        assert!(answer.status().is_success(), "{path}: {answer:?}");
+    }
+    place.settings.credentials = login("root", "geheim");
+    let mut authority = place.usable().await;
+    let version = stores(&mut authority, 1).await;
+    is_refused(&place, login("root", "falsch"), "authentication failed").await;
+    is_refused(&place, None, "user name is empty").await;
+    // A token of before is worth nothing after a restart.
+    engine.kill(0);
+    engine.restart(0).await.expect("restarted");
+    let again = async || match authority.swap(version, record(2)).await {
+        Swap::Done(_) => Ok(()),
+        other => Err(format!("{other:?}")),
+    };
+    until("a new login", SOON, again).await.expect("logged in");
+    let mut other = place.open();
+    let version = stores(&mut other, 3).await;
+    sees(&mut authority, version).await;
+}
+
+#[tokio::test]
+async fn consul_with_tokens() {
+    let rules = "acl { enabled = true default_policy = \"deny\" \
+                 tokens { master = \"geheim\" } }";
+    let engine = Engine::with(EngineOptions {
+        kind: StoreKind::Consul,
+        members: 1,
+        extra: vec!["-hcl".to_owned(), rules.to_owned()],
+    })
+    .await
+    .expect("started");
+    let mut place = Coordinator::of(&engine, StoreKind::Consul);
+    place.settings.credentials = login("", "geheim");
+    let mut authority = place.usable().await;
+    let store = async || match authority.swap(Version(0), record(1)).await {
+        Swap::Done(_) => Ok(()),
+        other => Err(format!("{other:?}")),
+    };
+    // The first token is known a moment after the leader.
+    until("the token", SOON, store).await.expect("accepted");
+    is_refused(&place, login("", "falsch"), "ACL not found").await;
+    is_refused(&place, None, "ermission denied").await;
+}
+
+#[tokio::test]
+async fn zookeeper_with_users() {
+    let (_engine, mut place) = start(StoreKind::ZooKeeper, 1).await;
+    place.settings.prefix = "/private".to_owned();
+    place.settings.credentials = login("one", "geheim");
+    let mut authority = place.usable().await;
+    stores(&mut authority, 1).await;
+    is_refused(&place, login("one", "falsch"), "not authorized").await;
+    is_refused(&place, None, "not authorized").await;
+}
+
+/// A CA, and a certificate for 127.0.0.1 that it signed, and another CA.
+struct Certificates(tempfile::TempDir);
+
+impl Certificates {
+    fn new() -> Certificates {
+        let directory = tempfile::tempdir().expect("directory");
+        let run = |arguments: &str| {
+            let output = std::process::Command::new("openssl")
+                .args(arguments.split(' '))
+                .current_dir(directory.path())
+                .output()
+                .expect("openssl runs");
+            assert!(output.status.success(), "{arguments}: {output:?}");
+        };
+        let names = "subjectAltName=IP:127.0.0.1\n";
+        std::fs::write(directory.path().join("names"), names).expect("written");
+        for ca in ["ca", "other"] {
+            run(&format!(
+                "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 \
+                 -subj /CN={ca} -keyout {ca}.key -out {ca}.pem"
+            ));
+        }
+        run(
+            "req -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -subj /CN=server \
+             -keyout server.key -out server.csr",
+        );
+        run(
+            "x509 -req -in server.csr -CA ca.pem -CAkey ca.key -CAcreateserial -days 2 \
+             -extfile names -out server.pem",
+        );
+        Certificates(directory)
+    }
+
+    fn path(&self, name: &str) -> String {
+        self.0.path().join(name).display().to_string()
+    }
+
+    fn pem(&self, name: &str) -> Vec<u8> {
+        std::fs::read(self.path(name)).expect("there")
+    }
+}
+
+#[tokio::test]
+async fn etcd_with_certificates_on_both_sides() {
+    let certificates = Certificates::new();
+    let engine = Engine::with(EngineOptions {
+        kind: StoreKind::Etcd,
+        members: 1,
+        extra: vec![
+            format!("--cert-file={}", certificates.path("server.pem")),
+            format!("--key-file={}", certificates.path("server.key")),
+            format!("--trusted-ca-file={}", certificates.path("ca.pem")),
+            "--client-cert-auth".to_owned(),
+        ],
+    })
+    .await
+    .expect("started");
+    let identity = (
+        certificates.pem("server.pem"),
+        certificates.pem("server.key"),
+    );
+    let mut place = Coordinator::of(&engine, StoreKind::Etcd);
+    place.settings.tls = Some(TlsSettings {
+        ca: Some(certificates.pem("ca.pem")),
+        identity: Some(identity.clone()),
+    });
+    let mut authority = place.usable().await;
+    stores(&mut authority, 1).await;
+    for (ca, identity) in [("other.pem", Some(identity)), ("ca.pem", None)] {
+        place.settings.tls = Some(TlsSettings {
+            ca: Some(certificates.pem(ca)),
+            identity,
+        });
+        let said = place.authority().load().await.expect_err("refused");
+        println!("{said}");
+        assert!(said.to_string().contains("ertificate"), "{said}");
+    }
+    place.settings.tls = None;
+    let said = place.authority().load().await.expect_err("refused");
+    println!("{said}");
+}
+
+/// 9: what somebody else keeps under our key is never overwritten.
+#[tokio::test]
+async fn what_is_not_understood_is_never_overwritten() {
+    let (engine, place) = start(StoreKind::Etcd, 1).await;
+    let client = reqwest::Client::new();
+    let server = engine.endpoints()[0].clone();
+    let key = STANDARD.encode("/test/pointsman/main/record");
+    let ours = serde_json::to_string(&record(1)).expect("json");
+    for (text, word) in [
+        (String::new(), "empty"),
+        ("gibberish".to_owned(), "no record of pointsman"),
+        (ours.replace("\"main\"", "\"cache\""), "backend `cache`"),
+        (ours.replace("\"format\":1", "\"format\":9"), "newer"),
+    ] {
+        let value = STANDARD.encode(&text);
+        let body = format!(r#"{{"key":"{key}","value":"{value}"}}"#);
+        let put = client.post(format!("http://{server}/v3/kv/put")).body(body);
+        assert!(put.send().await.expect("answered").status().is_success());
+        let mut authority = place.open();
+        let said = authority
+            .load()
+            .await
+            .expect_err("not understood")
+            .to_string();
+        assert!(said.contains(word), "{said}");
+        let swap = authority.swap(Version(0), record(1)).await;
+        assert!(matches!(swap, Swap::Unavailable(_)), "{swap:?}");
+        assert!(authority.load().await.is_err(), "it is still there");
+    }
+}
+
+fn announcement(epoch: u64, to: &str) -> Announcement {
+    Announcement {
+        backend: "main".into(),
+        epoch: Epoch(epoch),
+        from: None,
+        to: NodeId::new(to),
+        planned: false,
+    }
+}
+
+/// Publishers of older and newer epochs race; the newest wins, and only older ones are refused.
+async fn kv_contract(kind: StoreKind) {
+    let (_engine, place) = start(kind, 1).await;
+    let publisher = || KvPublisher::new(place.settings.clone(), Some("redis".into()));
+    let mut racers = Vec::new();
+    for epoch in 1..=6 {
+        let mut publisher = publisher();
+        racers.push(tokio::spawn(async move {
+            let news = announcement(epoch, &format!("10.0.0.{epoch}:6379"));
+            match publisher.publish(news).await {
+                Ok(()) => {}
+                Err(PublishError::Older(newer)) => assert!(newer > Epoch(epoch)),
+                Err(error) => panic!("{error}"),
+            }
+        }));
+    }
+    for racer in racers {
+        racer.await.expect("published or refused");
+    }
+    let mut one = publisher();
+    let older = one.publish(announcement(5, "10.0.0.5:6379")).await;
+    assert!(
+        matches!(older, Err(PublishError::Older(Epoch(6)))),
+        "{older:?}"
+    );
+    // The same again is as good as once.
+    let same = one.publish(announcement(6, "10.0.0.6:6379")).await;
+    same.expect("published already");
+    let newer = one.publish(announcement(7, "10.0.0.7:6379")).await;
+    newer.expect("published");
+    let found = KvReader(&place).value("redis").await;
+    assert_eq!(found, "10.0.0.7:6379");
+}
+
+/// Reads as an application would.
+struct KvReader<'a>(&'a Coordinator);
+
+impl KvReader<'_> {
+    async fn value(&self, key: &str) -> String {
+        let settings = &self.0.settings;
+        let server = &settings.endpoints[0];
+        let path = format!("{}/primary/{key}", settings.prefix);
+        match settings.kind {
+            StoreKind::Etcd => {
+                let body = format!(r#"{{"key":"{}"}}"#, STANDARD.encode(path));
+                let asked = reqwest::Client::new().post(format!("http://{server}/v3/kv/range"));
+                let text = asked.body(body).send().await.expect("asked").text().await;
+                let answer: serde_json::Value =
+                    serde_json::from_str(&text.expect("text")).expect("json");
+                let value = answer.pointer("/kvs/0/value").and_then(|v| v.as_str());
+                let bytes = STANDARD.decode(value.expect("there")).expect("base64");
+                String::from_utf8(bytes).expect("text")
+            }
+            StoreKind::Consul => {
+                let url = format!("http://{server}/v1/kv{path}?raw");
+                let answer = reqwest::get(url).await.expect("asked");
+                answer.text().await.expect("text")
+            }
+            StoreKind::ZooKeeper => {
+                let client = zookeeper_client::Client::connect(server)
+                    .await
+                    .expect("there");
+                let (value, _) = client.get_data(&path).await.expect("there");
+                String::from_utf8(value).expect("text")
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn kv_in_etcd() {
+    kv_contract(StoreKind::Etcd).await;
+}
+
+#[tokio::test]
+async fn kv_in_consul() {
+    kv_contract(StoreKind::Consul).await;
+}
+
+#[tokio::test]
+async fn kv_in_zookeeper() {
+    kv_contract(StoreKind::ZooKeeper).await;
 }

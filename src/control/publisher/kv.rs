@@ -7,28 +7,29 @@ use super::{Announcement, Boxed, PublishError, Publisher};
 use crate::control::store::{self, Entry, Store, StoreError, StoreSettings, Write};
 use crate::topology::Epoch;
 
+/// Below the prefix; the backends' records have directories beside it.
+const DIRECTORY: &str = "primary";
+
 /// Tries of one announcement while others write too.
 const TRIES: usize = 8;
 
 /// See the head of the file.
 pub struct KvPublisher {
-    store: Box<dyn Store>,
+    /// Opened when it is needed for the first time.
+    store: Option<Box<dyn Store>>,
     settings: StoreSettings,
     /// `None`: the backend's name.
     key: Option<Arc<str>>,
 }
 
 impl KvPublisher {
-    /// Writes `<prefix>/<key>`; the key is the backend's name where none is given.
-    ///
-    /// # Errors
-    /// Certificates that can not be used.
-    pub fn new(settings: StoreSettings, key: Option<Arc<str>>) -> Result<Self, String> {
-        Ok(KvPublisher {
-            store: store::open(&settings, "primary").map_err(|error| error.0)?,
+    /// Writes `<prefix>/primary/<key>`; the key is the backend's name where none is given.
+    pub fn new(settings: StoreSettings, key: Option<Arc<str>>) -> Self {
+        KvPublisher {
+            store: None,
             settings,
             key,
-        })
+        }
     }
 
     /// The epoch is stored first and looked at in the same reading as the address: whoever finds its
@@ -37,8 +38,12 @@ impl KvPublisher {
         let name = self.key.clone().unwrap_or(announcement.backend.clone());
         let epoch_name = format!("{name}.epoch");
         let failed = |error: StoreError| PublishError::Failed(error.0);
+        let store = match &mut self.store {
+            Some(store) => store,
+            none => none.insert(store::open(&self.settings, DIRECTORY).map_err(failed)?),
+        };
         for _ in 0..TRIES {
-            let entries = self.store.read().await.map_err(failed)?;
+            let entries = store.read().await.map_err(failed)?;
             let found = |name: &str| entries.iter().find(|entry| entry.name == name);
             let stored = match found(&epoch_name) {
                 None => None,
@@ -50,7 +55,7 @@ impl KvPublisher {
             if stored != Some(announcement.epoch) {
                 let version = found(&epoch_name).map_or(0, |entry| entry.version);
                 let value = announcement.epoch.0.to_string();
-                match self.store.swap(&epoch_name, version, value.into()).await {
+                match store.swap(&epoch_name, version, value.into()).await {
                     // The address is read after this.
                     Write::Done(_) | Write::Conflict => continue,
                     Write::Unknown(why) | Write::Unavailable(why) => {
@@ -63,7 +68,7 @@ impl KvPublisher {
                 return Ok(());
             }
             let version = found(&name).map_or(0, |entry| entry.version);
-            match self.store.swap(&name, version, address.to_vec()).await {
+            match store.swap(&name, version, address.to_vec()).await {
                 Write::Done(_) => return Ok(()),
                 Write::Conflict => {}
                 Write::Unknown(why) | Write::Unavailable(why) => {
@@ -72,7 +77,7 @@ impl KvPublisher {
             }
         }
         Err(PublishError::Failed(format!(
-            "others write {}/primary/{name} all the time",
+            "others write {}/{DIRECTORY}/{name} all the time",
             self.settings.prefix
         )))
     }

@@ -44,6 +44,16 @@ pub struct StoreSettings {
     pub tls: Option<TlsSettings>,
 }
 
+impl StoreSettings {
+    /// Whether the certificates can be used. Connects to nobody.
+    ///
+    /// # Errors
+    /// What is wrong with them.
+    pub fn check(&self) -> Result<(), String> {
+        super::open(self, "check").map(|_| ()).map_err(|e| e.0)
+    }
+}
+
 /// PEM texts that were read from files.
 #[derive(Clone, Default, PartialEq, Eq)]
 pub struct TlsSettings {
