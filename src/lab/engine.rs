@@ -14,6 +14,9 @@ use crate::control::StoreKind;
 /// A Java program needs its time, on a busy machine more.
 const START: Duration = Duration::from_secs(60);
 
+/// Debian's.
+const ZOOKEEPER: &str = "/usr/share/java/zookeeper.jar";
+
 /// Where Consul's servers talk to one another.
 const CONSUL: &str = "127.0.0.2";
 
@@ -77,6 +80,26 @@ impl Engine {
             engine.ready(member).await?;
         }
         Ok(engine)
+    }
+
+    /// The program that this machine lacks for it, if it does.
+    pub fn missing(kind: StoreKind) -> Option<String> {
+        let runs = |program: PathBuf, argument: &str| {
+            let mut command = Command::new(program);
+            let quiet = command
+                .arg(argument)
+                .stdout(Stdio::null())
+                .stderr(Stdio::null());
+            quiet.status().is_ok_and(|status| status.success())
+        };
+        let here = match kind {
+            StoreKind::Etcd => runs("etcd".into(), "--version"),
+            StoreKind::Consul => runs(consul_program(), "--version"),
+            StoreKind::ZooKeeper => {
+                runs("java".into(), "-version") && PathBuf::from(ZOOKEEPER).exists()
+            }
+        };
+        (!here).then(|| kind.name().to_owned())
     }
 
     /// `host:port` of each server, for clients.

