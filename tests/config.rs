@@ -243,6 +243,52 @@ fn necessary_parts_are_asked_for() {
 }
 
 #[test]
+fn a_coordinator_is_checked() {
+    for (keys, what, hint) in [
+        ("", "`endpoints` is missing", "endpoints = ["),
+        (", endpoints = []", "`endpoints` is empty", "for example"),
+        (
+            ", endpoints = [\"http://a:1\"]",
+            "is not host:port",
+            "without http://",
+        ),
+        (
+            ", endpoints = [\"a:1\"], prefix = \"p/\"",
+            "can not be a prefix",
+            "begin with a slash",
+        ),
+        (
+            ", endpoints = [\"a:1\"], tls = { ca_file = \"/nonexistent\" }",
+            "can not read /nonexistent",
+            "check the path",
+        ),
+        (
+            ", endpoints = [\"a:1\"], tls = { key_file = \"/nonexistent\" }",
+            "belong together",
+            "give both",
+        ),
+    ] {
+        for kind in ["consul", "etcd", "zookeeper"] {
+            refused_in_backend(
+                &format!("authority = {{ kind = \"{kind}\"{keys} }}"),
+                what,
+                hint,
+            );
+        }
+    }
+    refused_in_backend(
+        "authority = { kind = \"consul\", endpoints = [\"a:1\"], auth = { password_env = \"X\" } }",
+        "Consul has no users",
+        "token_file",
+    );
+    refused_in_backend(
+        "publishers = [{ kind = \"kv\", store = \"redis\" }]",
+        "there is no store `redis`",
+        "etcd",
+    );
+}
+
+#[test]
 fn what_comes_later_is_refused_by_name() {
     for kind in ["sentinel", "dns", "etcd", "consul", "zookeeper", "cluster"] {
         refused(
@@ -252,14 +298,14 @@ fn what_comes_later_is_refused_by_name() {
             "static",
         );
     }
-    for kind in ["etcd", "consul", "zookeeper", "sentinel", "cluster"] {
+    for kind in ["sentinel", "cluster"] {
         refused_in_backend(
             &format!("authority = {{ kind = \"{kind}\" }}"),
             "is not in this version",
-            "embedded, follow",
+            "follow",
         );
     }
-    for kind in ["kv", "vip"] {
+    for kind in ["vip"] {
         refused_in_backend(
             &format!("publishers = [{{ kind = \"{kind}\" }}]"),
             "is not in this version",

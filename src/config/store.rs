@@ -38,6 +38,7 @@ pub(super) fn read(section: &Section<'_>, kind: &str) -> Option<StoreSettings> {
     let login = section.get("auth");
     if let (StoreKind::Consul, Some(item)) = (kind, &login) {
         item.fail("Consul has no users", "use token_file or token_env");
+        return None;
     }
     let credentials = match (token, login) {
         (Some(item), _) => Some(crate::resp::Credentials::new(None, auth::secret(&item)?)),
