@@ -130,6 +130,8 @@ names! {
         "Connections to the address that were ended when this host dropped it.";
     VIP_POINTSMAN_UP = "pointsman_vip_pointsman_up", Kind::Gauge, ["pointsman"],
         "1 when the pointsman answered the agent's last question, else 0.";
+    DNS_QUERIES = "pointsman_dns_queries_total", Kind::Counter, ["result"],
+        "Questions to the built-in DNS server, by how they were answered.";
     LOG_DROPPED = "pointsman_log_lines_dropped_total", Kind::Counter, [],
         "Lines of the log that were dropped because standard error was not read fast enough.";
 }
@@ -270,6 +272,22 @@ label! {
         Unconfirmed = "unconfirmed",
         /// The agent was told to stop.
         Stopped = "stopped",
+    }
+}
+
+label! {
+    /// How the built-in DNS server answered a question.
+    DnsResult {
+        /// With what there is, which may be nothing of the wanted type.
+        Answered = "answered",
+        /// No such name in the zone.
+        NoSuchName = "no_such_name",
+        /// The backend has no primary, or its host has no known address.
+        NoPrimary = "no_primary",
+        /// Outside the zone, a transfer, another class.
+        Refused = "refused",
+        /// It could not be understood.
+        Malformed = "malformed",
     }
 }
 
@@ -485,6 +503,29 @@ impl ControlMetrics {
     /// ([`crate::topology::EvidenceReceiver::dropped`]).
     pub fn evidence_dropped(&self, since_start: u64) {
         self.evidence_dropped.absolute(since_start);
+    }
+}
+
+/// Handles of the built-in DNS server.
+pub struct DnsMetrics {
+    queries: Vec<Counter>,
+}
+
+impl DnsMetrics {
+    /// Registers every series, so that all exist, at zero, from the start.
+    #[allow(clippy::new_without_default, reason = "it registers something")]
+    pub fn new() -> Self {
+        DnsMetrics {
+            queries: each(
+                DnsResult::ALL,
+                |r| counter!(DNS_QUERIES, "result" => r.as_str()),
+            ),
+        }
+    }
+
+    /// A question was answered.
+    pub fn answered(&self, result: DnsResult) {
+        self.queries[result as usize].increment(1);
     }
 }
 

@@ -1,7 +1,8 @@
 //! The configuration: one TOML file, read once, checked whole, every error reported at once.
 //!
 //! `problem` is what is wrong and where, `section` reads one table, `listener` and `backend` know
-//! the tables that have no plain defaults; `source`, `authority` and `publisher` the kinds of each. Reading a configuration opens no socket.
+//! the tables that have no plain defaults; `source`, `authority` and `publisher` the kinds of each;
+//! `names` the DNS server. Reading a configuration opens no socket.
 
 mod address;
 mod auth;
@@ -9,10 +10,12 @@ mod authority;
 mod backend;
 mod kind;
 mod listener;
+mod names;
 mod problem;
 mod publisher;
 mod section;
 mod source;
+mod store;
 mod vip;
 
 use std::path::Path;
@@ -30,6 +33,7 @@ use section::{Bound, Section};
 use crate::admin::AdminSettings;
 use crate::control::{AuthoritySettings, PublisherSettings, SourceSettings};
 use crate::failover::Policy;
+use crate::names::NamesSettings;
 use crate::proxy::{BackendSettings, Settings};
 use crate::resp::Credentials;
 use crate::telemetry::{LogFormat, LogSettings, parse_level};
@@ -43,6 +47,8 @@ pub struct Config {
     pub log: LogSettings,
     /// `[proxy]`
     pub proxy: Settings,
+    /// `[dns_server]`; `None`: there is none.
+    pub dns_server: Option<NamesSettings>,
     /// `[[listener]]`, in the order of the file; at least one.
     pub listeners: Vec<Listener>,
     /// `[backend.NAME]`, in the order of the file; at least one.
@@ -171,11 +177,16 @@ fn read(root: Section<'_>) -> Config {
     let listeners = listener::read_all(&root, &backends);
     listener::check_against(&admin, &listeners);
     backend::check_against(&backends, &listeners);
+    let dns_server = names::read(&root);
+    if let Some(names) = &dns_server {
+        names::check_against(names, &admin, &listeners, &backends);
+    }
     root.finish();
     Config {
         admin: admin.settings,
         log,
         proxy,
+        dns_server: dns_server.map(|names| names.settings),
         listeners: listeners.into_iter().map(|l| l.listener).collect(),
         backends: backends.into_iter().filter_map(|b| b.backend).collect(),
         warnings: Vec::new(),
