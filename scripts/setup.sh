@@ -2,7 +2,7 @@
 # Installs what is missing to build, test or lint pointsman, and nothing that is there already.
 # Usage: scripts/setup.sh build|test|lint
 #   build  a C compiler and a Rust toolchain
-#   test   that, redis-server with redis-cli, BIND with dig and nsupdate, and ip and iptables
+#   test   that, redis-server with redis-cli, etcd, ZooKeeper, Consul, BIND with dig and nsupdate, and ip and iptables
 #   lint   that, and rustfmt, clippy, git, make
 # Needs root or sudo only when something is missing. Uses apt, and rustup where apt has no Rust that
 # is new enough.
@@ -51,6 +51,16 @@ bind() {
     PATH=$PATH:/usr/sbin:/sbin
     if have named && have dig && have nsupdate; then return; fi
     (without_service named.service "BIND" bind9 bind9-dnsutils) || say "tests of DNS will not run"
+}
+
+# Tests of a shared record want real coordinators; without one its tests say NOT RUN.
+coordinators() {
+    have etcd || (without_service etcd.service "etcd" etcd-server) || say "tests with etcd will not run"
+    if ! have java || [ ! -e /usr/share/java/zookeeper.jar ]; then
+        (packages "ZooKeeper" zookeeper default-jre-headless) || say "tests with ZooKeeper will not run"
+    fi
+    have openssl || (packages "certificates for tests" openssl) || say "tests with TLS will not run"
+    have consul || "$ROOT/scripts/servers.sh" get consul || say "tests with Consul will not run"
 }
 
 # Tests that drop packets want these; without them they say NOT RUN.
@@ -139,5 +149,6 @@ if [ "$1" = lint ]; then lint_tools; else rust; fi
 if [ "$1" != build ]; then
     redis
     bind
+    coordinators
     network
 fi

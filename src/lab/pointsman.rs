@@ -46,6 +46,8 @@ pub struct PointsmanOptions {
     pub requests: String,
     /// Lines of `[proxy]`.
     pub proxy: String,
+    /// Further tables.
+    pub tables: String,
     /// `log.level`.
     pub log_level: String,
 }
@@ -64,6 +66,7 @@ impl PointsmanOptions {
             failover: String::new(),
             requests: String::new(),
             proxy: String::new(),
+            tables: String::new(),
             log_level: "info".into(),
         }
     }
@@ -402,7 +405,7 @@ impl Pointsman {
              source = {source}\n\
              authority = {authority}\n{auth}\n{backend}\n\n\
              [backend.{BACKEND}.failover]\n{failover}\n\n\
-             [backend.{BACKEND}.requests]\n{requests}\n",
+             [backend.{BACKEND}.requests]\n{requests}\n\n{tables}\n",
             admin = self.admin.address(),
             level = options.log_level,
             proxy = options.proxy,
@@ -411,6 +414,7 @@ impl Pointsman {
             backend = options.backend,
             failover = options.failover,
             requests = options.requests,
+            tables = options.tables,
         )
     }
 }

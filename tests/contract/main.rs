@@ -6,5 +6,7 @@
 mod support;
 
 mod authority;
+mod dns_update;
 mod publisher;
+mod shared;
 mod source;

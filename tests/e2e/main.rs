@@ -12,6 +12,8 @@ mod crash;
 mod demo;
 mod disk;
 mod dns;
+mod dns_server;
+mod dns_update;
 mod failover;
 mod follow;
 mod hostile;
