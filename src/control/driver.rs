@@ -5,7 +5,7 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{broadcast, mpsc, oneshot};
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
@@ -27,8 +27,8 @@ use crate::failover::{
 };
 use crate::resp::info::{NodeInfo, parse};
 use crate::topology::{
-    BytesLost, Epoch, EvidenceReceiver, FailoverReport, Gate, NodeId, RequestCounts, Timestamp,
-    Topology, TopologyWriter,
+    BytesLost, Epoch, EvidenceReceiver, FailoverReport, Gate, NodeId, Notice, RequestCounts,
+    Timestamp, Topology, TopologyWriter,
 };
 
 /// Requests that were held are counted until this long after the end of a change.
@@ -67,6 +67,8 @@ pub(super) struct Driver {
     pub(super) counter: RequestCounter,
     pub(super) gauges: Gauges,
     pub(super) questions: mpsc::Receiver<Question>,
+    /// Nobody may listen.
+    pub(super) notices: broadcast::Sender<Notice>,
     /// Tests end the process here.
     pub(super) failpoint: Option<Failpoint>,
     pub(super) state: State,
@@ -324,7 +326,11 @@ impl Driver {
         }
     }
 
-    fn emit(&self, event: &str, node: Option<&NodeId>, detail: &str, attention: bool) {
+    fn emit(&self, event: &'static str, node: Option<&NodeId>, detail: &str, attention: bool) {
+        let _ = self.notices.send(Notice {
+            event,
+            node: node.cloned(),
+        });
         let backend = &*self.backend;
         let node = node.map(tracing::field::display);
         match attention {
