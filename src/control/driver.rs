@@ -96,6 +96,8 @@ pub(super) struct State {
     evidence_open: bool,
     /// Whether the newest decision in the record is a switchover.
     planned: bool,
+    /// The epoch that this monitor claimed last.
+    claimed: Option<Epoch>,
     tidied: Timestamp,
     note_in: mpsc::Sender<Note>,
     notes: mpsc::Receiver<Note>,
@@ -118,6 +120,7 @@ impl State {
             last_reply: 0,
             evidence_open: true,
             planned: false,
+            claimed: None,
             tidied: clock::now(),
             note_in,
             notes,
@@ -246,6 +249,7 @@ impl Driver {
                         RecordPhase::FailingOver => self.state.planned = false,
                         RecordPhase::Serving => {}
                     }
+                    self.state.claimed = Some(record.epoch);
                     self.staff.swap_record(op, expected, record);
                 }
                 Action::LoadRecord => self.staff.load_record(),
@@ -262,6 +266,7 @@ impl Driver {
                     from,
                     to,
                     planned: self.state.planned,
+                    decided: self.state.claimed == Some(epoch),
                 }),
                 Action::Emit {
                     event,
@@ -445,10 +450,13 @@ impl Driver {
             RecordNews::Swapped(op, swap) => {
                 let outcome = match swap {
                     Swap::Done(version) => SwapOutcome::Done(version),
-                    Swap::Lost(stored) => SwapOutcome::Lost {
-                        record: stored.record,
-                        version: stored.version,
-                    },
+                    Swap::Lost(stored) => {
+                        self.state.claimed = None;
+                        SwapOutcome::Lost {
+                            record: stored.record,
+                            version: stored.version,
+                        }
+                    }
                     Swap::Unknown(why) => SwapOutcome::Unknown(why),
                     Swap::Unavailable(why) => {
                         self.unavailable(why.clone());

@@ -49,6 +49,8 @@ pub struct Announcement {
     pub to: NodeId,
     /// Whether the operator asked for it.
     pub planned: bool,
+    /// Whether this monitor made the change; else it saw that somebody did.
+    pub decided: bool,
 }
 
 /// Why an announcement was not published.
@@ -80,7 +82,12 @@ pub(super) async fn keep_telling(
         };
         let epoch = announcement.epoch;
         match publisher.publish(announcement).await {
-            Ok(()) | Err(PublishError::Older(_)) => {
+            Ok(()) => {
+                tracing::info!(publisher = publisher.name(), %epoch, "the new primary was published");
+                told = Some(epoch);
+                pause = RETRY_FIRST;
+            }
+            Err(PublishError::Older(_)) => {
                 told = Some(epoch);
                 pause = RETRY_FIRST;
             }
