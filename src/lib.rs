@@ -28,5 +28,6 @@ pub mod lab;
 pub mod metrics;
 pub mod proxy;
 pub mod resp;
+pub mod sentinel;
 pub mod telemetry;
 pub mod topology;

@@ -15,6 +15,7 @@ use std::time::Duration;
 
 use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::net::TcpListener;
+use tokio::task::JoinHandle;
 
 pub use bind::BindError;
 
@@ -23,6 +24,7 @@ use crate::clock;
 use crate::config::{Backend, Bind, Config};
 use crate::control::{self, Control, ControlHandle};
 use crate::proxy::{self, Proxy, Socket};
+use crate::sentinel::{self, Sentinel};
 use crate::topology::{
     EvidenceReceiver, EvidenceSender, Topology, TopologyReader, TopologyWriter, channel,
     evidence_channel,
@@ -55,6 +57,8 @@ pub struct App {
     config: Config,
     metrics: PrometheusHandle,
     admin: std::net::TcpListener,
+    /// Where `[sentinel]` is configured.
+    sentinel: Option<std::net::TcpListener>,
     /// In the order of the configuration.
     listeners: Vec<Bound>,
     backends: Vec<Parts>,
@@ -77,6 +81,12 @@ impl App {
         config.proxy.max_clients = fitting(config.proxy.max_clients);
         let admin = bind::tcp(config.admin.bind)
             .map_err(|e| bind::error(&Bind::Tcp(config.admin.bind), e))?;
+        let sentinel = match &config.sentinel {
+            Some(sentinel) => Some(
+                bind::tcp(sentinel.bind).map_err(|e| bind::error(&Bind::Tcp(sentinel.bind), e))?,
+            ),
+            None => None,
+        };
         let listeners = config
             .listeners
             .iter()
@@ -92,6 +102,7 @@ impl App {
             config,
             metrics,
             admin,
+            sentinel,
             listeners,
             backends,
         })
@@ -106,6 +117,7 @@ impl App {
             config,
             metrics,
             admin,
+            sentinel,
             listeners,
             backends,
         } = self;
@@ -130,6 +142,13 @@ impl App {
             controls.push(control);
         }
         let control = Control::start(controls)?;
+        let answers = match sentinel {
+            Some(listener) => {
+                let readers = readers.iter().cloned().zip(control.handles());
+                Some(answers(&config, &monitor, &names, listener, readers)?)
+            }
+            None => None,
+        };
         let serving = readers
             .into_iter()
             .zip(control.handles())
@@ -157,6 +176,9 @@ impl App {
         drop(files);
         end(proxy, control).await;
         server.abort();
+        if let Some(answers) = answers {
+            answers.abort();
+        }
         Ok(())
     }
 }
@@ -243,6 +265,38 @@ fn served(
         topology,
         operator: Arc::new(handle),
     }
+}
+
+/// Starts to answer as Sentinel does.
+fn answers<'h>(
+    config: &Config,
+    monitor: &str,
+    names: &[String],
+    listener: std::net::TcpListener,
+    parts: impl Iterator<Item = (TopologyReader, &'h ControlHandle)>,
+) -> Result<JoinHandle<()>, io::Error> {
+    let backends = parts.enumerate().map(|(index, (topology, handle))| {
+        let backend = &config.backends[index];
+        let policy = &backend.failover;
+        sentinel::Backend {
+            name: backend.name.clone(),
+            topology,
+            notices: handle.notices(),
+            operator: Arc::new(handle.clone()),
+            // The name of a unix socket is no address.
+            listener: listeners_of(config, index, names)
+                .iter()
+                .find_map(|name| name.parse().ok()),
+            down_after: policy.silent_after.max(policy.unacked_after),
+            switchover_timeout: switchover_timeout(config),
+            parallel_syncs: policy.parallel_full_syncs,
+        }
+    });
+    let settings = config.sentinel.clone().unwrap_or_default();
+    let sentinel = Arc::new(Sentinel::new(settings, monitor, backends.collect()));
+    let listener = TcpListener::from_std(listener)?;
+    tracing::info!(sentinel = %listener.local_addr()?, "Sentinel's questions are answered");
+    Ok(tokio::spawn(sentinel::serve(listener, sentinel)))
 }
 
 fn listeners_of(config: &Config, backend: usize, names: &[String]) -> Vec<String> {

@@ -12,6 +12,7 @@ mod listener;
 mod problem;
 mod publisher;
 mod section;
+mod sentinel;
 mod source;
 
 use std::path::Path;
@@ -30,6 +31,7 @@ use crate::control::{AuthoritySettings, PublisherSettings, SourceSettings};
 use crate::failover::Policy;
 use crate::proxy::{BackendSettings, Settings};
 use crate::resp::Credentials;
+use crate::sentinel::SentinelSettings;
 use crate::telemetry::{LogFormat, LogSettings, parse_level};
 
 /// A configuration that passed every check.
@@ -41,6 +43,8 @@ pub struct Config {
     pub log: LogSettings,
     /// `[proxy]`
     pub proxy: Settings,
+    /// `[sentinel]`; `None` without that table.
+    pub sentinel: Option<SentinelSettings>,
     /// `[[listener]]`, in the order of the file; at least one.
     pub listeners: Vec<Listener>,
     /// `[backend.NAME]`, in the order of the file; at least one.
@@ -163,11 +167,16 @@ fn read(root: Section<'_>) -> Config {
     let listeners = listener::read_all(&root, &backends);
     listener::check_against(&admin, &listeners);
     backend::check_against(&backends, &listeners);
+    let sentinel = sentinel::read(&root);
+    if let Some(sentinel) = &sentinel {
+        sentinel::check_against(sentinel, &admin, &listeners, &backends);
+    }
     root.finish();
     Config {
         admin: admin.settings,
         log,
         proxy,
+        sentinel: sentinel.map(|read| read.settings),
         listeners: listeners.into_iter().map(|l| l.listener).collect(),
         backends: backends.into_iter().filter_map(|b| b.backend).collect(),
         warnings: Vec::new(),
