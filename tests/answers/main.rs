@@ -1,6 +1,7 @@
 //! Sentinel's questions answered by pointsman: compared with a real Sentinel, over failovers, with
 //! ordinary client libraries, with any bytes; and the hook, called as Sentinel calls its script.
 
+mod clients;
 mod compare;
 mod failover;
 mod hook;

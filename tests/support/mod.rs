@@ -3,6 +3,7 @@
 pub mod disk;
 pub mod namespace;
 pub mod network;
+pub mod programs;
 
 use std::time::Duration;
 

@@ -1,0 +1,115 @@
+//! Client libraries in their Sentinel mode, unmodified. The programs are in `tests/clients/`. Each
+//! finds the primary, writes, reads from a replica, prints `ready`, writes on until the end of its
+//! input, and prints what it saw as one line of JSON.
+
+use pointsman::lab::ShardOptions;
+use serde::Deserialize;
+use tokio::process::Command;
+
+use crate::rig::{Answering, NAME};
+use crate::support::programs::{Running, program};
+
+/// What a program prints at its end.
+#[derive(Debug, Deserialize)]
+struct Saw {
+    client: String,
+    /// Where it found the primary before the failover and after it.
+    before: String,
+    after: String,
+    /// Where it read from.
+    replica: String,
+    /// `+switch-master`.
+    message: Option<String>,
+    rounds: u64,
+    /// What its writes met with.
+    errors: Vec<String>,
+}
+
+const PASSWORD: &str = "sesam";
+
+/// Lets a program work over a failover and judges what it saw.
+async fn finds_its_way(command: Command, password: &str) {
+    let lines = match password {
+        "" => String::new(),
+        secret => format!("auth = {{ password = \"{secret}\" }}"),
+    };
+    let (old, new, replicas, saw) = over_a_failover(command, &lines, &[password, "5"]).await;
+    assert_eq!((&saw.before, &saw.after), (&old, &new), "{saw:?}");
+    assert!(replicas.contains(&saw.replica), "{saw:?}");
+    let spaced = |node: &str| node.replace(':', " ");
+    let message = format!("{NAME} {} {}", spaced(&old), spaced(&new));
+    assert_eq!(saw.message, Some(message));
+}
+
+/// The primary before and after, the replicas before, and what the program saw.
+async fn over_a_failover(
+    command: Command,
+    lines: &str,
+    arguments: &[&str],
+) -> (String, String, [String; 2], Saw) {
+    let mut answering = Answering::with(lines, ShardOptions::default()).await;
+    answering.scene.expect_log("doubtful configuration");
+    let port = answering.port.number().to_string();
+    let arguments: Vec<&str> = [&*port].iter().chain(arguments).copied().collect();
+    let mut running = Running::start(command, &arguments);
+    assert_eq!(running.line().await, "ready");
+    let old = answering.scene.node(0).id();
+    answering.scene.kill_primary().await;
+    let report = answering.scene.failed_over().await;
+    let new = report.to.expect("a new primary");
+    answering
+        .scene
+        .node(0)
+        .restart_now(pointsman::lab::Data::Empty)
+        .expect("restarted");
+    answering.scene.becomes_a_replica(0).await;
+    drop(running.child.stdin.take());
+    let last = running.line().await;
+    let saw: Saw = serde_json::from_str(&last).unwrap_or_else(|e| panic!("{e}: {last}"));
+    assert!(running.child.wait().await.expect("it ends").success());
+    println!("{}: {} rounds", saw.client, saw.rounds);
+    answering.scene.assert_log_is_clean();
+    let replicas = [1, 2].map(|n| answering.scene.node(n).id().to_string());
+    (old.to_string(), new.to_string(), replicas, saw)
+}
+
+#[tokio::test]
+async fn a_client_with_a_proxy_answer_stays_where_it_is() {
+    if let Some(command) = program("redis_py_sentinel.py") {
+        let answer = "answer = \"proxy\"";
+        let (old, new, replicas, saw) = over_a_failover(command, answer, &["", "0"]).await;
+        assert_eq!(saw.before, saw.after);
+        assert!(saw.before != old && saw.before != new, "{saw:?}");
+        assert!(replicas.contains(&saw.replica), "{saw:?}");
+        assert_eq!(saw.message, None);
+        // Its writes were held, none failed.
+        assert!(saw.errors.is_empty(), "{saw:?}");
+    }
+}
+
+#[tokio::test]
+async fn redis_py() {
+    for password in ["", PASSWORD] {
+        if let Some(command) = program("redis_py_sentinel.py") {
+            finds_its_way(command, password).await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn ioredis() {
+    for password in ["", PASSWORD] {
+        if let Some(command) = program("ioredis_sentinel.js") {
+            finds_its_way(command, password).await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn node_redis() {
+    for password in ["", PASSWORD] {
+        if let Some(command) = program("node_redis_sentinel.js") {
+            finds_its_way(command, password).await;
+        }
+    }
+}
