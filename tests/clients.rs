@@ -7,14 +7,13 @@
 #[allow(dead_code, reason = "not every test file uses every sentence")]
 mod support;
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Stdio;
-use std::time::Duration;
 
 use pointsman::lab::Scratch;
 use serde::Deserialize;
-use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader, Lines};
-use tokio::process::{Child, ChildStdout, Command};
+use tokio::io::AsyncWriteExt;
+use tokio::process::Command;
 
 use support::Scene;
 use support::programs::{PATIENCE, Running, file, program, rust};

@@ -7,7 +7,7 @@ use serde::Deserialize;
 use tokio::process::Command;
 
 use crate::rig::{Answering, NAME};
-use crate::support::programs::{Running, program};
+use crate::support::programs::{Running, program, rust};
 
 /// What a program prints at its end.
 #[derive(Debug, Deserialize)]
@@ -112,4 +112,45 @@ async fn node_redis() {
             finds_its_way(command, password).await;
         }
     }
+}
+
+#[tokio::test]
+async fn redis_rs() {
+    for password in ["", PASSWORD] {
+        if let Some(command) = rust("redis_rs_sentinel") {
+            finds_its_way(command, password).await;
+        }
+    }
+}
+
+/// redis-cli is no Sentinel client, but it is what people look with.
+#[tokio::test]
+async fn redis_cli() {
+    let lines = format!("auth = {{ password = \"{PASSWORD}\" }}");
+    let answering = Answering::with(&lines, ShardOptions::default()).await;
+    let port = answering.port.number().to_string();
+    let primary = answering.scene.node(0).port();
+    let says = async |arguments: &[&str]| {
+        let mut command = Command::new("redis-cli");
+        command.args(["--no-auth-warning", "-a", PASSWORD, "-p", &port]);
+        let output = command.args(arguments).output().await;
+        String::from_utf8(output.expect("redis-cli is installed").stdout).expect("text")
+    };
+    for protocol in ["-2", "-3"] {
+        let address = [protocol, "SENTINEL", "get-master-addr-by-name", NAME];
+        assert_eq!(says(&address).await, format!("127.0.0.1\n{primary}\n"));
+        let replicas = says(&[protocol, "SENTINEL", "replicas", NAME]).await;
+        assert_eq!(
+            replicas.matches("master-link-status").count(),
+            2,
+            "{replicas}"
+        );
+        let quorum = says(&[protocol, "SENTINEL", "ckquorum", NAME]).await;
+        assert!(quorum.starts_with("OK 1 usable Sentinels"), "{quorum}");
+    }
+    let unknown = says(&["SENTINEL", "master", "nobody"]).await;
+    assert_eq!(unknown, "ERR No such master with that name\n\n");
+    assert_eq!(says(&["SENTINEL", "failover", NAME]).await, "OK\n");
+    let moved = says(&["SENTINEL", "get-master-addr-by-name", NAME]).await;
+    assert_ne!(moved, format!("127.0.0.1\n{primary}\n"));
 }
