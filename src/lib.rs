@@ -7,7 +7,7 @@
 //!             main -> app            wiring; the only place that knows every module
 //!      ________/   |   \__________
 //!  data plane      |          control plane
-//!  proxy/        admin/       control/  (I/O shell: probes, authority, promotion, publishing)
+//!  proxy/    admin/ sentinel/  control/  (I/O shell: probes, authority, promotion, publishing)
 //!     \            |             |    \
 //!      \           |             |     failover/  (pure core: events in, actions out)
 //!       \__________|_____________|______/

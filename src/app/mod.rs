@@ -24,7 +24,7 @@ use crate::clock;
 use crate::config::{Backend, Bind, Config};
 use crate::control::{self, Control, ControlHandle};
 use crate::proxy::{self, Proxy, Socket};
-use crate::sentinel::{self, Sentinel};
+use crate::sentinel::{self, Sentinel, SentinelSettings};
 use crate::topology::{
     EvidenceReceiver, EvidenceSender, Topology, TopologyReader, TopologyWriter, channel,
     evidence_channel,
@@ -78,7 +78,10 @@ impl App {
     /// # Errors
     /// The first port or path that can not be had.
     pub fn build(mut config: Config, metrics: PrometheusHandle) -> Result<App, StartError> {
-        config.proxy.max_clients = fitting(config.proxy.max_clients);
+        if let Some(limit) = descriptors::raise_limit() {
+            let asking = config.sentinel.as_mut().map_or(0, |s| fit_asking(s, limit));
+            config.proxy.max_clients = fitting(config.proxy.max_clients, limit - asking);
+        }
         let admin = bind::tcp(config.admin.bind)
             .map_err(|e| bind::error(&Bind::Tcp(config.admin.bind), e))?;
         let sentinel = match &config.sentinel {
@@ -315,11 +318,24 @@ fn switchover_timeout(config: &Config) -> Duration {
     longest.max().unwrap_or_default() + SWITCHOVER_SLACK
 }
 
+/// Those who only ask who is primary get a part of the open files, so that they take none from who
+/// works. Returns how many that are.
+fn fit_asking(settings: &mut SentinelSettings, limit: u64) -> u64 {
+    let share = descriptors::share_of_asking(limit);
+    if settings.max_clients as u64 > share {
+        tracing::info!(
+            max_clients = settings.max_clients,
+            lowered_to = share,
+            open_files = limit,
+            "max_clients in [sentinel] is lowered: it does not fit into the limit of open files"
+        );
+        settings.max_clients = usize::try_from(share).unwrap_or(usize::MAX);
+    }
+    settings.max_clients as u64
+}
+
 /// `max_clients`, lowered to what the limit of open files allows, as Redis does it.
-fn fitting(max_clients: usize) -> usize {
-    let Some(limit) = descriptors::raise_limit() else {
-        return max_clients;
-    };
+fn fitting(max_clients: usize, limit: u64) -> usize {
     let fit = usize::try_from(descriptors::clients_that_fit(limit)).unwrap_or(usize::MAX);
     if max_clients <= fit {
         return max_clients;

@@ -1,8 +1,6 @@
 //! SENTINEL ...: one function for each question. What would change what is monitored is refused: that
 //! stands in the configuration.
 
-use std::sync::Arc;
-
 use bytes::{Bytes, BytesMut};
 
 use super::Backend;
@@ -261,14 +259,12 @@ pub(super) async fn info_section(session: &Session) -> String {
     for (number, backend) in backends.iter().enumerate() {
         let view = View::now(&session.sentinel, number, session.local.ip()).await;
         let (ip, port) = view.address().unwrap_or(("?".to_owned(), 0));
-        let name: &Arc<str> = &backend.name;
         text += &format!(
-            "master{number}:name={name},status={},address={}:{port},slaves={},sentinels=1\r\n",
+            "master{number}:name={},status={},address={}:{port},slaves={},sentinels=1\r\n",
+            backend.name,
             view.condition().word(),
-            match ip.contains(':') {
-                true => format!("[{ip}]"),
-                false => ip,
-            },
+            // An IPv6 address without brackets, as Sentinel has it.
+            ip,
             view.replicas().len(),
         );
     }

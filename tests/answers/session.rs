@@ -9,7 +9,7 @@ use pointsman::admin::{self, Operator};
 use pointsman::failover::{Health, NodeRole, NodeStatus, Status};
 use pointsman::lab::{Address, Client, ClientError, Value, until};
 use pointsman::resp::Credentials;
-use pointsman::sentinel::{Backend, Sentinel, SentinelSettings, Session, Step, serve};
+use pointsman::sentinel::{Answer, Backend, Sentinel, SentinelSettings, Session, Step, serve};
 use pointsman::topology::{
     Epoch, FailoverReport, Gate, NodeId, Notice, Primary, Topology, TopologyWriter, channel,
 };
@@ -80,6 +80,10 @@ struct Scripted {
 
 impl Scripted {
     fn new(settings: SentinelSettings) -> Scripted {
+        Scripted::with(settings, None)
+    }
+
+    fn with(settings: SentinelSettings, listener: Option<SocketAddr>) -> Scripted {
         let (writer, topology) = channel(Topology::unknown(NAME), 1);
         let (notices, heard) = broadcast::channel(16);
         let script = Arc::new(Script {
@@ -90,7 +94,7 @@ impl Scripted {
             topology,
             operator: script.clone(),
             notices: heard,
-            listener: None,
+            listener,
             down_after: Duration::from_secs(1),
             switchover_timeout: Duration::from_secs(1),
             parallel_syncs: 1,
@@ -189,6 +193,53 @@ async fn flags_say_how_the_primary_is() {
     scripted.phase("serving");
     scripted.publish(2, Gate::Open, Some(b), &[a.to_owned()]);
     assert_eq!(flags().await, state("10.0.0.2", "master", false));
+}
+
+/// A session with these settings whose client came to `local`, and what publishes for it.
+fn at(answer: Answer, listener: Option<&str>, local: &str) -> (Scripted, Session) {
+    let settings = SentinelSettings {
+        answer,
+        ..SentinelSettings::default()
+    };
+    let address = |text: &str| text.parse::<SocketAddr>().expect("an address");
+    let scripted = Scripted::with(settings, listener.map(address));
+    let peer = address("127.0.0.1:1");
+    let session = Session::new(scripted.sentinel.clone(), peer, address(local));
+    (scripted, session)
+}
+
+#[tokio::test]
+async fn the_address_that_is_handed_out_can_be_reached() {
+    let ask = format!("SENTINEL get-master-addr-by-name {NAME}\r\n");
+    let array = |ip: &str, port: u16| {
+        let port = port.to_string();
+        format!(
+            "*2\r\n${}\r\n{ip}\r\n${}\r\n{port}\r\n",
+            ip.len(),
+            port.len()
+        )
+    };
+    for (listener, local, ip) in [
+        ("10.1.1.1:7000", "10.0.0.5:26379", "10.1.1.1"),
+        // One that listens everywhere is reached where the client reached us.
+        ("0.0.0.0:7000", "10.0.0.5:26379", "10.0.0.5"),
+        ("[::]:7000", "[::ffff:10.0.0.5]:26379", "10.0.0.5"),
+        ("[::]:7000", "[fd00::5]:26379", "fd00::5"),
+    ] {
+        // Also while there is no primary: requests wait at the listener.
+        let (_scripted, mut session) = at(Answer::Proxy, Some(listener), local);
+        assert_eq!(
+            told(&mut session, &ask).await,
+            array(ip, 7000),
+            "{listener} {local}"
+        );
+    }
+    // IPv6 without brackets, as Sentinel has it.
+    let (scripted, mut session) = at(Answer::Node, None, "10.0.0.5:26379");
+    scripted.publish(1, Gate::Open, Some("[fd00::1]:6379"), &[]);
+    assert_eq!(told(&mut session, &ask).await, array("fd00::1", 6379));
+    let info = told(&mut session, "INFO sentinel\r\n").await;
+    assert!(info.contains("status=ok,address=fd00::1:6379,"), "{info}");
 }
 
 #[tokio::test]
