@@ -31,7 +31,7 @@ const LAYERS: &[Layer] = &[
     // Shows what is published and what the core knows; asks through a trait of its own.
     Layer { name: "admin",     uses: &["topology", "metrics", "clock", "failover::Status", "failover::Health"], crates: Any, never: &[] },
     // Answers as Sentinel does; sees what `admin` sees, and asks as it does.
-    Layer { name: "sentinel",  uses: &["topology", "resp", "clock", "admin::Operator", "failover::Status", "failover::Health", "failover::NodeStatus", "failover::NodeRole"], crates: Any, never: &[] },
+    Layer { name: "sentinel",  uses: &["topology", "resp", "clock", "metrics", "admin::Operator", "failover::Status", "failover::Health", "failover::NodeStatus", "failover::NodeRole"], crates: Any, never: &[] },
     // Values that the operator sets, and where they go.
     Layer { name: "config",    uses: &["topology", "resp", "proxy", "control", "failover", "admin", "sentinel", "telemetry"], crates: Any, never: &[] },
     // Wiring.

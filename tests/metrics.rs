@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use pointsman::metrics::{
-    ALL, ConnectFailure, DeclineReason, FailoverEnd, RejectReason, RequestOutcome, SwapResult,
-    UpstreamKind,
+    ALL, ConnectFailure, DeclineReason, FailoverEnd, RejectReason, RequestOutcome, SentinelDrop,
+    SwapResult, UpstreamKind,
 };
 use pointsman::topology::Fault;
 
@@ -61,6 +61,10 @@ fn every_label_value_is_documented() {
         (
             "pointsman_client_connections_rejected_total",
             values(RejectReason::ALL, RejectReason::as_str),
+        ),
+        (
+            "pointsman_sentinel_clients_dropped_total",
+            values(SentinelDrop::ALL, SentinelDrop::as_str),
         ),
         (
             "pointsman_upstream_connections",

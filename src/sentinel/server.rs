@@ -16,6 +16,7 @@ use tokio::time::timeout;
 use super::Sentinel;
 use super::news::{self, Message};
 use super::session::{Session, Step};
+use crate::metrics::{SentinelDrop, SentinelMetrics};
 
 /// Replies that are collected before they are written, bytes.
 const OUTPUT: usize = 64 * 1024;
@@ -36,20 +37,25 @@ pub async fn serve(listener: TcpListener, sentinel: Arc<Sentinel>) {
     for index in 0..sentinel.backends.len() {
         tellers.spawn(news::tell(sentinel.clone(), index));
     }
+    let metrics = SentinelMetrics::register();
     let mut connections = JoinSet::new();
     loop {
+        metrics.clients(connections.len());
         tokio::select! {
-            Some(_) = connections.join_next() => {}
+            Some(ended) = connections.join_next() => if let Ok(Some(Ended::Slow)) = ended {
+                metrics.dropped(SentinelDrop::Slow);
+            },
             accepted = listener.accept() => match accepted {
                 Ok((stream, _)) if connections.len() >= sentinel.settings.max_clients => {
+                    metrics.dropped(SentinelDrop::MaxClients);
                     refuse(&stream);
                 }
                 Ok((stream, peer)) => {
                     let sentinel = sentinel.clone();
                     connections.spawn(async move {
-                        if let Err(error) = connection(stream, peer, sentinel).await {
-                            tracing::debug!(%error, %peer, "a client of the Sentinel answers ended");
-                        }
+                        let ended = connection(stream, peer, sentinel).await.err()?;
+                        tracing::debug!(?ended, %peer, "a client of the Sentinel answers ended");
+                        Some(ended)
                     });
                 }
                 Err(error) => {
@@ -66,11 +72,26 @@ fn refuse(stream: &TcpStream) {
     let _ = stream.try_write(b"-ERR max number of clients reached\r\n");
 }
 
+/// Why a connection ended that the client did not close.
+#[derive(Debug)]
+enum Ended {
+    /// It broke.
+    Broken(#[allow(dead_code, reason = "for the log")] io::Error),
+    /// It did not read its messages or replies.
+    Slow,
+}
+
+impl From<io::Error> for Ended {
+    fn from(error: io::Error) -> Ended {
+        Ended::Broken(error)
+    }
+}
+
 async fn connection(
     mut stream: TcpStream,
     peer: SocketAddr,
     sentinel: Arc<Sentinel>,
-) -> io::Result<()> {
+) -> Result<(), Ended> {
     stream.set_nodelay(true)?;
     let keepalive = TcpKeepalive::new()
         .with_time(KEEPALIVE)
@@ -101,7 +122,7 @@ async fn connection(
             },
             message = next(&mut news) => match message {
                 Ok(message) => session.deliver(&message, &mut output),
-                Err(error) => return Err(io::Error::other(format!("a slow subscriber: {error}"))),
+                Err(_) => return Err(Ended::Slow),
             },
         }
     }
@@ -116,12 +137,12 @@ async fn next(
     }
 }
 
-async fn write(stream: &mut TcpStream, output: &mut BytesMut) -> io::Result<()> {
+async fn write(stream: &mut TcpStream, output: &mut BytesMut) -> Result<(), Ended> {
     if output.is_empty() {
         return Ok(());
     }
     match timeout(WRITE_TIMEOUT, stream.write_all_buf(output)).await {
-        Ok(written) => written,
-        Err(_) => Err(io::ErrorKind::TimedOut.into()),
+        Ok(written) => Ok(written?),
+        Err(_) => Err(Ended::Slow),
     }
 }

@@ -2,11 +2,12 @@
 //! finds the primary, writes, reads from a replica, prints `ready`, writes on until the end of its
 //! input, and prints what it saw as one line of JSON.
 
-use pointsman::lab::ShardOptions;
+use pointsman::lab::{Data, ShardOptions};
 use serde::Deserialize;
 use tokio::process::Command;
 
 use crate::rig::{Answering, NAME};
+use crate::support::ask;
 use crate::support::programs::{Running, program, rust};
 
 /// What a program prints at its end.
@@ -27,13 +28,27 @@ struct Saw {
 
 const PASSWORD: &str = "sesam";
 
+/// How the primary changes.
+#[derive(Clone, Copy, PartialEq)]
+enum Change {
+    /// `kill -9`, and the answers ask for no password.
+    Kill,
+    /// SENTINEL FAILOVER, and they do.
+    Planned,
+}
+
 /// Lets a program work over a failover and judges what it saw.
-async fn finds_its_way(command: Command, password: &str) {
+async fn finds_its_way(command: Command, change: Change) {
+    let password = match change {
+        Change::Kill => "",
+        Change::Planned => PASSWORD,
+    };
     let lines = match password {
         "" => String::new(),
         secret => format!("auth = {{ password = \"{secret}\" }}"),
     };
-    let (old, new, replicas, saw) = over_a_failover(command, &lines, &[password, "5"]).await;
+    let (old, new, replicas, saw) =
+        over_a_failover(command, change, &lines, &[password, "5"]).await;
     assert_eq!((&saw.before, &saw.after), (&old, &new), "{saw:?}");
     assert!(replicas.contains(&saw.replica), "{saw:?}");
     let spaced = |node: &str| node.replace(':', " ");
@@ -44,6 +59,7 @@ async fn finds_its_way(command: Command, password: &str) {
 /// The primary before and after, the replicas before, and what the program saw.
 async fn over_a_failover(
     command: Command,
+    change: Change,
     lines: &str,
     arguments: &[&str],
 ) -> (String, String, [String; 2], Saw) {
@@ -54,14 +70,22 @@ async fn over_a_failover(
     let mut running = Running::start(command, &arguments);
     assert_eq!(running.line().await, "ready");
     let old = answering.scene.node(0).id();
-    answering.scene.kill_primary().await;
+    match change {
+        Change::Kill => _ = answering.scene.kill_primary().await,
+        Change::Planned => {
+            let mut client = answering.client().await;
+            if lines.contains(PASSWORD) {
+                ask(&mut client, &["AUTH", PASSWORD]).await;
+            }
+            ask(&mut client, &["SENTINEL", "FAILOVER", NAME]).await;
+        }
+    }
     let report = answering.scene.failed_over().await;
     let new = report.to.expect("a new primary");
-    answering
-        .scene
-        .node(0)
-        .restart_now(pointsman::lab::Data::Empty)
-        .expect("restarted");
+    if change == Change::Kill {
+        let restarted = answering.scene.node(0).restart_now(Data::Empty);
+        restarted.expect("restarted");
+    }
     answering.scene.becomes_a_replica(0).await;
     drop(running.child.stdin.take());
     let last = running.line().await;
@@ -77,7 +101,8 @@ async fn over_a_failover(
 async fn a_client_with_a_proxy_answer_stays_where_it_is() {
     if let Some(command) = program("redis_py_sentinel.py") {
         let answer = "answer = \"proxy\"";
-        let (old, new, replicas, saw) = over_a_failover(command, answer, &["", "0"]).await;
+        let (old, new, replicas, saw) =
+            over_a_failover(command, Change::Kill, answer, &["", "0"]).await;
         assert_eq!(saw.before, saw.after);
         assert!(saw.before != old && saw.before != new, "{saw:?}");
         assert!(replicas.contains(&saw.replica), "{saw:?}");
@@ -89,36 +114,36 @@ async fn a_client_with_a_proxy_answer_stays_where_it_is() {
 
 #[tokio::test]
 async fn redis_py() {
-    for password in ["", PASSWORD] {
+    for change in [Change::Kill, Change::Planned] {
         if let Some(command) = program("redis_py_sentinel.py") {
-            finds_its_way(command, password).await;
+            finds_its_way(command, change).await;
         }
     }
 }
 
 #[tokio::test]
 async fn ioredis() {
-    for password in ["", PASSWORD] {
+    for change in [Change::Kill, Change::Planned] {
         if let Some(command) = program("ioredis_sentinel.js") {
-            finds_its_way(command, password).await;
+            finds_its_way(command, change).await;
         }
     }
 }
 
 #[tokio::test]
 async fn node_redis() {
-    for password in ["", PASSWORD] {
+    for change in [Change::Kill, Change::Planned] {
         if let Some(command) = program("node_redis_sentinel.js") {
-            finds_its_way(command, password).await;
+            finds_its_way(command, change).await;
         }
     }
 }
 
 #[tokio::test]
 async fn redis_rs() {
-    for password in ["", PASSWORD] {
+    for change in [Change::Kill, Change::Planned] {
         if let Some(command) = rust("redis_rs_sentinel") {
-            finds_its_way(command, password).await;
+            finds_its_way(command, change).await;
         }
     }
 }

@@ -372,6 +372,23 @@ async fn the_wait_for_news_is_short() {
 }
 
 #[tokio::test]
+async fn clients_are_counted() {
+    let answering = Answering::with("max_clients = 2", ShardOptions::default()).await;
+    let (mut one, mut two) = (answering.client().await, answering.client().await);
+    ask(&mut one, &["PING"]).await;
+    ask(&mut two, &["PING"]).await;
+    let refused = answering.client().await.receive().await.expect("told");
+    assert!(matches!(refused, Value::Error(_)), "{refused}");
+    let metric = async |name: &str| {
+        let value = answering.scene.shard.pointsman.metric(name).await;
+        value.expect("there are metrics")
+    };
+    assert_eq!(metric("pointsman_sentinel_clients").await, Some(2.0));
+    let dropped = "pointsman_sentinel_clients_dropped_total{reason=\"max_clients\"}";
+    assert_eq!(metric(dropped).await, Some(1.0));
+}
+
+#[tokio::test]
 async fn resp3_subscribers_get_pushes() {
     let mut answering = Answering::start().await;
     let mut client = answering.client().await;

@@ -252,7 +252,7 @@ async fn news_come_the_moment_they_are_published() {
     ask(&mut subscriber, &["SUBSCRIBE", "+switch-master", "+reboot"]).await;
     subscriber.message().await.expect("the second confirmation");
     let mut asking = client(&address).await;
-    let mut slowest = [Duration::ZERO; 2];
+    let mut took = Vec::new();
     for epoch in 2..200 {
         let to = &nodes[epoch as usize % 2];
         let published = now();
@@ -273,16 +273,19 @@ async fn news_come_the_moment_they_are_published() {
         assert!(ends, "{message}");
         // The first answer after the publication is the new one already.
         assert_eq!(texts(&answer).join(":"), **to);
-        slowest = [slowest[0].max(told), slowest[1].max(answered)];
-        if epoch == 199 {
-            println!("last: message {told:?}, answer {answered:?}");
-        }
+        took.push((told.max(answered), epoch, told, answered));
     }
+    took.sort();
+    let shown = [
+        took[took.len() / 2],
+        took[took.len() * 99 / 100],
+        took[took.len() - 1],
+    ];
     println!(
-        "slowest of 198: message {:?}, answer {:?}",
-        slowest[0], slowest[1]
+        "median, 99th percentile and slowest of {}: {shown:?}",
+        took.len()
     );
-    assert!(slowest.iter().all(|time| *time < Duration::from_secs(1)));
+    assert!(took[took.len() - 1].0 < Duration::from_secs(1));
 }
 
 #[tokio::test]
