@@ -3,7 +3,6 @@
 
 use bytes::{Bytes, BytesMut};
 
-use super::Backend;
 use super::instance::{Fields, View, put_fields};
 use super::session::{Session, put_arity, put_unknown_sub, word};
 use crate::failover::Status;
@@ -78,11 +77,11 @@ pub(super) async fn sentinel(session: &Session, sub: &Bytes, args: &[Bytes], out
         }
         ("ckquorum", [name]) => {
             if let Some(view) = session.view(name, out).await {
-                check_quorum(view.status.as_ref(), out);
+                check_quorum(view.status.as_deref(), out);
             }
         }
         ("failover", [name]) => match session.sentinel.index(name) {
-            Some(index) => failover(session, &session.sentinel.backends[index], out).await,
+            Some(index) => failover(session, index, out).await,
             None => put_error(out, NO_SUCH_NAME),
         },
         ("pending-scripts", []) => put_array(out, 0),
@@ -207,7 +206,7 @@ fn check_quorum(status: Option<&Status>, out: &mut BytesMut) {
     }
 }
 
-async fn failover(session: &Session, backend: &Backend, out: &mut BytesMut) {
+async fn failover(session: &Session, index: usize, out: &mut BytesMut) {
     let local = session.peer.ip().to_canonical().is_loopback();
     if !local && session.sentinel.settings.auth.is_none() {
         return put_error(
@@ -216,7 +215,8 @@ async fn failover(session: &Session, backend: &Backend, out: &mut BytesMut) {
              of the configuration",
         );
     }
-    let Some(status) = backend.status().await else {
+    let backend = &session.sentinel.backends[index];
+    let Some(status) = session.sentinel.status_now(index).await else {
         return put_error(out, "ERR the control plane does not answer");
     };
     match status.phase.as_str() {

@@ -103,7 +103,7 @@ pub(super) struct View<'b> {
     topology: Arc<Topology>,
     /// The published primary; while there is none, the one before.
     pub(super) primary: Option<Primary>,
-    pub(super) status: Option<Status>,
+    pub(super) status: Option<Arc<Status>>,
     answer: Answer,
     reached: IpAddr,
 }
@@ -111,7 +111,7 @@ pub(super) struct View<'b> {
 impl<'b> View<'b> {
     /// Asks the control plane.
     pub(super) async fn now(sentinel: &'b Sentinel, index: usize, reached: IpAddr) -> View<'b> {
-        let status = sentinel.backends[index].status().await;
+        let status = sentinel.status(index).await;
         View {
             status,
             ..View::published(sentinel, index, reached)
@@ -168,7 +168,11 @@ impl<'b> View<'b> {
 
     /// That of the node, whatever is handed out.
     pub(super) fn node_condition(&self) -> Condition {
-        Condition::of(&self.topology, self.primary.is_some(), self.status.as_ref())
+        Condition::of(
+            &self.topology,
+            self.primary.is_some(),
+            self.status.as_deref(),
+        )
     }
 
     fn primary_status(&self) -> Option<&NodeStatus> {
@@ -180,7 +184,7 @@ impl<'b> View<'b> {
     /// Every node but the primary that wants to be known.
     pub(super) fn replicas(&self) -> Vec<&NodeStatus> {
         let primary = self.primary.as_ref().map(|p| &p.node);
-        let nodes = self.status.iter().flat_map(|status| &status.nodes);
+        let nodes = self.status.iter().flat_map(|status| status.nodes.iter());
         nodes
             .filter(|node| node.announced && Some(&node.node) != primary)
             .collect()

@@ -28,7 +28,7 @@ use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
 use sha1::{Digest, Sha1};
-use tokio::sync::broadcast;
+use tokio::sync::{Mutex, broadcast};
 
 pub use news::Message;
 pub use server::serve;
@@ -42,6 +42,10 @@ use crate::topology::{Notice, Primary, Timestamp, TopologyReader};
 
 /// Messages that wait for one subscriber; one that is further behind is disconnected.
 const NEWS_CAPACITY: usize = 1024;
+
+/// What the control plane said is good for this long, unless something is published: however many ask,
+/// it has other work than to answer them.
+const STATUS_AGE: Duration = Duration::from_millis(100);
 
 /// The control plane answers a question in microseconds; this bounds a sick one.
 const STATUS_TIMEOUT: Duration = Duration::from_secs(1);
@@ -73,6 +77,8 @@ pub struct Sentinel {
     backends: Vec<Backend>,
     /// The last primary of each that was published; written by who tells the news.
     before: Vec<ArcSwapOption<Primary>>,
+    /// What the control plane of each said last. Who asks it holds the lock meanwhile.
+    said: Vec<Mutex<Option<Said>>>,
     /// 40 hexadecimal digits, as a run id.
     id: String,
     started: Timestamp,
@@ -87,6 +93,7 @@ impl Sentinel {
         Sentinel {
             settings,
             before: backends.iter().map(|_| ArcSwapOption::empty()).collect(),
+            said: backends.iter().map(|_| Mutex::default()).collect(),
             backends,
             id: digest.iter().map(|byte| format!("{byte:02x}")).collect(),
             started: clock::now(),
@@ -104,9 +111,45 @@ impl Sentinel {
         self.backends.iter().position(|b| b.name.as_bytes() == name)
     }
 
+    /// What the control plane says now, or said a moment ago.
+    async fn status(&self, index: usize) -> Option<Arc<Status>> {
+        let mut said = self.said[index].lock().await;
+        let generation = self.backends[index].topology.current().generation;
+        let good = |said: &&Said| {
+            said.generation == generation && clock::now().since(said.at) < STATUS_AGE
+        };
+        if let Some(said) = said.as_ref().filter(good) {
+            return said.status.clone();
+        }
+        said.insert(self.asked(index).await).status.clone()
+    }
+
+    /// What the control plane says now.
+    async fn status_now(&self, index: usize) -> Option<Arc<Status>> {
+        let mut said = self.said[index].lock().await;
+        said.insert(self.asked(index).await).status.clone()
+    }
+
+    async fn asked(&self, index: usize) -> Said {
+        let backend = &self.backends[index];
+        Said {
+            // Before the question, so that a publication meanwhile leads to another one.
+            generation: backend.topology.current().generation,
+            status: backend.status().await.map(Arc::new),
+            at: clock::now(),
+        }
+    }
+
     fn next_client(&self) -> u64 {
         self.clients.fetch_add(1, Ordering::Relaxed) + 1
     }
+}
+
+/// What a control plane said, and when.
+struct Said {
+    generation: u64,
+    at: Timestamp,
+    status: Option<Arc<Status>>,
 }
 
 impl Backend {

@@ -123,9 +123,9 @@ impl Teller<'_> {
         let master = format!("master {}", self.named(&primary.node));
         let status = match now.open_primary() {
             Some(_) => None,
-            None => self.backend.status().await,
+            None => self.sentinel.status_now(self.index).await,
         };
-        let down = Condition::of(now, true, status.as_ref()).is_down();
+        let down = Condition::of(now, true, status.as_deref()).is_down();
         if !down && std::mem::take(&mut self.o_down) {
             self.say("-odown", master.clone());
         }
@@ -184,7 +184,7 @@ impl Teller<'_> {
         if self.sentinel.news.receiver_count() == 0 {
             return;
         }
-        let Some(status) = self.backend.status().await else {
+        let Some(status) = self.sentinel.status_now(self.index).await else {
             return;
         };
         let primary = self.primary.as_ref().map(|p| p.node.clone());

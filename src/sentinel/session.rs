@@ -28,6 +28,9 @@ const REQUEST_MAX: usize = 64 * 1024;
 /// Channels and patterns of one client; each is compared with every message.
 const SUBSCRIPTIONS_MAX: usize = 128;
 
+/// Bytes of a channel's name or a pattern; Sentinel's channels have far fewer.
+const NAME_MAX: usize = 128;
+
 /// The version of Redis whose Sentinel is spoken here, for clients that look.
 const SPOKEN: &str = "7.0.0";
 
@@ -333,6 +336,9 @@ impl Session {
         for name in names {
             if self.channels.len() + self.patterns.len() >= SUBSCRIPTIONS_MAX {
                 return put_error(out, "ERR too many subscriptions of one client");
+            }
+            if name.len() > NAME_MAX {
+                return put_error(out, "ERR the name of a channel is too long");
             }
             // A copy, so that the request it came in is not kept.
             self.names(kind).insert(Bytes::copy_from_slice(name));

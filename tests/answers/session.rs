@@ -1,6 +1,7 @@
 //! Sessions with a control plane that says what the test wants, and clients that mean no good.
 
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -23,6 +24,8 @@ use crate::support::{SOON, ask, now};
 /// A control plane in some phase.
 struct Script {
     phase: Mutex<&'static str>,
+    /// How often its status was asked.
+    questions: AtomicU64,
 }
 
 fn node(name: &str, role: NodeRole) -> NodeStatus {
@@ -45,6 +48,7 @@ fn node(name: &str, role: NodeRole) -> NodeStatus {
 
 impl Operator for Script {
     fn status(&self) -> admin::Answer<'_, Option<Status>> {
+        self.questions.fetch_add(1, Ordering::Relaxed);
         let status = Status {
             backend: NAME.into(),
             phase: (*self.phase.lock().expect("no panic")).to_owned(),
@@ -88,6 +92,7 @@ impl Scripted {
         let (notices, heard) = broadcast::channel(16);
         let script = Arc::new(Script {
             phase: Mutex::new("serving"),
+            questions: AtomicU64::new(0),
         });
         let backend = Backend {
             name: NAME.into(),
@@ -181,6 +186,7 @@ async fn flags_say_how_the_primary_is() {
     scripted.publish(1, Gate::Closed, Some(a), &[b.to_owned()]);
     assert_eq!(flags().await, state("10.0.0.1", "s_down,master", false));
     scripted.phase("switching_over");
+    scripted.publish(1, Gate::Closed, Some(a), &[b.to_owned()]);
     assert_eq!(
         flags().await,
         state("10.0.0.1", "master,failover_in_progress", false)
@@ -506,4 +512,31 @@ async fn one_client_has_a_bounded_number_of_subscriptions() {
     let answers = told(&mut session, &many).await;
     assert_eq!(answers.matches("psubscribe").count(), 128);
     assert_eq!(answers.matches("-ERR too many subscriptions").count(), 72);
+    let long = format!("PUNSUBSCRIBE\r\nSUBSCRIBE {}\r\n", "x".repeat(129));
+    let answers = told(&mut session, &long).await;
+    assert!(
+        answers.ends_with("-ERR the name of a channel is too long\r\n"),
+        "{answers}"
+    );
+}
+
+#[tokio::test]
+async fn however_many_ask_the_control_plane_is_asked_seldom() {
+    let scripted = Scripted::new(SentinelSettings::default());
+    scripted.publish(1, Gate::Open, Some("10.0.0.1:6379"), &[]);
+    let begin = now();
+    let many = format!("SENTINEL MASTER {NAME}\r\n").repeat(2_000);
+    let tasks = (0..10).map(|_| {
+        let mut session = session(&scripted, "10.0.0.9:1");
+        let many = many.clone();
+        tokio::spawn(async move { told(&mut session, &many).await })
+    });
+    for task in tasks.collect::<Vec<_>>() {
+        let answers = task.await.expect("it ended");
+        assert_eq!(answers.matches("role-reported").count(), 2_000);
+    }
+    let asked = scripted.script.questions.load(Ordering::Relaxed);
+    let allowed = (now() - begin).as_millis() / 100 + 1;
+    assert!(u128::from(asked) <= allowed, "{asked} of {allowed}");
+    assert!(asked > 0);
 }
