@@ -147,7 +147,7 @@ async fn a_hook_that_hangs_is_killed_with_its_children_said_and_called_again() {
     assert_eq!(heard[0], heard[1]);
     becomes_true("the word that it was published", async || {
         let log = scene.shard.pointsman.log();
-        match log.contains("the new primary was published") {
+        match log.contains("the primary is published") {
             true => Ok(()),
             false => Err(log),
         }

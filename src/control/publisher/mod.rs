@@ -83,7 +83,7 @@ pub(super) async fn keep_telling(
         let epoch = announcement.epoch;
         match publisher.publish(announcement).await {
             Ok(()) => {
-                tracing::info!(publisher = publisher.name(), %epoch, "the new primary was published");
+                tracing::info!(publisher = publisher.name(), %epoch, "the primary is published");
                 told = Some(epoch);
                 pause = RETRY_FIRST;
             }
