@@ -217,7 +217,14 @@ impl Session {
         }
         self.logged_in = true;
         self.resp3 = protocol;
-        self.name = name.unwrap_or_else(|| std::mem::take(&mut self.name));
+        if let Some(name) = name {
+            self.name = Bytes::copy_from_slice(&name);
+        }
+        self.greet(out);
+    }
+
+    /// The reply to HELLO.
+    fn greet(&self, out: &mut BytesMut) {
         put_map(out, 6, self.resp3);
         put_bulk(out, b"server");
         put_bulk(out, b"redis");
@@ -265,7 +272,7 @@ impl Session {
             ("getname", []) if self.name.is_empty() => put_null(out, self.resp3),
             ("getname", []) => put_bulk(out, &self.name),
             ("setname", [name]) if is_name(name) => {
-                self.name = name.clone();
+                self.name = Bytes::copy_from_slice(name);
                 put_ok(out);
             }
             ("setname", [_]) => put_error(out, BAD_NAME),
