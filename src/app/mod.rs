@@ -1,7 +1,8 @@
 //! Wiring: the only place that knows every module. `Config -> App::build -> App::run(shutdown)`.
 //!
 //! Each plane makes threads of its own: `worker-N` and `accept` for the data plane, `control` for
-//! probes and decisions. The thread that calls [`App::run`] has the admin server and the signals.
+//! probes and decisions. The thread that calls [`App::run`] has the admin server, the DNS server and the
+//! signals.
 
 mod bind;
 mod descriptors;
@@ -14,7 +15,7 @@ use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use metrics_exporter_prometheus::PrometheusHandle;
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, UdpSocket};
 use tokio::task::JoinHandle;
 
 pub use bind::BindError;
@@ -23,6 +24,7 @@ use crate::admin::{self, Admin};
 use crate::clock;
 use crate::config::{Backend, Bind, Config};
 use crate::control::{self, Control, ControlHandle};
+use crate::names::{self, Names, NamesSettings};
 use crate::proxy::{self, Proxy, Socket};
 use crate::sentinel::{self, Sentinel, SentinelSettings};
 use crate::topology::{
@@ -59,6 +61,8 @@ pub struct App {
     admin: std::net::TcpListener,
     /// Where `[sentinel]` is configured.
     sentinel: Option<std::net::TcpListener>,
+    /// Where the DNS server listens, if there is one.
+    names: Option<(std::net::UdpSocket, std::net::TcpListener)>,
     /// In the order of the configuration.
     listeners: Vec<Bound>,
     backends: Vec<Parts>,
@@ -95,6 +99,11 @@ impl App {
             .iter()
             .map(|listener| bind::bind(&listener.bind))
             .collect::<Result<_, _>>()?;
+        let names = config
+            .dns_server
+            .as_ref()
+            .map(|names| bind::dns(names.bind).map_err(|e| bind::error(&Bind::Tcp(names.bind), e)));
+        let names = names.transpose()?;
         let workers = config.proxy.worker_count();
         let backends = config
             .backends
@@ -106,6 +115,7 @@ impl App {
             metrics,
             admin,
             sentinel,
+            names,
             listeners,
             backends,
         })
@@ -121,6 +131,7 @@ impl App {
             metrics,
             admin,
             sentinel,
+            names: dns,
             listeners,
             backends,
         } = self;
@@ -144,6 +155,12 @@ impl App {
             let control = operate::control_of(backend, &monitor, writer, evidence_end, requests);
             controls.push(control);
         }
+        let dns = match (&config.dns_server, dns) {
+            (Some(settings), Some(sockets)) => {
+                Some(dns_server(settings, &config, &readers, sockets)?)
+            }
+            _ => None,
+        };
         let control = Control::start(controls)?;
         let answers = match sentinel {
             Some(listener) => {
@@ -182,8 +199,30 @@ impl App {
         if let Some(answers) = answers {
             answers.abort();
         }
+        if let Some(dns) = dns {
+            dns.abort();
+        }
         Ok(())
     }
+}
+
+/// Starts the built-in DNS server.
+fn dns_server(
+    settings: &NamesSettings,
+    config: &Config,
+    readers: &[TopologyReader],
+    (udp, tcp): (std::net::UdpSocket, std::net::TcpListener),
+) -> Result<tokio::task::JoinHandle<()>, StartError> {
+    let sockets = names::Sockets {
+        udp: UdpSocket::from_std(udp)?,
+        tcp: TcpListener::from_std(tcp)?,
+    };
+    let backends = config.backends.iter().map(|backend| backend.name.clone());
+    let backends = backends.zip(readers.iter().cloned()).collect();
+    let names = Names::new(settings.clone(), backends).map_err(io::Error::other)?;
+    let address = sockets.udp.local_addr()?;
+    tracing::info!(%address, zone = %settings.zone, "the DNS server answers");
+    Ok(tokio::spawn(names::serve(sockets, names)))
 }
 
 /// Answers what is on its way, then releases what the authority holds.

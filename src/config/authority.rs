@@ -4,18 +4,26 @@ use std::path::{Path, PathBuf};
 
 use super::kind::with_kind;
 use super::section::{Item, Section};
+use super::store;
 use crate::control::AuthoritySettings;
 
 /// Kinds that the design names and this version does not have.
-const LATER: &[&str] = &["etcd", "consul", "zookeeper", "sentinel", "cluster"];
+const LATER: &[&str] = &["sentinel", "cluster"];
+
+const KINDS: &[&str] = &["consul", "embedded", "etcd", "follow", "zookeeper"];
 
 /// An authority, and the state file with its place where it has one.
 pub(super) type ReadAuthority<'d> = (AuthoritySettings, Option<(PathBuf, Item<'d>)>);
 
 pub(super) fn read<'d>(item: &Item<'d>) -> Option<ReadAuthority<'d>> {
-    let (section, kind) = with_kind(item, "authority", &["embedded", "follow"], LATER)?;
+    let (section, kind) = with_kind(item, "authority", KINDS, LATER)?;
     match kind {
         "embedded" => embedded(section),
+        "consul" | "etcd" | "zookeeper" => {
+            let store = store::read(&section, kind);
+            section.finish();
+            Some((AuthoritySettings::Shared(store?), None))
+        }
         _ => {
             section.finish();
             Some((AuthoritySettings::Follow, None))

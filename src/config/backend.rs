@@ -7,7 +7,7 @@ use super::authority::{self, same_file};
 use super::listener::ReadListener;
 use super::section::{Bound, Item, Section};
 use super::{Backend, auth, publisher, source};
-use crate::control::AuthoritySettings;
+use crate::control::{AuthoritySettings, PublisherSettings};
 use crate::failover::Policy;
 use crate::proxy::BackendSettings;
 use crate::topology::NodeId;
@@ -85,14 +85,26 @@ fn read_one(header: Item<'_>) -> Option<ReadBackend<'_>> {
     let credentials = section.get("auth").and_then(|item| auth::read(&item));
     let failover = failover(&section);
     let requests = requests(&section, &failover);
-    let publishers = section
-        .get("publishers")
-        .map(|item| publisher::read_all(&item))
-        .unwrap_or_default();
+    let publisher_item = section.get("publishers");
+    let publishers = publisher_item.as_ref().map(publisher::read_all);
+    let publishers = publishers.unwrap_or_default();
     section.finish();
 
     let (source, nodes) = source.unzip();
     let (authority, state) = authority.unzip();
+    if let (Some(authority), Some(item)) = (&authority, publisher_item)
+        && !authority.keeps_epochs()
+        && publishers.iter().any(PublisherSettings::needs_record)
+    {
+        item.fail(
+            format!(
+                "`dns_update` needs an authority whose epochs go on growing over a restart, and \
+                 `{}` counts from one again",
+                authority.kind()
+            ),
+            "use the authority `embedded`, or the built-in DNS server: [dns_server]",
+        );
+    }
     let backend = source.zip(authority).map(|(source, authority)| Backend {
         name: name.as_str().into(),
         source,
@@ -194,6 +206,7 @@ pub(super) fn check_against(backends: &[ReadBackend<'_>], listeners: &[ReadListe
         }
         for earlier in &backends[..index] {
             check_pair(earlier, read);
+            check_names(earlier, read);
         }
     }
 }
@@ -219,6 +232,25 @@ fn check_pair(earlier: &ReadBackend<'_>, later: &ReadBackend<'_>) {
                 "two authorities would decide about it; use one backend with two listeners",
             );
         }
+    }
+}
+
+/// Two primaries under one name would replace each other.
+fn check_names(earlier: &ReadBackend<'_>, later: &ReadBackend<'_>) {
+    let names = |read: &ReadBackend<'_>| -> Vec<_> {
+        let publishers = read.backend.iter().flat_map(|backend| &backend.publishers);
+        let names = publishers.filter_map(PublisherSettings::dns_name);
+        names.cloned().collect()
+    };
+    let taken = names(earlier);
+    if let Some(name) = names(later).iter().find(|name| taken.contains(name)) {
+        later.header.fail(
+            format!(
+                "the backend `{}` publishes the name {name} too",
+                earlier.name
+            ),
+            "each backend needs a name of its own",
+        );
     }
 }
 

@@ -1,5 +1,7 @@
 //! `[sentinel]`: answers for clients that know Sentinel. Without the table there are none.
 
+use std::net::SocketAddr;
+
 use super::address::Bind;
 use super::backend::ReadBackend;
 use super::listener::ReadListener;
@@ -30,15 +32,18 @@ pub(super) fn read<'d>(root: &Section<'d>) -> Option<ReadSentinel<'d>> {
 pub(super) fn check_against(
     sentinel: &ReadSentinel<'_>,
     admin: &ReadAdmin<'_>,
+    dns: Option<SocketAddr>,
     listeners: &[ReadListener<'_>],
     backends: &[ReadBackend<'_>],
 ) {
     let ReadSentinel { settings, table } = sentinel;
     let bind = Bind::Tcp(settings.bind);
     let admin_bind = Bind::Tcp(admin.settings.bind);
+    let dns = dns.map(Bind::Tcp);
     let others = listeners.iter().map(|l| &l.listener.bind);
     if let Some(other) = others
         .chain([&admin_bind])
+        .chain(&dns)
         .find(|other| other.collides(&bind))
     {
         table.fail(

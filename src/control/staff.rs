@@ -11,7 +11,7 @@ use super::authority::{Authority, AuthorityError, Loaded, Swap};
 use super::node::Access;
 use super::ops::{Operator, Order, QUEUE, SharedReplicationAuth};
 use super::probe::{Probe, ProbeCaller, Sighting};
-use super::publisher::{Announcement, Publisher, keep_telling};
+use super::publisher::{Announcement, News, Publisher, keep_telling};
 use crate::failover::{NodeOpOutcome, OpId, Policy, Record, Version};
 use crate::resp::Credentials;
 use crate::topology::NodeId;
@@ -36,7 +36,7 @@ pub(super) struct Staff {
     shared_auth: SharedReplicationAuth,
     nodes: HashMap<NodeId, Hands>,
     desk: mpsc::Sender<Errand>,
-    news: watch::Sender<Option<Announcement>>,
+    news: watch::Sender<News>,
     sightings: mpsc::Sender<(NodeId, Sighting)>,
     outcomes: mpsc::Sender<(OpId, NodeOpOutcome)>,
     tasks: JoinSet<()>,
@@ -82,7 +82,7 @@ impl Staff {
         let (outcomes, outcomes_end) = mpsc::channel(INBOX);
         let (record, record_end) = mpsc::channel(INBOX);
         let (desk, errands) = mpsc::channel(INBOX);
-        let (news, _) = watch::channel(None);
+        let (news, _) = watch::channel(News::default());
         let mut tasks = JoinSet::new();
         tasks.spawn(keep_record(authority, errands, record));
         for publisher in publishers {
@@ -207,7 +207,7 @@ impl Staff {
 
     /// Replaces an announcement that was not told yet.
     pub(super) fn announce(&self, announcement: Announcement) {
-        self.news.send_replace(Some(announcement));
+        self.news.send_modify(|news| news.add(announcement));
     }
 }
 

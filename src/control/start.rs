@@ -9,15 +9,20 @@ use tokio::sync::{broadcast, mpsc, oneshot};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use super::authority::{Authority, EmbeddedAuthority, FollowAuthority, StateError};
+use super::authority::{
+    Authority, AuthorityError, EmbeddedAuthority, FollowAuthority, SharedAuthority, StateError,
+};
 use super::driver::{Driver, State};
 use super::failpoint::Failpoint;
 use super::gauges::Gauges;
 use super::handle::ControlHandle;
-use super::publisher::{HookPublisher, Publisher};
+use super::publisher::{
+    DnsUpdatePublisher, DnsUpdateSettings, HookPublisher, KvPublisher, Publisher,
+};
 use super::reports::{Reports, RequestCounter};
 use super::source::{Source, StaticSource};
 use super::staff::{Common, Staff};
+use super::store::StoreSettings;
 use crate::failover::{self, Machine, Policy};
 use crate::resp::Credentials;
 use crate::topology::{EvidenceReceiver, NodeId, Notice, RequestCounts, TopologyWriter};
@@ -78,17 +83,28 @@ pub enum AuthoritySettings {
     },
     /// Somebody else.
     Follow,
+    /// This monitor and others, with a record in a coordinator.
+    Shared(StoreSettings),
 }
 
 /// Whom to tell about a new primary.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum PublisherSettings {
+    /// A name in a zone, see [`DnsUpdatePublisher`].
+    DnsUpdate(Box<DnsUpdateSettings>),
     /// A program, see [`HookPublisher`].
     Hook {
         /// The program.
         program: PathBuf,
         /// It is killed when it runs longer.
         timeout: Duration,
+    },
+    /// A plain key in a coordinator, see [`KvPublisher`].
+    Kv {
+        /// The coordinator.
+        store: StoreSettings,
+        /// `None`: the backend's name.
+        key: Option<Arc<str>>,
     },
 }
 
@@ -102,6 +118,14 @@ pub enum StartError {
         backend: Arc<str>,
         /// What is wrong with its file.
         source: StateError,
+    },
+    /// The authority can not be opened, and no waiting would help.
+    #[error("backend `{backend}`: {source}")]
+    Authority {
+        /// Name of the backend.
+        backend: Arc<str>,
+        /// What is wrong with its settings.
+        source: AuthorityError,
     },
     /// The thread or its runtime could not be made.
     #[error("the control plane can not start: {0}")]
@@ -194,6 +218,15 @@ impl BackendControl {
     fn open_authority(&self) -> Result<Box<dyn Authority>, StartError> {
         match &self.authority {
             AuthoritySettings::Follow => Ok(Box::new(FollowAuthority)),
+            AuthoritySettings::Shared(store) => {
+                let shared = SharedAuthority::new(store, self.backend.clone());
+                Ok(Box::new(shared.map_err(|source| {
+                    StartError::Authority {
+                        backend: self.backend.clone(),
+                        source,
+                    }
+                })?))
+            }
             AuthoritySettings::Embedded { state } => {
                 let embedded = EmbeddedAuthority::new(state, self.backend.clone());
                 match embedded.check() {
@@ -274,6 +307,15 @@ impl AuthoritySettings {
         match self {
             AuthoritySettings::Embedded { .. } => "embedded",
             AuthoritySettings::Follow => "follow",
+            AuthoritySettings::Shared(store) => store.kind.name(),
+        }
+    }
+
+    /// Whether its epochs go on growing over a restart.
+    pub fn keeps_epochs(&self) -> bool {
+        match self {
+            AuthoritySettings::Embedded { .. } | AuthoritySettings::Shared(_) => true,
+            AuthoritySettings::Follow => false,
         }
     }
 
@@ -281,16 +323,36 @@ impl AuthoritySettings {
         match self {
             AuthoritySettings::Embedded { .. } => failover::Authority::Decides,
             AuthoritySettings::Follow => failover::Authority::Follows,
+            AuthoritySettings::Shared(_) => failover::Authority::Shares,
         }
     }
 }
 
 impl PublisherSettings {
+    /// Whether it compares epochs with what an earlier run published: there must be a record that
+    /// keeps them.
+    pub fn needs_record(&self) -> bool {
+        match self {
+            PublisherSettings::DnsUpdate(_) | PublisherSettings::Kv { .. } => true,
+            PublisherSettings::Hook { .. } => false,
+        }
+    }
+
+    /// The name in DNS that it changes, if it does.
+    pub fn dns_name(&self) -> Option<&hickory_proto::rr::Name> {
+        match self {
+            PublisherSettings::DnsUpdate(settings) => Some(&settings.name),
+            PublisherSettings::Hook { .. } | PublisherSettings::Kv { .. } => None,
+        }
+    }
+
     fn open(self) -> Box<dyn Publisher> {
         match self {
+            PublisherSettings::DnsUpdate(settings) => Box::new(DnsUpdatePublisher::new(*settings)),
             PublisherSettings::Hook { program, timeout } => {
                 Box::new(HookPublisher::new(program, timeout))
             }
+            PublisherSettings::Kv { store, key } => Box::new(KvPublisher::new(store, key)),
         }
     }
 }

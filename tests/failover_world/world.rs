@@ -123,6 +123,8 @@ pub struct Monitor {
     pub life: u32,
     pub name: String,
     pub view: Option<View>,
+    /// What its publishers were told last.
+    announced: Option<(Epoch, NodeId)>,
     pub paused_until: u64,
     pub authority_cut: bool,
     pub marked: bool,
@@ -280,6 +282,7 @@ impl World {
             life,
             name,
             view: None,
+            announced: None,
             paused_until: 0,
             authority_cut: false,
             marked: false,
@@ -510,6 +513,7 @@ impl World {
         for action in actions {
             self.act(index, action);
         }
+        self.check_announced(index);
         if self.authority == Authority::Follows {
             self.check_belief(index);
         }
@@ -598,7 +602,13 @@ impl World {
                     self.send_probe(index, node, false);
                 }
             }
-            Action::Announce { .. } | Action::Emit { .. } => {}
+            Action::Announce { epoch, to, .. } => {
+                let before = self.monitors[index].announced.replace((epoch, to));
+                if before.as_ref().is_some_and(|(before, _)| *before >= epoch) {
+                    self.violate(format!("epoch {epoch} was announced after {before:?}"));
+                }
+            }
+            Action::Emit { .. } => {}
             Action::Declined { why } => self.declined.push(why),
             Action::AmendReport { epoch, bytes_lost } => {
                 let of = |(_, r, _): &&(u64, FailoverReport, Option<u64>)| {
@@ -688,6 +698,22 @@ impl World {
 
     /// A follower believes a node that says it is primary, and of several the one with the most
     /// attached replicas and the longest history.
+    /// Publishers know whom requests go to.
+    fn check_announced(&mut self, index: usize) {
+        let Monitor {
+            view, announced, ..
+        } = &self.monitors[index];
+        let Some(view) = view.as_ref().filter(|view| view.gate == Gate::Open) else {
+            return;
+        };
+        let open = view.primary.as_ref().map(|p| (view.epoch, p.node.clone()));
+        if *announced != open {
+            self.violate(format!(
+                "{announced:?} was announced, and {open:?} is published"
+            ));
+        }
+    }
+
     fn check_belief(&mut self, index: usize) {
         let monitor = &self.monitors[index];
         let open = monitor.view.as_ref().filter(|v| v.gate == Gate::Open);

@@ -73,6 +73,10 @@ impl Publisher for HookPublisher {
         format!("hook {}", self.program.display())
     }
 
+    fn only_changes(&self) -> bool {
+        true
+    }
+
     fn publish(&mut self, announcement: Announcement) -> Boxed<'_, Result<(), PublishError>> {
         Box::pin(async move {
             match self.published {
