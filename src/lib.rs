@@ -7,7 +7,7 @@
 //!             main -> app            wiring; the only place that knows every module
 //!      ________/   |   \__________
 //!  data plane      |          control plane
-//!  proxy/     admin/, names/   control/  (I/O shell: probes, authority, promotion, publishing)
+//!  proxy/   admin/ names/ sentinel/  control/  (I/O shell: probes, authority, promotion, publishing)
 //!     \            |             |    \
 //!      \           |             |     failover/  (pure core: events in, actions out)
 //!       \__________|_____________|______/
@@ -29,6 +29,7 @@ pub mod metrics;
 pub mod names;
 pub mod proxy;
 pub mod resp;
+pub mod sentinel;
 pub mod telemetry;
 pub mod topology;
 pub mod vip;

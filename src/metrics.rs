@@ -118,6 +118,10 @@ names! {
         "Compare-and-swaps of the authority's record.";
     EVIDENCE_DROPPED = "pointsman_evidence_dropped_total", Kind::Counter, ["backend"],
         "Pieces of evidence from real requests that were dropped because the channel was full.";
+    SENTINEL_CLIENTS = "pointsman_sentinel_clients", Kind::Gauge, [],
+        "Connections to the Sentinel answers that are open now.";
+    SENTINEL_DROPPED = "pointsman_sentinel_clients_dropped_total", Kind::Counter, ["reason"],
+        "Clients of the Sentinel answers that were not accepted or disconnected.";
     VIP_HELD = "pointsman_vip_held", Kind::Gauge, ["address"],
         "1 while this host has the address.";
     VIP_CONFLICT = "pointsman_vip_conflict", Kind::Gauge, ["address"],
@@ -180,6 +184,16 @@ label! {
         NoDescriptors = "no_descriptors",
         /// It arrived while the program was stopping.
         Draining = "draining",
+    }
+}
+
+label! {
+    /// Why a client of the Sentinel answers was not accepted or disconnected.
+    SentinelDrop {
+        /// `max_clients` are connected.
+        MaxClients = "max_clients",
+        /// It did not read its messages or replies.
+        Slow = "slow",
     }
 }
 
@@ -536,6 +550,36 @@ fn failovers(backend: &str, fault: Fault, end: FailoverEnd) -> Counter {
         "fault" => fault.as_str(),
         "outcome" => end.as_str(),
     )
+}
+
+/// What the Sentinel answers count.
+#[derive(Clone, Debug)]
+pub struct SentinelMetrics {
+    clients: Gauge,
+    dropped: Vec<Counter>,
+}
+
+impl SentinelMetrics {
+    /// Registers every series.
+    pub fn register() -> Self {
+        SentinelMetrics {
+            clients: gauge!(SENTINEL_CLIENTS),
+            dropped: each(
+                SentinelDrop::ALL,
+                |reason| counter!(SENTINEL_DROPPED, "reason" => reason.as_str()),
+            ),
+        }
+    }
+
+    /// So many are connected.
+    pub fn clients(&self, count: usize) {
+        self.clients.set(count as f64);
+    }
+
+    /// One was not accepted or disconnected.
+    pub fn dropped(&self, reason: SentinelDrop) {
+        self.dropped[reason as usize].increment(1);
+    }
 }
 
 /// Handles of the agent for one address.

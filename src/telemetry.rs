@@ -203,7 +203,9 @@ pub fn start_metrics() -> Result<PrometheusHandle, TelemetryError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::metrics::{ControlMetrics, DnsMetrics, RequestOutcome, VipMetrics, WorkerMetrics};
+    use crate::metrics::{
+        ControlMetrics, DnsMetrics, RequestOutcome, SentinelMetrics, VipMetrics, WorkerMetrics,
+    };
 
     #[test]
     fn every_metric_is_rendered_with_its_help_and_buckets() {
@@ -214,6 +216,7 @@ mod tests {
             let worker = WorkerMetrics::new("main");
             worker.requests(RequestOutcome::Unknown, 3);
             worker.hold_ended(std::time::Duration::from_millis(20));
+            SentinelMetrics::register().clients(1);
             let mut control = ControlMetrics::new("main");
             let node = crate::topology::NodeId::new("127.0.0.1:6379");
             control.node_up(&node, true);

@@ -7,19 +7,16 @@
 #[allow(dead_code, reason = "not every test file uses every sentence")]
 mod support;
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Stdio;
-use std::time::Duration;
 
 use pointsman::lab::Scratch;
 use serde::Deserialize;
-use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader, Lines};
-use tokio::process::{Child, ChildStdout, Command};
+use tokio::io::AsyncWriteExt;
+use tokio::process::Command;
 
 use support::Scene;
-
-/// Bound of anything that a program does.
-const PATIENCE: Duration = Duration::from_secs(60);
+use support::programs::{PATIENCE, Running, file, program, rust};
 
 /// Work whose outcome a client may be told to be unknown: it would show if it ran twice.
 const MAY_BE_UNKNOWN: &[&str] = &["incr", "exec", "script", "push", "publish"];
@@ -48,82 +45,12 @@ struct Saw {
     errors: Vec<(String, String)>,
 }
 
-fn file(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("tests/clients")
-        .join(name)
-}
-
-/// Where `scripts/clients.sh` installs.
-fn cache() -> PathBuf {
-    let home = || PathBuf::from(std::env::var_os("HOME").unwrap_or_default()).join(".cache");
-    match std::env::var_os("POINTSMAN_CLIENTS") {
-        Some(cache) => cache.into(),
-        None => std::env::var_os("XDG_CACHE_HOME")
-            .map_or_else(home, PathBuf::from)
-            .join("pointsman/clients"),
-    }
-}
-
-/// The program in this file, when its library was installed.
-fn program(name: &str) -> Option<Command> {
-    let (interpreter, installed) = match name.rsplit('.').next() {
-        Some("py") => (
-            cache().join("python/bin/python"),
-            cache().join("python/pin"),
-        ),
-        _ => ("node".into(), cache().join("node/pin")),
-    };
-    if !installed.exists() {
-        eprintln!("NOT RUN: {name} needs its library; see what scripts/clients.sh says");
-        return None;
-    }
-    let mut command = Command::new(interpreter);
-    command
-        .arg(file(name))
-        .env("NODE_PATH", cache().join("node/node_modules"));
-    Some(command)
-}
-
-struct Running {
-    child: Child,
-    lines: Lines<BufReader<ChildStdout>>,
-}
-
-impl Running {
-    fn start(mut command: Command, scene: &Scene) -> Running {
-        let mut child = command
-            .arg(scene.shard.pointsman.port().to_string())
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .kill_on_drop(true)
-            .spawn()
-            .expect("the program starts");
-        let lines = BufReader::new(child.stdout.take().expect("piped")).lines();
-        Running { child, lines }
-    }
-
-    async fn line(&mut self) -> String {
-        match tokio::time::timeout(PATIENCE, self.lines.next_line()).await {
-            Ok(Ok(Some(line))) => line,
-            other => {
-                self.child.start_kill().expect("it can be killed");
-                let mut words = String::new();
-                let mut stderr = self.child.stderr.take().expect("piped");
-                stderr.read_to_string(&mut words).await.expect("it is text");
-                panic!("the program gave no line: {other:?}\n{words}");
-            }
-        }
-    }
-}
-
 /// Runs a program over a failover and judges what it saw.
 async fn survives(command: Command, features: &[&str]) {
     let mut scene = Scene::start().await;
     // Nine programs at once keep a small machine busy.
     scene.expect_log("gate-not-obeyed");
-    let mut running = Running::start(command, &scene);
+    let mut running = Running::start(command, &[&scene.shard.pointsman.port().to_string()]);
     assert_eq!(running.line().await, "ready");
     scene.primary().await.kill();
     scene.failed_over().await;
@@ -214,15 +141,6 @@ async fn hiredis() {
     assert!(compiled.success());
     let features: Vec<&str> = ALL[..8].iter().copied().filter(|f| *f != "pool").collect();
     survives(Command::new(program), &features).await;
-}
-
-fn rust(name: &str) -> Option<Command> {
-    let program = cache().join("rust/debug").join(name);
-    if !program.exists() {
-        eprintln!("NOT RUN: {name} was not built; see what scripts/clients.sh says");
-        return None;
-    }
-    Some(Command::new(program))
 }
 
 #[tokio::test]

@@ -8,6 +8,7 @@ use pointsman::control::source::DnsName;
 use pointsman::control::{AuthoritySettings, PublisherSettings, SourceSettings};
 use pointsman::failover::Policy;
 use pointsman::proxy::{BackendSettings, Settings};
+use pointsman::sentinel::{Answer, SentinelSettings};
 use pointsman::telemetry::LogSettings;
 
 const MINIMAL: &str = r#"
@@ -408,6 +409,11 @@ fn what_comes_later_is_refused_by_name() {
         "no publisher",
         "[dns_server]",
     );
+    refused_in_backend(
+        "publishers = [{ kind = \"sentinel\" }]",
+        "no publisher",
+        "[sentinel]",
+    );
     refused_in_backend("exactly_once = true", "not in this version", "remove it");
     refused_in_backend(
         "durability = { wait = 1 }",
@@ -725,6 +731,72 @@ fn the_dns_server_needs_an_address_and_names_that_are_free() {
 }
 
 #[test]
+fn sentinel_answers_are_off_unless_asked_for() {
+    assert_eq!(good(MINIMAL).sentinel, None);
+    let with = |table: &str| good(&format!("[sentinel]\n{table}\n{MINIMAL}"));
+    assert_eq!(with("").sentinel, Some(SentinelSettings::default()));
+    let set = with(
+        "bind = \"0.0.0.0:26380\"\nmax_clients = 5\nauth = { username = \"app\", password = \"s\" }",
+    );
+    let sentinel = set.sentinel.expect("it is there");
+    assert_eq!(sentinel.bind.to_string(), "0.0.0.0:26380");
+    assert_eq!((sentinel.max_clients, sentinel.answer), (5, Answer::Node));
+    let auth = sentinel.auth.expect("it is there");
+    assert_eq!(
+        (auth.username.as_deref(), auth.password()),
+        (Some("app"), &b"s"[..])
+    );
+    // A password in the file itself.
+    assert_eq!(set.warnings.len(), 1);
+}
+
+#[test]
+fn sentinel_answers_that_can_not_work_are_refused() {
+    refused_with(
+        "[sentinel]\nanswer = \"both\"\n",
+        "unknown variant `both`",
+        "",
+    );
+    refused_with("[sentinel]\nmax_clients = 0\n", "must be from 1", "");
+    refused_with(
+        "[sentinel]\nquorum = 2\n",
+        "unknown key `quorum`",
+        "max_clients",
+    );
+    refused_with(
+        "[sentinel]\nauth = {}\n",
+        "has no password",
+        "password_file",
+    );
+    refused_with(
+        "[sentinel]\nbind = \"127.0.0.1:6400\"\n",
+        "127.0.0.1:6400 is taken already",
+        "another `bind`",
+    );
+    refused_with(
+        "[sentinel]\nbind = \"0.0.0.0:9121\"\n",
+        "127.0.0.1:9121 is taken already",
+        "another `bind`",
+    );
+    refused_with(
+        "[dns_server]\nbind = \"127.0.0.1:5353\"\nzone = \"redis.internal.\"\n[sentinel]\nbind = \"0.0.0.0:5353\"\n",
+        "127.0.0.1:5353 is taken already",
+        "another `bind`",
+    );
+    // The listener's address means nothing elsewhere.
+    refused_with(
+        "[sentinel]\nbind = \"0.0.0.0:26379\"\nanswer = \"proxy\"\n",
+        "would be told 127.0.0.1:6400 for `main`",
+        "loopback",
+    );
+    let proxy = "[sentinel]\nanswer = \"proxy\"\n";
+    good(&format!("{proxy}{MINIMAL}"));
+    let unix = MINIMAL.replace("127.0.0.1:6400", "unix:/tmp/redis.sock");
+    let (_, message, _) = only_error(&format!("{proxy}{unix}"));
+    assert!(message.contains("`main` has no TCP listener"), "{message}");
+}
+
+#[test]
 fn hooks_are_programs() {
     let hook = |rest: &str| format!("publishers = [{{ kind = \"hook\"{rest} }}]");
     refused_in_backend(&hook(""), "`program` is missing", "absolute path");
@@ -834,6 +906,18 @@ fn the_full_file_holds_every_key_at_its_default_and_no_other() {
             .clone();
         assert_eq!(written.as_table(), Some(&keys), "[{section}] in {file}");
     }
+    // Off, so its keys stand behind a #.
+    assert_eq!(config.sentinel, None);
+    let sentinel = text.split("# [sentinel]\n").nth(1).expect("it is there");
+    let keys = sentinel.lines().take_while(|line| !line.is_empty());
+    let keys: Vec<&str> = keys.filter_map(|line| line.strip_prefix("# ")).collect();
+    let keys = keys
+        .iter()
+        .filter(|line| line.split(' ').nth(1) == Some("="));
+    let keys: Vec<&str> = keys.copied().collect();
+    let uncommented: toml::Table = keys.join("\n").parse().expect("TOML");
+    let defaults = toml::Table::try_from(SentinelSettings::default()).expect("a table");
+    assert_eq!(uncommented, defaults);
     let minimal = good(MINIMAL);
     let (full, bare) = (&config.backends[0], &minimal.backends[0]);
     assert_eq!(full.authority, bare.authority);
@@ -844,7 +928,8 @@ fn the_full_file_holds_every_key_at_its_default_and_no_other() {
 #[test]
 fn the_documentation_names_every_key_with_its_default() {
     let text = std::fs::read_to_string("docs/config.md").expect("docs/config.md");
-    for (section, keys) in defaults() {
+    let sentinel = toml::Table::try_from(SentinelSettings::default()).expect("a table");
+    for (section, keys) in defaults().into_iter().chain([("sentinel", sentinel)]) {
         let title = format!("## `[{}]`", section.replace("main", "NAME"));
         let (_, after) = text
             .split_once(&title)
@@ -881,6 +966,7 @@ fn the_short_files_are_valid_where_their_directories_exist() {
         "config/static.toml",
         "config/dns.toml",
         "config/dns-publish.toml",
+        "config/sentinel-listener.toml",
     ] {
         let text = std::fs::read_to_string(file).expect(file);
         let text = text.replace("/var/lib/pointsman", &here);

@@ -381,7 +381,7 @@ async fn the_hook_is_called_as_sentinel_calls_it() {
     let scene = Scene::with(ClusterOptions::default(), |directory| {
         let (program, said) = (directory.join("hook"), directory.join("said"));
         let script = format!(
-            "#!/bin/sh\necho \"$@\" $POINTSMAN_TO >> {}\n",
+            "#!/bin/sh\necho \"$@\" $POINTSMAN_CAUSE $POINTSMAN_TO >> {}\n",
             said.display()
         );
         std::fs::write(&program, script).expect("written");
@@ -397,7 +397,7 @@ async fn the_hook_is_called_as_sentinel_calls_it() {
     let target = scene.node(2);
     scene.switchover(&target.id()).await;
     let wanted = format!(
-        "main leader switchover 127.0.0.1 {} 127.0.0.1 {} {}",
+        "main leader start 127.0.0.1 {} 127.0.0.1 {} switchover {}",
         scene.node(0).port(),
         target.port(),
         target.id()

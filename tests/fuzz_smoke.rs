@@ -63,6 +63,11 @@ const WORDS: &[&str] = &[
     "slave0:ip=a,port=1,state=online,offset=1,lag=0",
     ",",
     "role:",
+    "SENTINEL",
+    "MASTER",
+    "main",
+    "SUBSCRIBE",
+    "HELLO",
 ];
 
 #[test]
@@ -83,6 +88,11 @@ fn questions_survive_mutation() {
 #[test]
 fn info_survives_mutation() {
     smoke("info", ROUNDS / 10, bodies::info);
+}
+
+#[test]
+fn sentinel_sessions_survive_mutation() {
+    smoke("sentinel", ROUNDS / 10, bodies::sentinel);
 }
 
 fn smoke(target: &str, rounds: u64, body: fn(&[u8])) {

@@ -34,10 +34,12 @@ const LAYERS: &[Layer] = &[
     Layer { name: "vip",       uses: &["topology", "resp", "metrics", "clock", "admin"],    crates: Any, never: &[] },
     // Tells by DNS what is published.
     Layer { name: "names",     uses: &["topology", "metrics"],      crates: Any, never: &[] },
+    // Answers as Sentinel does; sees what `admin` sees, and asks as it does.
+    Layer { name: "sentinel",  uses: &["topology", "resp", "clock", "metrics", "admin::Operator", "failover::Status", "failover::Health", "failover::NodeStatus", "failover::NodeRole"], crates: Any, never: &[] },
     // Values that the operator sets, and where they go.
-    Layer { name: "config",    uses: &["topology", "resp", "proxy", "control", "failover", "admin", "names", "telemetry", "vip"], crates: Any, never: &[] },
+    Layer { name: "config",    uses: &["topology", "resp", "proxy", "control", "failover", "admin", "names", "sentinel", "telemetry", "vip"], crates: Any, never: &[] },
     // Wiring.
-    Layer { name: "app",       uses: &["topology", "clock", "resp", "failover", "metrics", "telemetry", "proxy", "control", "admin", "names", "config"], crates: Any, never: &[] },
+    Layer { name: "app",       uses: &["topology", "clock", "resp", "failover", "metrics", "telemetry", "proxy", "control", "admin", "names", "sentinel", "config"], crates: Any, never: &[] },
     // The laboratory uses everything; nobody but the command line uses the laboratory.
     Layer { name: "lab",       uses: &["*"],                        crates: Any, never: &[] },
     Layer { name: "cli",       uses: &["*"],                        crates: Any, never: &[] },

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use pointsman::metrics::{
     ALL, ConnectFailure, DeclineReason, DnsResult, FailoverEnd, RejectReason, RequestOutcome,
-    SwapResult, UpstreamKind, VipDrop,
+    SentinelDrop, SwapResult, UpstreamKind, VipDrop,
 };
 use pointsman::topology::Fault;
 
@@ -61,6 +61,10 @@ fn every_label_value_is_documented() {
         (
             "pointsman_client_connections_rejected_total",
             values(RejectReason::ALL, RejectReason::as_str),
+        ),
+        (
+            "pointsman_sentinel_clients_dropped_total",
+            values(SentinelDrop::ALL, SentinelDrop::as_str),
         ),
         (
             "pointsman_upstream_connections",

@@ -1,17 +1,22 @@
 //! What is done with fuzzed bytes. Also compiled into tests/fuzz_smoke.rs, so that it runs without
 //! a fuzzer too. A function here panics when something is wrong, and else returns nothing.
 
-use std::sync::OnceLock;
+use std::net::SocketAddr;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
+use pointsman::admin::{Answer, Operator};
+use pointsman::failover::Status;
 use pointsman::names::{Names, NamesSettings, Reply, Transport};
 use pointsman::resp::command::{self, Special};
 use pointsman::resp::info;
 use pointsman::resp::request::rewrite_inline;
 use pointsman::resp::{Limits, ProtocolError, ReplyScanner, Request, RequestScanner, reply};
-use pointsman::topology::{Epoch, Gate, NodeId, Primary, Topology, channel};
+use pointsman::sentinel::{Backend, Sentinel, SentinelSettings, Session, Step};
+use pointsman::topology::{Epoch, FailoverReport, Gate, NodeId, Primary, Topology, channel};
 use redis_protocol::resp2::decode::decode_bytes;
+use tokio::sync::broadcast;
 
 /// Small bounds, so that short inputs reach them.
 const LIMITS: Limits = Limits {
@@ -156,6 +161,77 @@ pub fn info(data: &[u8]) {
         && let Ok(Some((frame, _))) = decode_bytes(&Bytes::copy_from_slice(data))
     {
         assert_eq!(info::parse_role(&frame), info::parse_role(&frame));
+    }
+}
+
+/// As [`requests`], for a client that asks what it would ask Sentinel: every answer is whole frames, and
+/// does not depend on how the bytes arrive.
+pub fn sentinel(data: &[u8]) {
+    let Some((&cut, bytes)) = data.split_first() else {
+        return;
+    };
+    let whole = answered(bytes, bytes.len().max(1));
+    assert_eq!(answered(bytes, usize::from(cut).max(1)), whole);
+}
+
+/// How many frames a session answers when the bytes come in such pieces, and whether it ends.
+fn answered(bytes: &[u8], piece: usize) -> (usize, bool) {
+    let (_writer, topology) = channel(Topology::unknown("main"), 1);
+    let backend = Backend {
+        name: "main".into(),
+        topology,
+        operator: Arc::new(Silent),
+        notices: broadcast::channel(1).1,
+        listener: None,
+        down_after: Duration::from_secs(1),
+        switchover_timeout: Duration::from_secs(1),
+        parallel_syncs: 1,
+    };
+    let sentinel = Sentinel::new(SentinelSettings::default(), "fuzz", vec![backend]);
+    let here = SocketAddr::from(([127, 0, 0, 1], 1));
+    let mut session = Session::new(Arc::new(sentinel), here, here);
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_time()
+        .build()
+        .expect("a runtime");
+    let (mut input, mut out) = (BytesMut::new(), BytesMut::new());
+    let mut ended = false;
+    for piece in bytes.chunks(piece) {
+        input.extend_from_slice(piece);
+        ended = loop {
+            match runtime.block_on(session.step(&mut input, &mut out)) {
+                Step::Done => {}
+                Step::Incomplete => break false,
+                Step::Close => break true,
+            }
+        };
+        if ended {
+            break;
+        }
+    }
+    let mut frames = 0;
+    while !out.is_empty() {
+        let len = ReplyScanner::default().scan(&out).expect("a reply");
+        let _ = out.split_to(len.expect("a whole one"));
+        frames += 1;
+    }
+    (frames, ended)
+}
+
+/// A control plane that has stopped.
+struct Silent;
+
+impl Operator for Silent {
+    fn status(&self) -> Answer<'_, Option<Status>> {
+        Box::pin(std::future::ready(None))
+    }
+
+    fn reports(&self) -> Vec<FailoverReport> {
+        Vec::new()
+    }
+
+    fn switchover(&self, _to: Option<NodeId>) -> Answer<'_, Result<FailoverReport, String>> {
+        Box::pin(std::future::ready(Err("stopped".to_owned())))
     }
 }
 

@@ -29,9 +29,21 @@ pub(super) fn clients_that_fit(limit: u64) -> u64 {
     ((limit - reserve) / 2).max(1)
 }
 
+/// How many of `limit` those may take who only ask who is primary.
+pub(super) fn share_of_asking(limit: u64) -> u64 {
+    (limit / 8).max(1).min(limit)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn who_only_asks_takes_little() {
+        for (limit, share) in [(1_024, 128), (80_000, 10_000), (4, 1), (0, 0)] {
+            assert_eq!(share_of_asking(limit), share);
+        }
+    }
 
     #[test]
     fn each_client_may_need_two_and_some_are_left_for_us() {

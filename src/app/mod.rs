@@ -16,6 +16,7 @@ use std::time::Duration;
 
 use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::net::{TcpListener, UdpSocket};
+use tokio::task::JoinHandle;
 
 pub use bind::BindError;
 
@@ -25,6 +26,7 @@ use crate::config::{Backend, Bind, Config};
 use crate::control::{self, Control, ControlHandle};
 use crate::names::{self, Names, NamesSettings};
 use crate::proxy::{self, Proxy, Socket};
+use crate::sentinel::{self, Sentinel, SentinelSettings};
 use crate::topology::{
     EvidenceReceiver, EvidenceSender, Topology, TopologyReader, TopologyWriter, channel,
     evidence_channel,
@@ -57,6 +59,8 @@ pub struct App {
     config: Config,
     metrics: PrometheusHandle,
     admin: std::net::TcpListener,
+    /// Where `[sentinel]` is configured.
+    sentinel: Option<std::net::TcpListener>,
     /// Where the DNS server listens, if there is one.
     names: Option<(std::net::UdpSocket, std::net::TcpListener)>,
     /// In the order of the configuration.
@@ -78,9 +82,18 @@ impl App {
     /// # Errors
     /// The first port or path that can not be had.
     pub fn build(mut config: Config, metrics: PrometheusHandle) -> Result<App, StartError> {
-        config.proxy.max_clients = fitting(config.proxy.max_clients);
+        if let Some(limit) = descriptors::raise_limit() {
+            let asking = config.sentinel.as_mut().map_or(0, |s| fit_asking(s, limit));
+            config.proxy.max_clients = fitting(config.proxy.max_clients, limit - asking);
+        }
         let admin = bind::tcp(config.admin.bind)
             .map_err(|e| bind::error(&Bind::Tcp(config.admin.bind), e))?;
+        let sentinel = match &config.sentinel {
+            Some(sentinel) => Some(
+                bind::tcp(sentinel.bind).map_err(|e| bind::error(&Bind::Tcp(sentinel.bind), e))?,
+            ),
+            None => None,
+        };
         let listeners = config
             .listeners
             .iter()
@@ -101,6 +114,7 @@ impl App {
             config,
             metrics,
             admin,
+            sentinel,
             names,
             listeners,
             backends,
@@ -116,6 +130,7 @@ impl App {
             config,
             metrics,
             admin,
+            sentinel,
             names: dns,
             listeners,
             backends,
@@ -147,6 +162,13 @@ impl App {
             _ => None,
         };
         let control = Control::start(controls)?;
+        let answers = match sentinel {
+            Some(listener) => {
+                let readers = readers.iter().cloned().zip(control.handles());
+                Some(answers(&config, &monitor, &names, listener, readers)?)
+            }
+            None => None,
+        };
         let serving = readers
             .into_iter()
             .zip(control.handles())
@@ -174,6 +196,9 @@ impl App {
         drop(files);
         end(proxy, control).await;
         server.abort();
+        if let Some(answers) = answers {
+            answers.abort();
+        }
         if let Some(dns) = dns {
             dns.abort();
         }
@@ -284,6 +309,38 @@ fn served(
     }
 }
 
+/// Starts to answer as Sentinel does.
+fn answers<'h>(
+    config: &Config,
+    monitor: &str,
+    names: &[String],
+    listener: std::net::TcpListener,
+    parts: impl Iterator<Item = (TopologyReader, &'h ControlHandle)>,
+) -> Result<JoinHandle<()>, io::Error> {
+    let backends = parts.enumerate().map(|(index, (topology, handle))| {
+        let backend = &config.backends[index];
+        let policy = &backend.failover;
+        sentinel::Backend {
+            name: backend.name.clone(),
+            topology,
+            notices: handle.notices(),
+            operator: Arc::new(handle.clone()),
+            // The name of a unix socket is no address.
+            listener: listeners_of(config, index, names)
+                .iter()
+                .find_map(|name| name.parse().ok()),
+            down_after: policy.silent_after.max(policy.unacked_after),
+            switchover_timeout: switchover_timeout(config),
+            parallel_syncs: policy.parallel_full_syncs,
+        }
+    });
+    let settings = config.sentinel.clone().unwrap_or_default();
+    let sentinel = Arc::new(Sentinel::new(settings, monitor, backends.collect()));
+    let listener = TcpListener::from_std(listener)?;
+    tracing::info!(sentinel = %listener.local_addr()?, "Sentinel's questions are answered");
+    Ok(tokio::spawn(sentinel::serve(listener, sentinel)))
+}
+
 fn listeners_of(config: &Config, backend: usize, names: &[String]) -> Vec<String> {
     let all = config.listeners.iter().zip(names);
     all.filter(|(listener, _)| listener.backend == backend)
@@ -300,11 +357,24 @@ fn switchover_timeout(config: &Config) -> Duration {
     longest.max().unwrap_or_default() + SWITCHOVER_SLACK
 }
 
+/// Those who only ask who is primary get a part of the open files, so that they take none from who
+/// works. Returns how many that are.
+fn fit_asking(settings: &mut SentinelSettings, limit: u64) -> u64 {
+    let share = descriptors::share_of_asking(limit);
+    if settings.max_clients as u64 > share {
+        tracing::info!(
+            max_clients = settings.max_clients,
+            lowered_to = share,
+            open_files = limit,
+            "max_clients in [sentinel] is lowered: it does not fit into the limit of open files"
+        );
+        settings.max_clients = usize::try_from(share).unwrap_or(usize::MAX);
+    }
+    settings.max_clients as u64
+}
+
 /// `max_clients`, lowered to what the limit of open files allows, as Redis does it.
-fn fitting(max_clients: usize) -> usize {
-    let Some(limit) = descriptors::raise_limit() else {
-        return max_clients;
-    };
+fn fitting(max_clients: usize, limit: u64) -> usize {
     let fit = usize::try_from(descriptors::clients_that_fit(limit)).unwrap_or(usize::MAX);
     if max_clients <= fit {
         return max_clients;

@@ -15,6 +15,7 @@ mod names;
 mod problem;
 mod publisher;
 mod section;
+mod sentinel;
 mod source;
 mod store;
 mod vip;
@@ -37,6 +38,7 @@ use crate::failover::Policy;
 use crate::names::NamesSettings;
 use crate::proxy::{BackendSettings, Settings};
 use crate::resp::Credentials;
+use crate::sentinel::SentinelSettings;
 use crate::telemetry::{LogFormat, LogSettings, parse_level};
 
 /// A configuration that passed every check.
@@ -48,6 +50,8 @@ pub struct Config {
     pub log: LogSettings,
     /// `[proxy]`
     pub proxy: Settings,
+    /// `[sentinel]`; `None` without that table.
+    pub sentinel: Option<SentinelSettings>,
     /// `[dns_server]`; `None`: there is none.
     pub dns_server: Option<NamesSettings>,
     /// `[[listener]]`, in the order of the file; at least one.
@@ -182,11 +186,17 @@ fn read(root: Section<'_>) -> Config {
     if let Some(names) = &dns_server {
         names::check_against(names, &admin, &listeners, &backends);
     }
+    let sentinel = sentinel::read(&root);
+    if let Some(sentinel) = &sentinel {
+        let dns = dns_server.as_ref().map(|names| names.settings.bind);
+        sentinel::check_against(sentinel, &admin, dns, &listeners, &backends);
+    }
     root.finish();
     Config {
         admin: admin.settings,
         log,
         proxy,
+        sentinel: sentinel.map(|read| read.settings),
         dns_server: dns_server.map(|names| names.settings),
         listeners: listeners.into_iter().map(|l| l.listener).collect(),
         backends: backends.into_iter().filter_map(|b| b.backend).collect(),

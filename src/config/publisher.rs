@@ -46,6 +46,13 @@ fn publisher(item: &Item<'_>) -> Option<PublisherSettings> {
         );
         return None;
     }
+    if kind == Some("sentinel") {
+        item.fail(
+            "the Sentinel answers are for all backends, and no publisher of one",
+            "write [sentinel] at the top of the file",
+        );
+        return None;
+    }
     let (section, kind) = with_kind(item, "publisher", KINDS, &[])?;
     match kind {
         "dns_update" => dns_update(section),

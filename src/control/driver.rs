@@ -5,7 +5,7 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{broadcast, mpsc, oneshot};
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
@@ -27,8 +27,8 @@ use crate::failover::{
 };
 use crate::resp::info::{NodeInfo, parse};
 use crate::topology::{
-    BytesLost, Epoch, EvidenceReceiver, FailoverReport, Gate, NodeId, RequestCounts, Timestamp,
-    Topology, TopologyWriter,
+    BytesLost, Epoch, EvidenceReceiver, FailoverReport, Gate, NodeId, Notice, RequestCounts,
+    Timestamp, Topology, TopologyWriter,
 };
 
 /// Requests that were held are counted until this long after the end of a change.
@@ -67,6 +67,8 @@ pub(super) struct Driver {
     pub(super) counter: RequestCounter,
     pub(super) gauges: Gauges,
     pub(super) questions: mpsc::Receiver<Question>,
+    /// Nobody may listen.
+    pub(super) notices: broadcast::Sender<Notice>,
     /// Tests end the process here.
     pub(super) failpoint: Option<Failpoint>,
     pub(super) state: State,
@@ -94,6 +96,8 @@ pub(super) struct State {
     evidence_open: bool,
     /// Whether the newest decision in the record is a switchover.
     planned: bool,
+    /// The epoch that this monitor claimed last.
+    claimed: Option<Epoch>,
     tidied: Timestamp,
     note_in: mpsc::Sender<Note>,
     notes: mpsc::Receiver<Note>,
@@ -116,6 +120,7 @@ impl State {
             last_reply: 0,
             evidence_open: true,
             planned: false,
+            claimed: None,
             tidied: clock::now(),
             note_in,
             notes,
@@ -244,6 +249,7 @@ impl Driver {
                         RecordPhase::FailingOver => self.state.planned = false,
                         RecordPhase::Serving => {}
                     }
+                    self.state.claimed = Some(record.epoch);
                     self.staff.swap_record(op, expected, record);
                 }
                 Action::LoadRecord => self.staff.load_record(),
@@ -263,6 +269,7 @@ impl Driver {
                     from,
                     to,
                     planned: self.state.planned,
+                    decided: self.state.claimed == Some(epoch),
                 }),
                 Action::Emit {
                     event,
@@ -327,7 +334,11 @@ impl Driver {
         }
     }
 
-    fn emit(&self, event: &str, node: Option<&NodeId>, detail: &str, attention: bool) {
+    fn emit(&self, event: &'static str, node: Option<&NodeId>, detail: &str, attention: bool) {
+        let _ = self.notices.send(Notice {
+            event,
+            node: node.cloned(),
+        });
         let backend = &*self.backend;
         let node = node.map(tracing::field::display);
         match attention {
@@ -443,10 +454,13 @@ impl Driver {
             RecordNews::Swapped(op, swap) => {
                 let outcome = match swap {
                     Swap::Done(version) => SwapOutcome::Done(version),
-                    Swap::Lost(stored) => SwapOutcome::Lost {
-                        record: stored.record,
-                        version: stored.version,
-                    },
+                    Swap::Lost(stored) => {
+                        self.state.claimed = None;
+                        SwapOutcome::Lost {
+                            record: stored.record,
+                            version: stored.version,
+                        }
+                    }
                     Swap::Unknown(why) => SwapOutcome::Unknown(why),
                     Swap::Unavailable(why) => {
                         self.unavailable(why.clone());

@@ -2,11 +2,11 @@
 
 use std::sync::Arc;
 
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{broadcast, mpsc, oneshot};
 
 use super::reports::Reports;
 use crate::failover::Status;
-use crate::topology::{FailoverReport, NodeId};
+use crate::topology::{FailoverReport, NodeId, Notice};
 
 /// A question to the driver.
 #[derive(Debug)]
@@ -24,6 +24,7 @@ pub struct ControlHandle {
     pub(super) backend: Arc<str>,
     pub(super) questions: mpsc::Sender<Question>,
     pub(super) reports: Reports,
+    pub(super) notices: broadcast::Sender<Notice>,
 }
 
 impl ControlHandle {
@@ -42,6 +43,11 @@ impl ControlHandle {
     /// The kept reports, oldest first, at most 100.
     pub fn reports(&self) -> Vec<FailoverReport> {
         self.reports.all()
+    }
+
+    /// What it says while it works, from now on. Whoever is too slow misses some.
+    pub fn notices(&self) -> broadcast::Receiver<Notice> {
+        self.notices.subscribe()
     }
 
     /// Moves the primary to `to`, or to the best replica. The report's outcome says whether it was

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{broadcast, mpsc, oneshot};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
@@ -25,10 +25,13 @@ use super::staff::{Common, Staff};
 use super::store::StoreSettings;
 use crate::failover::{self, Machine, Policy};
 use crate::resp::Credentials;
-use crate::topology::{EvidenceReceiver, NodeId, RequestCounts, TopologyWriter};
+use crate::topology::{EvidenceReceiver, NodeId, Notice, RequestCounts, TopologyWriter};
 
 /// Questions that wait for a driver.
 const QUESTIONS: usize = 64;
+
+/// Notices that a listener may be behind.
+const NOTICES: usize = 256;
 
 /// How the connections of a monitor that may decide are named.
 const MONITOR_MARK: &str = "pointsman-monitor:";
@@ -151,13 +154,15 @@ impl Control {
         for backend in backends {
             let authority = backend.open_authority()?;
             let (questions, questions_end) = mpsc::channel(QUESTIONS);
-            let reports = Reports::default();
-            handles.push(ControlHandle {
+            let handle = ControlHandle {
                 backend: backend.backend.clone(),
                 questions,
-                reports: reports.clone(),
-            });
-            prepared.push((backend, authority, questions_end, reports));
+                reports: Reports::default(),
+                notices: broadcast::channel(NOTICES).0,
+            };
+            let (reports, notices) = (handle.reports.clone(), handle.notices.clone());
+            handles.push(handle);
+            prepared.push((backend, authority, questions_end, reports, notices));
         }
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
@@ -170,8 +175,9 @@ impl Control {
             .spawn(move || {
                 runtime.block_on(async move {
                     let mut drivers = JoinSet::new();
-                    for (backend, authority, questions, reports) in prepared {
-                        drivers.spawn(backend.drive(authority, questions, reports, token.clone()));
+                    for (backend, authority, questions, reports, notices) in prepared {
+                        let stop = token.clone();
+                        drivers.spawn(backend.drive(authority, questions, reports, notices, stop));
                     }
                     while let Some(ended) = drivers.join_next().await {
                         if let Err(error) = ended {
@@ -241,6 +247,7 @@ impl BackendControl {
         authority: Box<dyn Authority>,
         questions: mpsc::Receiver<super::handle::Question>,
         reports: Reports,
+        notices: broadcast::Sender<Notice>,
         stop: CancellationToken,
     ) {
         let rule = self.authority.rule();
@@ -274,6 +281,7 @@ impl BackendControl {
             state: State::new(counter()),
             counter,
             questions,
+            notices,
             failpoint: Failpoint::from_environment(),
         };
         driver.run(inbox, stop).await;

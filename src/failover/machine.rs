@@ -182,6 +182,12 @@ impl Machine {
                         Role::Replica => NodeRole::Replica,
                     }),
                     health: node.health(core.record.as_ref()),
+                    run_id: info.map(|i| i.run_id.clone()),
+                    follows: replica
+                        .and_then(|i| i.upstream.as_ref())
+                        .map(|(host, port)| NodeId::of(host, *port)),
+                    priority: info.map(|i| i.priority),
+                    announced: info.is_none_or(|i| i.announced),
                     offset: info.map(|i| i.offset),
                     lag_bytes: head
                         .zip(replica)

@@ -38,6 +38,14 @@ pub struct NodeStatus {
     pub role: Option<NodeRole>,
     /// Whether it answers, and how it fails.
     pub health: Health,
+    /// `run_id` of its process.
+    pub run_id: Option<Arc<str>>,
+    /// Replica: the node it follows, as it says itself.
+    pub follows: Option<NodeId>,
+    /// `replica-priority`; 0 means never promote.
+    pub priority: Option<u32>,
+    /// Whether it wants to be known (`replica-announced`).
+    pub announced: bool,
     /// Its replication offset, bytes.
     pub offset: Option<u64>,
     /// How far it is behind the primary's last known offset, bytes.

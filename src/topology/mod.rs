@@ -2,6 +2,7 @@
 
 mod evidence;
 mod handle;
+mod notice;
 mod report;
 
 use std::fmt;
@@ -13,6 +14,7 @@ use serde::{Deserialize, Serialize};
 
 pub use evidence::{Evidence, EvidenceKind, EvidenceReceiver, EvidenceSender, evidence_channel};
 pub use handle::{TopologyReader, TopologyWriter, channel};
+pub use notice::Notice;
 pub use report::{BytesLost, FailoverReport, Fault, Outcome, PhaseTime, RequestCounts};
 
 /// Monotonic time since the start of the process. Printable, hashable and replayable, which
@@ -63,6 +65,14 @@ impl NodeId {
     /// Takes the address as it is; the configuration has checked its form.
     pub fn new(address: impl Into<Arc<str>>) -> Self {
         NodeId(address.into())
+    }
+
+    /// The address of `port` at `host`, which may be an IPv6 address without brackets.
+    pub fn of(host: &str, port: u16) -> Self {
+        match host.contains(':') {
+            true => NodeId::new(format!("[{host}]:{port}")),
+            false => NodeId::new(format!("{host}:{port}")),
+        }
     }
 
     /// `host:port`.

@@ -47,6 +47,7 @@ fn announcement(epoch: u64, to: &str) -> Announcement {
         from: None,
         to: NodeId::new(to),
         planned: false,
+        decided: true,
     }
 }
 

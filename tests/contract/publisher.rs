@@ -16,6 +16,7 @@ fn announcement(epoch: u64) -> Announcement {
         from: Some(NodeId::new("10.0.0.1:6379")),
         to: NodeId::new("[::1]:6380"),
         planned: false,
+        decided: true,
     }
 }
 
@@ -84,7 +85,7 @@ async fn hook_keeps_the_contract() {
     contract(&mut hook.publisher(LONG), || hook.heard()).await;
     assert_eq!(
         hook.heard()[0],
-        "main leader failover 10.0.0.1 6379 ::1 6380 epoch 5"
+        "main leader start 10.0.0.1 6379 ::1 6380 epoch 5"
     );
 }
 

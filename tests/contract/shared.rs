@@ -527,6 +527,7 @@ fn announcement(epoch: u64, to: &str) -> Announcement {
         from: None,
         to: NodeId::new(to),
         planned: false,
+        decided: true,
     }
 }
 

@@ -4,6 +4,7 @@ pub mod bind;
 pub mod disk;
 pub mod namespace;
 pub mod network;
+pub mod programs;
 
 use std::time::Duration;
 

@@ -1,7 +1,10 @@
 //! A program that is called as Sentinel calls `client-reconfig-script`:
-//! `<master-name> <role> <state> <from-ip> <from-port> <to-ip> <to-port>`, where role is `leader`
-//! and state is `failover` or `switchover`. The environment also has `POINTSMAN_BACKEND`,
-//! `POINTSMAN_EPOCH`, `POINTSMAN_FROM` and `POINTSMAN_TO` (`host:port`).
+//! `<master-name> <role> <state> <from-ip> <from-port> <to-ip> <to-port>`. Role is `leader` where this
+//! pointsman made the change and `observer` where somebody else did; state is `start`, the only one
+//! that Sentinel uses (its documentation says `failover`). Hosts are those of the configuration, as
+//! with Sentinel's `announce-hostnames`. The environment also has `POINTSMAN_BACKEND`,
+//! `POINTSMAN_EPOCH`, `POINTSMAN_CAUSE` (`failover` or `switchover`), `POINTSMAN_FROM` and
+//! `POINTSMAN_TO` (`host:port`).
 //!
 //! Exit status 0 is success; anything else is tried again, and so is a program that runs too long,
 //! after it and its children were killed. It hears of changes only.
@@ -91,7 +94,11 @@ impl Publisher for HookPublisher {
 }
 
 fn command(program: &PathBuf, announcement: &Announcement) -> Command {
-    let state = match announcement.planned {
+    let role = match announcement.decided {
+        true => "leader",
+        false => "observer",
+    };
+    let cause = match announcement.planned {
         true => "switchover",
         false => "failover",
     };
@@ -101,10 +108,11 @@ fn command(program: &PathBuf, announcement: &Announcement) -> Command {
     let mut command = Command::new(program);
     command
         .arg(&*announcement.backend)
-        .args(["leader", state])
+        .args([role, "start"])
         .args([from_host, from_port, to_host, to_port])
         .env("POINTSMAN_BACKEND", &*announcement.backend)
         .env("POINTSMAN_EPOCH", announcement.epoch.to_string())
+        .env("POINTSMAN_CAUSE", cause)
         .env("POINTSMAN_FROM", name(announcement.from.as_ref()))
         .env("POINTSMAN_TO", announcement.to.as_str())
         .stdin(Stdio::null())

@@ -64,6 +64,8 @@ pub struct Announcement {
     pub to: NodeId,
     /// Whether the operator asked for it.
     pub planned: bool,
+    /// Whether this monitor made the change; else it saw that somebody did.
+    pub decided: bool,
 }
 
 /// Why an announcement was not published.

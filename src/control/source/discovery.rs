@@ -53,7 +53,7 @@ impl Discovery {
         self.seen(node, now);
         let mut untried = Vec::new();
         for replica in &info.replicas {
-            let listed = address(&replica.host, replica.port);
+            let listed = NodeId::of(&replica.host, replica.port);
             self.seen(&listed, now);
             let known = self.configured.contains(&listed)
                 || self.discovered.iter().any(|(node, _)| *node == listed);
@@ -103,13 +103,6 @@ impl Discovery {
         self.runs.retain(|node, _| members.contains(node));
         self.tried.retain(|_, at| now - *at < FORGOTTEN_AFTER);
         self.discovered.len() != before
-    }
-}
-
-fn address(host: &str, port: u16) -> NodeId {
-    match host.contains(':') {
-        true => NodeId::new(format!("[{host}]:{port}")),
-        false => NodeId::new(format!("{host}:{port}")),
     }
 }
 
