@@ -30,10 +30,11 @@ say "ok: YAML"
 awk '/^```toml/ {on = 1; next} /^```/ {on = 0} on' README.md >"$place/README.toml"
 grep -q authority "$place/README.toml" || die "README.md shows no configuration any more"
 set -- deploy/compose/pointsman.toml "$place"/*.toml config/*.toml
-mkdir "$place/state"
+mkdir "$place/state" "$place/etc"
+echo c2VjcmV0 >"$place/etc/tsig"
 for config in "$@"; do
-    # The directory of the record and the password have to be there when they are asked for.
-    sed "s#/var/lib/pointsman/#$place/state/#" "$config" >"$place/checked"
+    # The directory of the record and the secrets have to be there when they are asked for.
+    sed "s#/var/lib/pointsman/#$place/state/#; s#/etc/pointsman/#$place/etc/#" "$config" >"$place/checked"
     REDIS_PASSWORD=secret scripts/cargo.sh run --quiet --locked -- check --config "$place/checked" >"$place/said" 2>&1 || {
         cat "$place/said" >&2
         die "pointsman check does not accept $config"
@@ -56,11 +57,14 @@ fi
 
 if have systemd-analyze; then
     mkdir -p "$place/usr/local/bin"
-    sed "s#/usr/local/bin/pointsman#/bin/true#" deploy/systemd/pointsman.service >"$place/pointsman.service"
-    systemd-analyze verify "$place/pointsman.service" 2>&1 | grep 'pointsman.service' >"$place/said" || true
-    if [ -s "$place/said" ]; then
-        cat "$place/said" >&2
-        die "systemd-analyze complains"
-    fi
-    say "ok: systemd unit"
+    for unit in deploy/systemd/*.service; do
+        name=$(basename "$unit")
+        sed "s#/usr/local/bin/pointsman#/bin/true#" "$unit" >"$place/$name"
+        systemd-analyze verify "$place/$name" 2>&1 | grep "$name" >"$place/said" || true
+        if [ -s "$place/said" ]; then
+            cat "$place/said" >&2
+            die "systemd-analyze complains about $unit"
+        fi
+    done
+    say "ok: systemd units"
 fi

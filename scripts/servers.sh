@@ -1,7 +1,7 @@
 #!/bin/sh
 # Other versions of the server than this machine's own, and the tests that matter on them.
 # Usage: scripts/servers.sh get|test [NAME...]     default: all of redis-6.0 redis-8.0 valkey-8.1
-#   get   puts what is missing into ${XDG_CACHE_HOME:-~/.cache}/pointsman/servers/NAME
+#   get   (also: consul) puts what is missing into ${XDG_CACHE_HOME:-~/.cache}/pointsman/servers/NAME
 #   test  that, and runs the tests on it
 # The packages are Debian's, of the release that carries that version, from the mirror that this machine's
 # apt uses and checked by apt against Debian's keys. They are unpacked, not installed, and run with their own
@@ -20,7 +20,7 @@ SEEDS=0..100
 # release NAME: the Debian release that carries it.
 release() {
     case $1 in
-        redis-6.0) echo bullseye ;;
+        redis-6.0 | consul) echo bullseye ;;
         redis-8.0 | valkey-8.1) echo trixie ;;
         *) die "no such server: $1" ;;
     esac
@@ -56,9 +56,12 @@ private_apt() {
 # unpack NAME PLACE: the server with every library it needs below PLACE/root.
 unpack() {
     private_apt "$2/apt" "$(release "$1")" || return 1
-    program=${1%-*}-server
+    case $1 in
+        consul) program=consul ;;
+        *) program=${1%-*}-server ;;
+    esac
     wanted=$(apt-get -s -y --no-install-recommends install "$program" | awk '$1 == "Inst" {print $2}' |
-        grep -E "^(lib|lua-|${1%-*}-)") || return 1
+        grep -E "^(lib|lua-|$program$|${1%-*}-)") || return 1
     mkdir "$2/debs" "$2/root"
     # shellcheck disable=SC2086
     (cd "$2/debs" && apt-get -qq download $wanted) || return 1
@@ -71,6 +74,11 @@ unpack() {
 # The release's own loader and C library, so that it runs whatever this machine has.
 # shellcheck disable=SC2016,SC2086  # the script that is written fills in its own variables
 start_script() {
+    if [ "$1" = consul ]; then
+        # It brings its libraries along.
+        ln -s root/usr/bin/consul "$2/server"
+        return
+    fi
     loader=$(cd "$2/root" && find . -name 'ld-linux-*.so.*' | head -n 1)
     libraries=$(cd "$2/root" && find . \( -path './lib/*' -o -path './usr/lib/*' \) -name '*.so.*' -printf '%h\n' | sort -u)
     {

@@ -2,7 +2,7 @@
 # Installs what is missing to build, test or lint pointsman, and nothing that is there already.
 # Usage: scripts/setup.sh build|test|lint
 #   build  a C compiler and a Rust toolchain
-#   test   that, redis-server with redis-cli, and ip and iptables
+#   test   that, redis-server with redis-cli, etcd, ZooKeeper, Consul, BIND with dig and nsupdate, and ip and iptables
 #   lint   that, and rustfmt, clippy, git, make
 # Needs root or sudo only when something is missing. Uses apt, and rustup where apt has no Rust that
 # is new enough.
@@ -22,21 +22,45 @@ compiler() {
 
 # Debian starts a service when it installs it. Ours must not, and must not start at the next boot;
 # one that somebody installed before us is left as it is.
-redis() {
-    have redis-server && have redis-cli && return
+# without_service UNIT WHAT PACKAGE...
+without_service() {
+    unit=$1
+    shift
     policy=/usr/sbin/policy-rc.d
     if [ ! -e $policy ]; then
         trap 'as_root rm -f /usr/sbin/policy-rc.d' EXIT INT TERM
         printf '#!/bin/sh\nexit 101\n' | as_root tee $policy >/dev/null
         as_root chmod 755 $policy
     fi
-    packages "Redis" redis-server redis-tools
+    packages "$@"
     if [ -d /run/systemd/system ]; then
-        as_root systemctl disable --quiet redis-server.service || true
+        as_root systemctl disable --quiet "$unit" || true
     fi
     as_root rm -f $policy
     trap - EXIT INT TERM
-    say "redis-server is installed; its service was not started"
+    say "$1 is installed; its service was not started"
+}
+
+redis() {
+    have redis-server && have redis-cli && return
+    without_service redis-server.service "Redis" redis-server redis-tools
+}
+
+# Tests of DNS want a real server and its tools; without them they say NOT RUN.
+bind() {
+    PATH=$PATH:/usr/sbin:/sbin
+    if have named && have dig && have nsupdate; then return; fi
+    (without_service named.service "BIND" bind9 bind9-dnsutils) || say "tests of DNS will not run"
+}
+
+# Tests of a shared record want real coordinators; without one its tests say NOT RUN.
+coordinators() {
+    have etcd || (without_service etcd.service "etcd" etcd-server) || say "tests with etcd will not run"
+    if ! have java || [ ! -e /usr/share/java/zookeeper.jar ]; then
+        (packages "ZooKeeper" zookeeper default-jre-headless) || say "tests with ZooKeeper will not run"
+    fi
+    have openssl || (packages "certificates for tests" openssl) || say "tests with TLS will not run"
+    have consul || "$ROOT/scripts/servers.sh" get consul || say "tests with Consul will not run"
 }
 
 # Tests that drop packets want these; without them they say NOT RUN.
@@ -124,5 +148,7 @@ compiler
 if [ "$1" = lint ]; then lint_tools; else rust; fi
 if [ "$1" != build ]; then
     redis
+    bind
+    coordinators
     network
 fi

@@ -12,7 +12,8 @@ pub fn now() -> Timestamp {
     Timestamp::from_start(START.get_or_init(Instant::now).elapsed())
 }
 
-/// Wall-clock time since the Unix epoch, for reports that people read; never for decisions.
+/// Wall-clock time since the Unix epoch, for reports that people read and for signatures; never for
+/// decisions.
 #[allow(clippy::disallowed_methods)]
 pub fn unix_time() -> Duration {
     SystemTime::now()

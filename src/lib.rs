@@ -7,7 +7,7 @@
 //!             main -> app            wiring; the only place that knows every module
 //!      ________/   |   \__________
 //!  data plane      |          control plane
-//!  proxy/        admin/       control/  (I/O shell: probes, authority, promotion, publishing)
+//!  proxy/     admin/, names/   control/  (I/O shell: probes, authority, promotion, publishing)
 //!     \            |             |    \
 //!      \           |             |     failover/  (pure core: events in, actions out)
 //!       \__________|_____________|______/
@@ -26,7 +26,9 @@ pub mod control;
 pub mod failover;
 pub mod lab;
 pub mod metrics;
+pub mod names;
 pub mod proxy;
 pub mod resp;
 pub mod telemetry;
 pub mod topology;
+pub mod vip;

@@ -118,6 +118,20 @@ names! {
         "Compare-and-swaps of the authority's record.";
     EVIDENCE_DROPPED = "pointsman_evidence_dropped_total", Kind::Counter, ["backend"],
         "Pieces of evidence from real requests that were dropped because the channel was full.";
+    VIP_HELD = "pointsman_vip_held", Kind::Gauge, ["address"],
+        "1 while this host has the address.";
+    VIP_CONFLICT = "pointsman_vip_conflict", Kind::Gauge, ["address"],
+        "1 while another host answers for an address that belongs here.";
+    VIP_TAKEN = "pointsman_vip_taken_total", Kind::Counter, ["address"],
+        "Times this host took the address.";
+    VIP_DROPPED = "pointsman_vip_dropped_total", Kind::Counter, ["address", "reason"],
+        "Times this host dropped the address.";
+    VIP_CONNECTIONS_ENDED = "pointsman_vip_connections_ended_total", Kind::Counter, ["address"],
+        "Connections to the address that were ended when this host dropped it.";
+    VIP_POINTSMAN_UP = "pointsman_vip_pointsman_up", Kind::Gauge, ["pointsman"],
+        "1 when the pointsman answered the agent's last question, else 0.";
+    DNS_QUERIES = "pointsman_dns_queries_total", Kind::Counter, ["result"],
+        "Questions to the built-in DNS server, by how they were answered.";
     LOG_DROPPED = "pointsman_log_lines_dropped_total", Kind::Counter, [],
         "Lines of the log that were dropped because standard error was not read fast enough.";
 }
@@ -244,6 +258,38 @@ label! {
         Done = "done",
         /// Nothing changed.
         Aborted = "aborted",
+    }
+}
+
+label! {
+    /// Why an address was dropped.
+    VipDrop {
+        /// Another node is published.
+        OtherPrimary = "other_primary",
+        /// The node says that it is no primary, or is another process than the published one.
+        NotPrimary = "not_primary",
+        /// The node is down or hangs.
+        NodeDown = "node_down",
+        /// No pointsman confirmed within the lease.
+        Unconfirmed = "unconfirmed",
+        /// The agent was told to stop.
+        Stopped = "stopped",
+    }
+}
+
+label! {
+    /// How the built-in DNS server answered a question.
+    DnsResult {
+        /// With what there is, which may be nothing of the wanted type.
+        Answered = "answered",
+        /// No such name in the zone.
+        NoSuchName = "no_such_name",
+        /// The backend has no primary, or its host has no known address.
+        NoPrimary = "no_primary",
+        /// Outside the zone, a transfer, another class.
+        Refused = "refused",
+        /// It could not be understood.
+        Malformed = "malformed",
     }
 }
 
@@ -462,6 +508,29 @@ impl ControlMetrics {
     }
 }
 
+/// Handles of the built-in DNS server.
+pub struct DnsMetrics {
+    queries: Vec<Counter>,
+}
+
+impl DnsMetrics {
+    /// Registers every series, so that all exist, at zero, from the start.
+    #[allow(clippy::new_without_default, reason = "it registers something")]
+    pub fn new() -> Self {
+        DnsMetrics {
+            queries: each(
+                DnsResult::ALL,
+                |r| counter!(DNS_QUERIES, "result" => r.as_str()),
+            ),
+        }
+    }
+
+    /// A question was answered.
+    pub fn answered(&self, result: DnsResult) {
+        self.queries[result as usize].increment(1);
+    }
+}
+
 fn failovers(backend: &str, fault: Fault, end: FailoverEnd) -> Counter {
     counter!(
         FAILOVERS,
@@ -469,6 +538,51 @@ fn failovers(backend: &str, fault: Fault, end: FailoverEnd) -> Counter {
         "fault" => fault.as_str(),
         "outcome" => end.as_str(),
     )
+}
+
+/// Handles of the agent for one address.
+pub struct VipMetrics {
+    /// Whether the address is here.
+    pub held: Gauge,
+    /// Whether another host answers for it.
+    pub conflict: Gauge,
+    /// Times it was taken.
+    pub taken: Counter,
+    /// Connections that were ended.
+    pub connections_ended: Counter,
+    dropped: Vec<Counter>,
+    pointsmen: Vec<Gauge>,
+}
+
+impl VipMetrics {
+    /// Registers every series, so that all exist, at zero, from the start.
+    pub fn new(address: &str, pointsmen: &[std::sync::Arc<str>]) -> Self {
+        let a = || address.to_owned();
+        VipMetrics {
+            held: gauge!(VIP_HELD, "address" => a()),
+            conflict: gauge!(VIP_CONFLICT, "address" => a()),
+            taken: counter!(VIP_TAKEN, "address" => a()),
+            connections_ended: counter!(VIP_CONNECTIONS_ENDED, "address" => a()),
+            dropped: each(
+                VipDrop::ALL,
+                |r| counter!(VIP_DROPPED, "address" => a(), "reason" => r.as_str()),
+            ),
+            pointsmen: pointsmen
+                .iter()
+                .map(|p| gauge!(VIP_POINTSMAN_UP, "pointsman" => p.to_string()))
+                .collect(),
+        }
+    }
+
+    /// The address was dropped.
+    pub fn dropped(&self, reason: VipDrop) {
+        self.dropped[reason as usize].increment(1);
+    }
+
+    /// Whether that one of the pointsmen answered.
+    pub fn pointsman_up(&self, index: usize, up: bool) {
+        self.pointsmen[index].set(f64::from(u8::from(up)));
+    }
 }
 
 fn each<L: Copy, H>(values: &[L], make: impl Fn(L) -> H) -> Vec<H> {

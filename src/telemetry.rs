@@ -203,7 +203,7 @@ pub fn start_metrics() -> Result<PrometheusHandle, TelemetryError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::metrics::{ControlMetrics, RequestOutcome, WorkerMetrics};
+    use crate::metrics::{ControlMetrics, DnsMetrics, RequestOutcome, VipMetrics, WorkerMetrics};
 
     #[test]
     fn every_metric_is_rendered_with_its_help_and_buckets() {
@@ -218,6 +218,9 @@ mod tests {
             let node = crate::topology::NodeId::new("127.0.0.1:6379");
             control.node_up(&node, true);
             control.replica_lag(&node, 7);
+            let vip = VipMetrics::new("10.0.0.100", &["127.0.0.1:9121".into()]);
+            vip.pointsman_up(0, true);
+            DnsMetrics::new();
             handle.render()
         });
         for metric in ALL {

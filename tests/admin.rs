@@ -207,6 +207,42 @@ impl Running {
 }
 
 #[test]
+fn who_asks_for_the_primary_waits_for_another_one() {
+    let running = Running::start(Script::default(), AllowRemote::None);
+    let ask = |query: &str| {
+        let (code, body) = running.get(&format!("/api/primary?{query}"));
+        let answer: Value = serde_json::from_str(&body).expect("JSON");
+        (code, answer)
+    };
+    let (code, first) = ask("backend=main");
+    assert_eq!(code, 200);
+    assert_eq!(first["primary"], Value::Null);
+    assert_eq!(first["authority"], "embedded");
+
+    // Nothing changes: the same again, when the time is over.
+    let (_, same) = ask("backend=main&unlike=0&wait_ms=1");
+    assert_eq!(same, first);
+
+    // Something changes while it waits: at once. A wait that the change does not end would take ten
+    // seconds, which is as long as the test listens.
+    let (_, news) = std::thread::scope(|threads| {
+        let waiting = threads.spawn(|| ask("backend=main&unlike=0"));
+        running.publish(Gate::Open);
+        waiting.join().expect("no panic")
+    });
+    assert_eq!(news["primary"]["node"], "a:1");
+    assert_eq!(
+        (&news["epoch"], &news["generation"]),
+        (&json!(1), &json!(1))
+    );
+
+    // Of one that has started again the generation is older, and it is news all the same.
+    assert_eq!(ask("backend=main&unlike=7").1, news);
+    assert_eq!(ask("backend=other").0, 404);
+    assert_eq!(ask("unlike=0").0, 400);
+}
+
+#[test]
 fn it_lives_as_soon_as_it_listens_and_is_ready_when_requests_flow() {
     let running = Running::start(Script::default(), AllowRemote::None);
     assert_eq!(running.get("/livez"), (200, "ok\n".to_owned()));

@@ -48,12 +48,21 @@ fn help_is_documentation() {
         "switchover",
         "failovers",
         "demo",
+        "vip-agent",
         "Examples:",
         "Exit codes",
     ] {
         assert!(said.out.contains(word), "no {word} in\n{}", said.out);
     }
-    for command in ["run", "check", "status", "switchover", "failovers", "demo"] {
+    for command in [
+        "run",
+        "check",
+        "status",
+        "switchover",
+        "failovers",
+        "demo",
+        "vip-agent",
+    ] {
         let said = self::said(&[command, "--help"]);
         assert_eq!(said.code, 0, "{command}");
         assert!(said.out.contains("Example"), "{command}:\n{}", said.out);
@@ -89,6 +98,32 @@ fn a_valid_configuration_is_said_to_be_valid() {
         "config/pointsman.toml: valid, 1 listener, 1 backend\n"
     );
     assert_eq!(said.err, "");
+}
+
+#[test]
+fn the_file_of_a_vip_agent_is_checked_as_one() {
+    let good = said(&["check", "--config", "config/vip.toml"]);
+    assert_eq!((good.code, good.err.as_str()), (0, ""));
+    assert!(
+        good.out.contains("valid, a vip agent for 10.0.0.100"),
+        "{}",
+        good.out
+    );
+
+    let directory = tempfile::tempdir().expect("a directory");
+    let file = written(directory.path(), "[vip_agent]\naddress = \"10.0.0\"\n");
+    for command in ["check", "vip-agent"] {
+        let wrong = said(&[command, "--config", &file]);
+        assert_eq!(wrong.code, 2, "{command}");
+        for part in [
+            ":2:11: ",
+            "not an IP address",
+            "`interface` is missing",
+            "5 errors",
+        ] {
+            assert!(wrong.err.contains(part), "{command}: {part}: {}", wrong.err);
+        }
+    }
 }
 
 #[test]

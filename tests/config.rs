@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use pointsman::admin::{AdminSettings, AllowRemote};
-use pointsman::config::{Bind, Config, ConfigErrors};
+use pointsman::config::{Bind, Config, ConfigErrors, VipConfig};
 use pointsman::control::{AuthoritySettings, PublisherSettings};
 use pointsman::failover::Policy;
 use pointsman::proxy::{BackendSettings, Settings};
@@ -243,6 +243,52 @@ fn necessary_parts_are_asked_for() {
 }
 
 #[test]
+fn a_coordinator_is_checked() {
+    for (keys, what, hint) in [
+        ("", "`endpoints` is missing", "endpoints = ["),
+        (", endpoints = []", "`endpoints` is empty", "for example"),
+        (
+            ", endpoints = [\"http://a:1\"]",
+            "is not host:port",
+            "without http://",
+        ),
+        (
+            ", endpoints = [\"a:1\"], prefix = \"p/\"",
+            "can not be a prefix",
+            "begin with a slash",
+        ),
+        (
+            ", endpoints = [\"a:1\"], tls = { ca_file = \"/nonexistent\" }",
+            "can not read /nonexistent",
+            "check the path",
+        ),
+        (
+            ", endpoints = [\"a:1\"], tls = { key_file = \"/nonexistent\" }",
+            "belong together",
+            "give both",
+        ),
+    ] {
+        for kind in ["consul", "etcd", "zookeeper"] {
+            refused_in_backend(
+                &format!("authority = {{ kind = \"{kind}\"{keys} }}"),
+                what,
+                hint,
+            );
+        }
+    }
+    refused_in_backend(
+        "authority = { kind = \"consul\", endpoints = [\"a:1\"], auth = { password_env = \"X\" } }",
+        "Consul has no users",
+        "token_file",
+    );
+    refused_in_backend(
+        "publishers = [{ kind = \"kv\", store = \"redis\" }]",
+        "there is no store `redis`",
+        "etcd",
+    );
+}
+
+#[test]
 fn what_comes_later_is_refused_by_name() {
     for kind in ["sentinel", "dns", "etcd", "consul", "zookeeper", "cluster"] {
         refused(
@@ -252,20 +298,18 @@ fn what_comes_later_is_refused_by_name() {
             "static",
         );
     }
-    for kind in ["etcd", "consul", "zookeeper", "sentinel", "cluster"] {
+    for kind in ["sentinel", "cluster"] {
         refused_in_backend(
             &format!("authority = {{ kind = \"{kind}\" }}"),
             "is not in this version",
-            "embedded, follow",
+            "follow",
         );
     }
-    for kind in ["dns_update", "dns_server", "kv", "vip", "sentinel"] {
-        refused_in_backend(
-            &format!("publishers = [{{ kind = \"{kind}\" }}]"),
-            "is not in this version",
-            "hook",
-        );
-    }
+    refused_in_backend(
+        "publishers = [{ kind = \"dns_server\" }]",
+        "no publisher",
+        "[dns_server]",
+    );
     refused_in_backend("exactly_once = true", "not in this version", "remove it");
     refused_in_backend(
         "durability = { wait = 1 }",
@@ -413,6 +457,173 @@ fn an_embedded_authority_needs_a_file_of_its_own() {
         "{message}"
     );
     good(&two("\"a:1\", \"b:1\"", "/tmp/other.json"));
+}
+
+const EMBEDDED: &str =
+    "authority = { kind = \"embedded\", state = \"/tmp/pointsman-test.json\" }\n";
+
+/// A backend with a publisher `dns_update`, one part of it replaced.
+fn dns_update(from: &str, to: &str) -> String {
+    let publisher = "publishers = [{ kind = \"dns_update\", server = \"10.0.0.53:53\", zone = \
+                     \"internal\", name = \"redis.internal.\", key_name = \"pointsman\", key = \
+                     \"c2VjcmV0\" }]";
+    assert!(publisher.contains(from));
+    format!("{EMBEDDED}{}", publisher.replace(from, to))
+}
+
+#[test]
+fn a_name_in_a_zone_needs_a_server_a_zone_and_a_key() {
+    let config = good(&format!("{MINIMAL}{}", dns_update("", "")));
+    let [PublisherSettings::DnsUpdate(settings)] = &config.backends[0].publishers[..] else {
+        panic!("{:?}", config.backends[0].publishers);
+    };
+    // Names are fully qualified, with and without a dot at the end.
+    assert_eq!(settings.zone.to_ascii(), "internal.");
+    assert_eq!(settings.name.to_ascii(), "redis.internal.");
+    assert_eq!(settings.key.name.to_ascii(), "pointsman.");
+    assert_eq!(settings.key.secret, b"secret");
+    assert!((settings.timeout.as_secs(), settings.srv) == (5, false));
+    assert!(
+        config.warnings[0]
+            .message
+            .contains("in the configuration itself")
+    );
+    let shown = format!("{config:?}");
+    assert!(
+        !shown.contains("115, 101, 99") && !shown.contains("secret:"),
+        "{shown}"
+    );
+
+    for (from, to, message, hint) in [
+        (
+            "server = \"10.0.0.53:53\", ",
+            "",
+            "`server` is missing",
+            "10.0.0.53:53",
+        ),
+        (
+            "zone = \"internal\", ",
+            "",
+            "`zone` is missing",
+            "internal.",
+        ),
+        (
+            "name = \"redis.internal.\", ",
+            "",
+            "`name` is missing",
+            "redis.internal.",
+        ),
+        (
+            "10.0.0.53:53",
+            "10.0.0.53",
+            "not the address of a server",
+            ":53",
+        ),
+        (
+            "\"internal\"",
+            "\"a..b\"",
+            "`a..b` is not a domain name",
+            "redis.internal.",
+        ),
+        (
+            "redis.internal.",
+            "redis.example.",
+            "is not in the zone internal.",
+            "redis.internal.",
+        ),
+        (
+            "key_name = \"pointsman\", ",
+            "",
+            "`key_name` is missing",
+            "the server",
+        ),
+        (", key = \"c2VjcmV0\"", "", "has no key", "key_file"),
+        (
+            "c2VjcmV0",
+            "no base64!",
+            "not a key in base64",
+            "tsig-keygen",
+        ),
+        (
+            "key = ",
+            "key_env = \"NO_SUCH\", key = ",
+            "given twice",
+            "one of the two",
+        ),
+        (
+            "key = \"c2VjcmV0\"",
+            "key_env = \"NO_SUCH\"",
+            "NO_SUCH is not set",
+            "key_file",
+        ),
+        (
+            "key = \"c2VjcmV0\"",
+            "key_file = \"/no-such\"",
+            "key file /no-such",
+            "check the path",
+        ),
+        (
+            "key = ",
+            "key_algorithm = \"hmac-md5\", key = ",
+            "`hmac-md5`",
+            "hmac-sha256",
+        ),
+        ("key = ", "srv = \"yes\", key = ", "true or false", ""),
+        ("key = ", "ttl = 5, key = ", "unknown key `ttl`", ""),
+    ] {
+        let text = dns_update(from, to);
+        refused_in_backend(&text, message, hint);
+    }
+    // Two backends would take the name from each other.
+    let both = format!(
+        "{MINIMAL}{}\n[[listener]]\nbind = \"127.0.0.1:6401\"\nbackend = \"b\"\n[backend.b]\nsource = {{ kind = \
+         \"static\", nodes = [\"c:1\", \"d:1\"] }}\n{}",
+        dns_update("", ""),
+        dns_update("", "").replace("pointsman-test", "pointsman-other"),
+    );
+    let (_, message, hint) = only_error(&both);
+    assert!(message.contains("redis.internal. too"), "{message}");
+    assert!(hint.contains("of its own"), "{hint}");
+    // Epochs that begin anew at each start would never be published again.
+    let followed = dns_update("", "").replace(EMBEDDED, "");
+    refused_in_backend(&followed, "counts from one again", "embedded");
+}
+
+#[test]
+fn the_dns_server_needs_an_address_and_names_that_are_free() {
+    let table =
+        |bind: &str, zone: &str| format!("[dns_server]\nbind = \"{bind}\"\nzone = \"{zone}\"\n");
+    let text = table("127.0.0.1:5353", "redis.internal");
+    let config = good(&MINIMAL.replace("\n\n[backend", &format!("\n\n{text}\n[backend")));
+    let settings = config.dns_server.expect("it is there");
+    assert_eq!(settings.zone.to_ascii(), "redis.internal.");
+    assert_eq!(settings.bind.port(), 5353);
+    assert_eq!(good(MINIMAL).dns_server, None);
+    let free = "127.0.0.1:5353";
+    for (bind, zone, message, hint) in [
+        ("127.0.0.1:6400", "a.b", "taken by a listener", "of its own"),
+        ("127.0.0.1:9121", "a.b", "the admin server", "of its own"),
+        ("unix:/tmp/dns", "a.b", "no unix sockets", "5353"),
+        ("localhost:53", "a.b", "not an address", "127.0.0.1:53"),
+        (free, ".", "`.` is not a domain name", "redis.internal."),
+    ] {
+        refused_with(&table(bind, zone), message, hint);
+    }
+    refused_with(
+        "[dns_server]\nzone = \"a.b\"\n",
+        "`bind` is missing",
+        "10.0.0.9:53",
+    );
+    refused_with(
+        &format!("{}ttl = 5\n", table(free, "a.b")),
+        "unknown key `ttl`",
+        "",
+    );
+    let clash = MINIMAL.replace("main", "ns");
+    let clash = clash.replace("\n\n[backend", &format!("\n\n{text}\n[backend"));
+    let (_, message, hint) = only_error(&clash);
+    assert!(message.contains("ns.redis.internal."), "{message}");
+    assert!(hint.contains("rename"), "{hint}");
 }
 
 #[test]
@@ -566,10 +777,85 @@ fn the_documentation_names_every_key_with_its_default() {
 #[test]
 fn the_short_files_are_valid_where_their_directories_exist() {
     let directory = tempfile::tempdir().expect("a directory");
-    let text = std::fs::read_to_string("config/static.toml").expect("config/static.toml");
     let here = directory.path().display().to_string();
-    let config = good(&text.replace("/var/lib/pointsman", &here));
+    std::fs::write(directory.path().join("tsig"), "c2VjcmV0\n").expect("a file");
+    for file in ["config/static.toml", "config/dns-publish.toml"] {
+        let text = std::fs::read_to_string(file).expect(file);
+        let text = text.replace("/var/lib/pointsman", &here);
+        let config = good(&text.replace("/etc/pointsman", &here));
+        assert_eq!(config.warnings, [], "{file}");
+    }
+}
+
+#[test]
+fn the_file_of_a_vip_agent_has_its_own_errors_each_at_its_place() {
+    let file = "config/vip.toml";
+    assert!(VipConfig::is_meant(file) && !VipConfig::is_meant("config/static.toml"));
+    let text = std::fs::read_to_string(file).expect(file);
+    let config = VipConfig::load(file).unwrap_or_else(|errors| panic!("{errors}"));
     assert_eq!(config.warnings, []);
+    assert_eq!(config.vip.prefix, 32);
+    let without_lease = text.replace("lease =", "# lease =");
+    let defaults = VipConfig::parse(Path::new(file), &without_lease);
+    assert_eq!(
+        defaults.expect("valid").vip,
+        config.vip,
+        "a default changed"
+    );
+
+    for (from, to, message, hint) in [
+        (
+            "\"10.0.0.100\"",
+            "\"10.0.0\"",
+            "not an IP address",
+            "10.0.0.100",
+        ),
+        (
+            "\"10.0.0.100\"",
+            "\"10.0.0.100/33\"",
+            "not an IP address",
+            "/24",
+        ),
+        ("\"10.0.0.100\"", "\"127.0.0.1\"", "can not move", "unicast"),
+        ("\"10.0.0.100\"", "\"fe80::1\"", "can not move", "unicast"),
+        (
+            "\"eth0\"",
+            "\"an-interface-of-16\"",
+            "name of an interface",
+            "ip link",
+        ),
+        (
+            "\"10.0.0.1:6379\"",
+            "\"10.0.0.1\"",
+            "not a node's address",
+            "10.0.0.1:6379",
+        ),
+        ("\"main\"", "\"a b\"", "name of a backend", "NAME"),
+        ("[\"10.0.0.10:9121\"]", "[]", "no pointsman", "9121"),
+        ("[\"10.0.0.10:9121\"]", "[\"x\"]", "admin server", "9121"),
+        ("\"3s\"", "\"10ms\"", "from 1s to 60s", "3s"),
+        (
+            "interface =",
+            "interfaces =",
+            "unknown key",
+            "did you mean `interface`?",
+        ),
+        ("bind =", "# bind =", "`bind` is missing", "9122"),
+        (
+            "[vip_agent]",
+            "[vip_agents]",
+            "unknown key",
+            "did you mean `vip_agent`?",
+        ),
+    ] {
+        assert!(text.contains(from), "{from}");
+        let wrong = VipConfig::parse(Path::new(file), &text.replacen(from, to, 1));
+        let errors = wrong.expect_err(to).0;
+        assert_eq!(errors.len(), 1, "{}", ConfigErrors(errors.clone()));
+        assert!(errors[0].message.contains(message), "{}", errors[0]);
+        let said = errors[0].hint.as_deref().unwrap_or_default();
+        assert!(said.contains(hint), "{}", errors[0]);
+    }
 }
 
 proptest::proptest! {

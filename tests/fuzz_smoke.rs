@@ -76,6 +76,11 @@ fn replies_survive_mutation() {
 }
 
 #[test]
+fn questions_survive_mutation() {
+    smoke("questions", ROUNDS, bodies::questions);
+}
+
+#[test]
 fn info_survives_mutation() {
     smoke("info", ROUNDS / 10, bodies::info);
 }

@@ -30,10 +30,14 @@ const LAYERS: &[Layer] = &[
     Layer { name: "control",   uses: &["topology", "resp", "failover", "metrics", "clock"], crates: Any, never: &[] },
     // Shows what is published and what the core knows; asks through a trait of its own.
     Layer { name: "admin",     uses: &["topology", "metrics", "clock", "failover::Status", "failover::Health"], crates: Any, never: &[] },
+    // An agent of its own: asks the admin server of a pointsman, and has one.
+    Layer { name: "vip",       uses: &["topology", "resp", "metrics", "clock", "admin"],    crates: Any, never: &[] },
+    // Tells by DNS what is published.
+    Layer { name: "names",     uses: &["topology", "metrics"],      crates: Any, never: &[] },
     // Values that the operator sets, and where they go.
-    Layer { name: "config",    uses: &["topology", "resp", "proxy", "control", "failover", "admin", "telemetry"], crates: Any, never: &[] },
+    Layer { name: "config",    uses: &["topology", "resp", "proxy", "control", "failover", "admin", "names", "telemetry", "vip"], crates: Any, never: &[] },
     // Wiring.
-    Layer { name: "app",       uses: &["topology", "clock", "resp", "failover", "metrics", "telemetry", "proxy", "control", "admin", "config"], crates: Any, never: &[] },
+    Layer { name: "app",       uses: &["topology", "clock", "resp", "failover", "metrics", "telemetry", "proxy", "control", "admin", "names", "config"], crates: Any, never: &[] },
     // The laboratory uses everything; nobody but the command line uses the laboratory.
     Layer { name: "lab",       uses: &["*"],                        crates: Any, never: &[] },
     Layer { name: "cli",       uses: &["*"],                        crates: Any, never: &[] },

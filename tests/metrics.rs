@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use pointsman::metrics::{
-    ALL, ConnectFailure, DeclineReason, FailoverEnd, RejectReason, RequestOutcome, SwapResult,
-    UpstreamKind,
+    ALL, ConnectFailure, DeclineReason, DnsResult, FailoverEnd, RejectReason, RequestOutcome,
+    SwapResult, UpstreamKind, VipDrop,
 };
 use pointsman::topology::Fault;
 
@@ -85,6 +85,14 @@ fn every_label_value_is_documented() {
         (
             "pointsman_authority_swaps_total",
             values(SwapResult::ALL, SwapResult::as_str),
+        ),
+        (
+            "pointsman_vip_dropped_total",
+            values(VipDrop::ALL, VipDrop::as_str),
+        ),
+        (
+            "pointsman_dns_queries_total",
+            values(DnsResult::ALL, DnsResult::as_str),
         ),
     ] {
         for value in values {

@@ -285,7 +285,7 @@ fn a_port_in_use_is_said_before_anything_serves() {
     assert_eq!(output.status.code(), Some(1), "{err}");
     let message = format!("pointsman: can not listen on {port}: the address is in use");
     assert!(err.contains(&message), "{err}");
-    assert!(err.contains("hint: ss -tlnp"), "{err}");
+    assert!(err.contains("hint: ss -tulnp"), "{err}");
 }
 
 /// Runs with this configuration until it gives up; every line must be a JSON object.

@@ -1,13 +1,16 @@
 //! What is done with fuzzed bytes. Also compiled into tests/fuzz_smoke.rs, so that it runs without
 //! a fuzzer too. A function here panics when something is wrong, and else returns nothing.
 
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use bytes::Bytes;
+use pointsman::names::{Names, NamesSettings, Reply, Transport};
 use pointsman::resp::command::{self, Special};
 use pointsman::resp::info;
 use pointsman::resp::request::rewrite_inline;
 use pointsman::resp::{Limits, ProtocolError, ReplyScanner, Request, RequestScanner, reply};
+use pointsman::topology::{Epoch, Gate, NodeId, Primary, Topology, channel};
 use redis_protocol::resp2::decode::decode_bytes;
 
 /// Small bounds, so that short inputs reach them.
@@ -40,6 +43,45 @@ pub fn requests(data: &[u8]) {
         look_at_request(&request, frame);
         start = end;
     }
+}
+
+/// A packet to the DNS server: what is answered is short, an answer, and one to this packet.
+pub fn questions(data: &[u8]) {
+    static NAMES: OnceLock<Names> = OnceLock::new();
+    let names = NAMES.get_or_init(dns_server);
+    for (transport, most) in [(Transport::Udp, 1232), (Transport::Tcp, 65535)] {
+        match names.answer(data, transport, true) {
+            Reply::Now(answer) => {
+                assert!(data.len() >= 12 && data[2] & 0x80 == 0, "nobody asked");
+                assert!((12..=most).contains(&answer.len()));
+                assert_eq!(answer[..2], data[..2]);
+                assert_eq!(answer[2] & 0x80, 0x80);
+            }
+            Reply::Nothing => assert!(data.len() < 12 || data[2] & 0x80 != 0),
+            Reply::Wait(_) => panic!("there is a primary"),
+        }
+    }
+}
+
+/// One that has more nodes than fit into a packet.
+fn dns_server() -> Names {
+    let mut topology = Topology::unknown("main");
+    topology.epoch = Epoch(7);
+    topology.gate = Gate::Open;
+    topology.primary = Some(Primary {
+        node: NodeId::new("10.0.0.1:6379"),
+        run_id: "r".into(),
+        repl_id: "h".into(),
+    });
+    topology.replicas = (2..200)
+        .map(|n| NodeId::new(format!("10.0.0.{n}:6379")))
+        .collect();
+    let (_, reader) = channel(topology, 0);
+    let settings = NamesSettings {
+        bind: "127.0.0.1:53".parse().expect("an address"),
+        zone: "redis.test.".parse().expect("a name"),
+    };
+    Names::new(settings, vec![("main".into(), reader)]).expect("names are free")
 }
 
 fn look_at_request(request: &Request, frame: &[u8]) {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use crate::failover::{Health, Status};
-use crate::topology::{FailoverReport, NodeId, Topology};
+use crate::topology::{Epoch, FailoverReport, Gate, NodeId, Primary, Topology};
 
 /// `GET /readyz`
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -63,6 +63,25 @@ pub struct BackendAnswer {
     pub status: Option<Status>,
     /// The newest report.
     pub last_report: Option<FailoverReport>,
+}
+
+/// `GET /api/primary`
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct PrimaryAnswer {
+    /// Name of the backend.
+    pub backend: Arc<str>,
+    /// Kind of its authority. The epochs of `follow` are this process's own.
+    pub authority: String,
+    /// Changes with every publication; what `unlike` of the next question should be.
+    pub generation: u64,
+    /// Grows with every change of primary.
+    pub epoch: Epoch,
+    /// Whether requests may flow to it.
+    pub gate: Gate,
+    /// The published primary.
+    pub primary: Option<Primary>,
+    /// Every other known node.
+    pub replicas: Vec<NodeId>,
 }
 
 /// Body of `POST /api/switchover`

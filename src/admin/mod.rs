@@ -6,7 +6,8 @@
 //! ```text
 //! server   accepts, bounds connections and time       GET  /metrics /livez /readyz
 //! routes   one function for each path                 GET  /api/status /api/topology /api/failovers
-//! answer   the JSON bodies, shared with the commands  POST /api/switchover
+//! answer   the JSON bodies, shared with the commands  GET  /api/primary (waits for a change)
+//!                                                     POST /api/switchover
 //! ```
 
 mod answer;
@@ -22,10 +23,11 @@ use std::time::Duration;
 use metrics_exporter_prometheus::PrometheusHandle;
 
 pub use answer::{
-    BackendAnswer, BackendReady, ErrorAnswer, ReadyAnswer, StatusAnswer, SwitchoverRequest,
-    waiting_for,
+    BackendAnswer, BackendReady, ErrorAnswer, PrimaryAnswer, ReadyAnswer, StatusAnswer,
+    SwitchoverRequest, waiting_for,
 };
-pub use server::serve;
+pub use routes::permit;
+pub use server::{serve, serve_router};
 pub use settings::{AdminSettings, AllowRemote};
 
 use crate::failover::Status;

@@ -15,8 +15,8 @@ use serde::Deserialize;
 
 use super::answer::waiting_for;
 use super::{
-    Admin, AllowRemote, Backend, BackendAnswer, BackendReady, ErrorAnswer, ReadyAnswer,
-    StatusAnswer, SwitchoverRequest,
+    Admin, AllowRemote, Backend, BackendAnswer, BackendReady, ErrorAnswer, PrimaryAnswer,
+    ReadyAnswer, StatusAnswer, SwitchoverRequest,
 };
 use crate::clock;
 use crate::failover::Status;
@@ -28,37 +28,48 @@ const BODY_MAX: usize = 16 * 1024;
 /// The control plane answers a question in microseconds; this bounds a sick one.
 const STATUS_TIMEOUT: Duration = Duration::from_secs(2);
 
+/// The longest wait of `/api/primary`.
+const PRIMARY_WAIT: Duration = Duration::from_secs(10);
+
 /// Who is at the other end of the connection.
 #[derive(Clone, Copy)]
 pub(super) struct Peer(pub(super) SocketAddr);
 
 pub(super) fn router(admin: Arc<Admin>) -> Router {
-    Router::new()
+    let router = Router::new()
         .route("/", get(index))
         .route("/livez", get(livez))
         .route("/readyz", get(readyz))
         .route("/metrics", get(metrics))
         .route("/api/status", get(status))
         .route("/api/topology", get(topology))
+        .route("/api/primary", get(primary))
         .route("/api/failovers", get(failovers))
         .route("/api/switchover", post(switchover))
         .fallback(not_found)
         .method_not_allowed_fallback(wrong_method)
-        .layer(DefaultBodyLimit::max(BODY_MAX))
-        .layer(middleware::from_fn_with_state(admin.clone(), permitted))
-        .with_state(admin)
+        .layer(DefaultBodyLimit::max(BODY_MAX));
+    permit(router, admin.settings.allow_remote).with_state(admin)
+}
+
+/// Puts the rules of `allow_remote` around every path of the router.
+pub fn permit<S: Clone + Send + Sync + 'static>(
+    router: Router<S>,
+    allow_remote: AllowRemote,
+) -> Router<S> {
+    router.layer(middleware::from_fn_with_state(allow_remote, permitted))
 }
 
 /// Refuses what `allow_remote` does not allow, and every web page that makes a browser post here.
 async fn permitted(
-    State(admin): State<Arc<Admin>>,
+    State(allow_remote): State<AllowRemote>,
     Extension(Peer(peer)): Extension<Peer>,
     request: Request,
     next: Next,
 ) -> Result<Response, Refusal> {
     let changes = request.method() != Method::GET && request.method() != Method::HEAD;
     let local = peer.ip().to_canonical().is_loopback();
-    let allowed = match admin.settings.allow_remote {
+    let allowed = match allow_remote {
         AllowRemote::None => local,
         AllowRemote::Read => local || !changes,
         AllowRemote::All => true,
@@ -88,6 +99,7 @@ async fn index() -> &'static str {
          GET  /metrics        for Prometheus\n\
          GET  /api/status     backends, nodes, phases\n\
          GET  /api/topology   what the data plane obeys\n\
+         GET  /api/primary    ?backend=NAME; &unlike=GENERATION waits for a change, at most 10 s\n\
          GET  /api/failovers  reports; ?backend=NAME\n\
          POST /api/switchover {\"backend\": \"NAME\", \"to\": \"host:port\"}\n"
     )
@@ -171,6 +183,47 @@ async fn topology(State(admin): State<Arc<Admin>>) -> Json<Vec<Arc<Topology>>> {
             .map(|b| b.topology.current())
             .collect(),
     )
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct PrimaryQuery {
+    backend: String,
+    /// The generation that is known already: the answer waits for another one.
+    unlike: Option<u64>,
+    /// How long it waits at most.
+    wait_ms: Option<u64>,
+}
+
+/// Answers at once where something else is published than the asker knows, else when that happens,
+/// at the latest after a while. Unlike, not newer: a pointsman that started again counts from 0.
+async fn primary(
+    State(admin): State<Arc<Admin>>,
+    query: Result<Query<PrimaryQuery>, QueryRejection>,
+) -> Result<Json<PrimaryAnswer>, Refusal> {
+    let Query(query) = query.map_err(|e| refusal(StatusCode::BAD_REQUEST, e.body_text()))?;
+    let backend = find(&admin, &query.backend)?;
+    let mut reader = backend.topology.clone();
+    let changed = async {
+        while query.unlike == Some(reader.current().generation) {
+            if reader.changed().await.is_err() {
+                // The control plane has stopped: nothing will change any more.
+                std::future::pending::<()>().await;
+            }
+        }
+    };
+    let wait = query.wait_ms.map_or(PRIMARY_WAIT, Duration::from_millis);
+    let _ = tokio::time::timeout(wait.min(PRIMARY_WAIT), changed).await;
+    let topology = reader.current();
+    Ok(Json(PrimaryAnswer {
+        backend: topology.backend.clone(),
+        authority: backend.authority.to_owned(),
+        generation: topology.generation,
+        epoch: topology.epoch,
+        gate: topology.gate,
+        primary: topology.primary.clone(),
+        replicas: topology.replicas.clone(),
+    }))
 }
 
 #[derive(Deserialize)]

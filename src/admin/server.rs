@@ -8,6 +8,7 @@ use axum::{Extension, Router};
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
+use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 
@@ -35,7 +36,11 @@ const ACCEPT_PAUSE: Duration = Duration::from_secs(1);
 /// Serves until the future is dropped. Connections that are open then are dropped too.
 pub async fn serve(listener: TcpListener, admin: Arc<Admin>) {
     let metrics = admin.metrics.clone();
-    let router = router(admin);
+    serve_router(listener, router(admin), metrics).await;
+}
+
+/// As [`serve`], with other paths; [`super::permit`] belongs around them.
+pub async fn serve_router(listener: TcpListener, router: Router, metrics: PrometheusHandle) {
     let slots = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     let mut connections = tokio::task::JoinSet::new();
     let mut upkeep = tokio::time::interval(UPKEEP_INTERVAL);

@@ -2,20 +2,23 @@
 
 use std::fs;
 use std::io;
-use std::net::{SocketAddr, TcpListener};
+use std::net::{SocketAddr, TcpListener, UdpSocket};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::Mode;
 use rustix::process::umask;
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
 use crate::config::Bind;
 
 /// Connections the kernel keeps until they are accepted (it cuts this to `net.core.somaxconn`):
 /// after a restart every application connects at the same time.
 const BACKLOG: i32 = 4096;
+
+/// Questions to the DNS server that the kernel keeps until they are read, bytes: 768 for each.
+const PACKETS: usize = 1 << 20;
 
 /// A port or path that can not be had.
 #[derive(Debug, thiserror::Error)]
@@ -42,7 +45,7 @@ pub enum BindError {
 
 fn finder(bind: &Bind) -> String {
     match bind {
-        Bind::Tcp(address) => format!("ss -tlnp 'sport = :{}'", address.port()),
+        Bind::Tcp(address) => format!("ss -tulnp 'sport = :{}'", address.port()),
         Bind::Unix { path, .. } => format!("ss -xlp src {}", path.display()),
     }
 }
@@ -117,6 +120,16 @@ pub(super) fn error(bind: &Bind, source: io::Error) -> BindError {
     }
 }
 
+/// The same address for packets and connections; port 0 takes one that is free for connections.
+pub(super) fn dns(address: SocketAddr) -> io::Result<(UdpSocket, TcpListener)> {
+    let connections = tcp(address)?;
+    let packets = UdpSocket::bind(connections.local_addr()?)?;
+    packets.set_nonblocking(true)?;
+    // As much as the system allows up to this: what does not fit is lost, and asked again a second later.
+    SockRef::from(&packets).set_recv_buffer_size(PACKETS)?;
+    Ok((packets, connections))
+}
+
 pub(super) fn tcp(address: SocketAddr) -> io::Result<TcpListener> {
     let socket = Socket::new(
         Domain::for_address(address),
@@ -171,7 +184,7 @@ mod tests {
         let error = bind(&taken).expect_err("it is taken").to_string();
         assert!(error.contains(&format!("can not listen on {}", first.name())));
         assert!(
-            error.contains("in use") && error.contains("ss -tlnp"),
+            error.contains("in use") && error.contains("ss -tulnp"),
             "{error}"
         );
     }

@@ -1,7 +1,8 @@
 //! Wiring: the only place that knows every module. `Config -> App::build -> App::run(shutdown)`.
 //!
 //! Each plane makes threads of its own: `worker-N` and `accept` for the data plane, `control` for
-//! probes and decisions. The thread that calls [`App::run`] has the admin server and the signals.
+//! probes and decisions. The thread that calls [`App::run`] has the admin server, the DNS server and the
+//! signals.
 
 mod bind;
 mod descriptors;
@@ -14,7 +15,7 @@ use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use metrics_exporter_prometheus::PrometheusHandle;
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, UdpSocket};
 
 pub use bind::BindError;
 
@@ -22,6 +23,7 @@ use crate::admin::{self, Admin};
 use crate::clock;
 use crate::config::{Backend, Bind, Config};
 use crate::control::{self, Control, ControlHandle};
+use crate::names::{self, Names, NamesSettings};
 use crate::proxy::{self, Proxy, Socket};
 use crate::topology::{
     EvidenceReceiver, EvidenceSender, Topology, TopologyReader, TopologyWriter, channel,
@@ -55,6 +57,8 @@ pub struct App {
     config: Config,
     metrics: PrometheusHandle,
     admin: std::net::TcpListener,
+    /// Where the DNS server listens, if there is one.
+    names: Option<(std::net::UdpSocket, std::net::TcpListener)>,
     /// In the order of the configuration.
     listeners: Vec<Bound>,
     backends: Vec<Parts>,
@@ -82,6 +86,11 @@ impl App {
             .iter()
             .map(|listener| bind::bind(&listener.bind))
             .collect::<Result<_, _>>()?;
+        let names = config
+            .dns_server
+            .as_ref()
+            .map(|names| bind::dns(names.bind).map_err(|e| bind::error(&Bind::Tcp(names.bind), e)));
+        let names = names.transpose()?;
         let workers = config.proxy.worker_count();
         let backends = config
             .backends
@@ -92,6 +101,7 @@ impl App {
             config,
             metrics,
             admin,
+            names,
             listeners,
             backends,
         })
@@ -106,6 +116,7 @@ impl App {
             config,
             metrics,
             admin,
+            names: dns,
             listeners,
             backends,
         } = self;
@@ -129,6 +140,12 @@ impl App {
             let control = operate::control_of(backend, &monitor, writer, evidence_end, requests);
             controls.push(control);
         }
+        let dns = match (&config.dns_server, dns) {
+            (Some(settings), Some(sockets)) => {
+                Some(dns_server(settings, &config, &readers, sockets)?)
+            }
+            _ => None,
+        };
         let control = Control::start(controls)?;
         let serving = readers
             .into_iter()
@@ -157,8 +174,30 @@ impl App {
         drop(files);
         end(proxy, control).await;
         server.abort();
+        if let Some(dns) = dns {
+            dns.abort();
+        }
         Ok(())
     }
+}
+
+/// Starts the built-in DNS server.
+fn dns_server(
+    settings: &NamesSettings,
+    config: &Config,
+    readers: &[TopologyReader],
+    (udp, tcp): (std::net::UdpSocket, std::net::TcpListener),
+) -> Result<tokio::task::JoinHandle<()>, StartError> {
+    let sockets = names::Sockets {
+        udp: UdpSocket::from_std(udp)?,
+        tcp: TcpListener::from_std(tcp)?,
+    };
+    let backends = config.backends.iter().map(|backend| backend.name.clone());
+    let backends = backends.zip(readers.iter().cloned()).collect();
+    let names = Names::new(settings.clone(), backends).map_err(io::Error::other)?;
+    let address = sockets.udp.local_addr()?;
+    tracing::info!(%address, zone = %settings.zone, "the DNS server answers");
+    Ok(tokio::spawn(names::serve(sockets, names)))
 }
 
 /// Answers what is on its way, then releases what the authority holds.

@@ -9,6 +9,7 @@ mod failovers;
 mod run;
 mod status;
 mod switchover;
+mod vip_agent;
 mod words;
 
 use std::path::PathBuf;
@@ -66,6 +67,9 @@ enum Command {
     /// Show what happened in each failover and switchover
     #[command(after_help = failovers::HELP)]
     Failovers(failovers::FailoversArgs),
+    /// Give this host a virtual address while its node is the primary
+    #[command(after_help = vip_agent::HELP)]
+    VipAgent(ConfigArgs),
     /// See it work: real servers, ordinary clients, faults, all on this machine
     #[command(after_help = demo::HELP)]
     Demo(crate::lab::demo::DemoOptions),
@@ -101,6 +105,7 @@ pub fn main() -> ExitCode {
         Command::Status(args) => status::status(&args),
         Command::Switchover(args) => switchover::switchover(&args),
         Command::Failovers(args) => failovers::failovers(&args),
+        Command::VipAgent(args) => vip_agent::vip_agent(&args),
         Command::Demo(options) => demo::demo(&options),
     };
     ExitCode::from(code)

@@ -65,7 +65,7 @@ pub(super) fn run(args: &ConfigArgs) -> u8 {
 }
 
 /// Says why it does not start, as the log would: a program that reads JSON finds nothing else.
-fn fail(format: LogFormat, error: impl std::fmt::Display) {
+pub(super) fn fail(format: LogFormat, error: impl std::fmt::Display) {
     match format {
         LogFormat::Text => complain(error),
         LogFormat::Json => tracing::error!(%error, "can not start"),
@@ -73,7 +73,7 @@ fn fail(format: LogFormat, error: impl std::fmt::Display) {
 }
 
 /// As [`fail`], when even the format has to be guessed from a file that is wrong.
-fn refuse(file: &Path, errors: &ConfigErrors) {
+pub(super) fn refuse(file: &Path, errors: &ConfigErrors) {
     let format = Config::log_format(file);
     if format == LogFormat::Text {
         return complain(errors);
@@ -131,14 +131,14 @@ async fn serve(app: App) -> Result<u8, Box<dyn std::error::Error>> {
     }
 }
 
-struct Signals {
+pub(super) struct Signals {
     terminate: Signal,
     interrupt: Signal,
     hang_up: Signal,
 }
 
 impl Signals {
-    fn listen() -> std::io::Result<Signals> {
+    pub(super) fn listen() -> std::io::Result<Signals> {
         Ok(Signals {
             terminate: signal(SignalKind::terminate())?,
             interrupt: signal(SignalKind::interrupt())?,
@@ -147,7 +147,7 @@ impl Signals {
     }
 
     /// Waits for a signal that asks to stop, and returns its name.
-    async fn stop(&mut self) -> &'static str {
+    pub(super) async fn stop(&mut self) -> &'static str {
         loop {
             tokio::select! {
                 _ = self.terminate.recv() => return "SIGTERM",

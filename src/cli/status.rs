@@ -8,12 +8,13 @@ use crate::admin::{BackendAnswer, StatusAnswer};
 use crate::clock;
 use crate::failover::{Health, NodeRole, NodeStatus};
 use crate::topology::{Gate, NodeId};
+use crate::vip::{VipState, VipStatus};
 
 pub(super) const HELP: &str = "\
 For each backend: the published primary (marked *), the phase, the epoch (grows by one
 with each change of primary), whether requests flow, and every node: role, health, how
 many bytes it is behind the primary, when it answered last, and why it would not be
-promoted.
+promoted. The admin server of a vip agent says whether the address is there, and why.
 
 Examples:
   pointsman status
@@ -21,7 +22,7 @@ Examples:
   pointsman status --json | jq '.backends[].topology.primary.node'";
 
 pub(super) fn status(args: &AdminArgs) -> u8 {
-    let answer: StatusAnswer = match client::get(&args.admin, "/api/status") {
+    let answer: Answer = match client::get(&args.admin, "/api/status") {
         Ok(answer) => answer,
         Err(error) => {
             complain(error);
@@ -31,8 +32,52 @@ pub(super) fn status(args: &AdminArgs) -> u8 {
     if args.json {
         return print_json(&answer);
     }
-    print(&render(&answer, clock::unix_time()));
+    print(&match answer {
+        Answer::Pointsman(answer) => render(&answer, clock::unix_time()),
+        Answer::VipAgent(status) => render_vip(&status),
+    });
     OK
+}
+
+/// Whoever has an admin server.
+#[derive(serde::Serialize, serde::Deserialize)]
+#[serde(untagged)]
+enum Answer {
+    Pointsman(Box<StatusAnswer>),
+    VipAgent(Box<VipStatus>),
+}
+
+fn render_vip(status: &VipStatus) -> String {
+    let state = match (status.state, &status.conflict) {
+        (VipState::Held, None) => "held",
+        (VipState::Held, Some(_)) => "held, CONFLICT",
+        (VipState::Claiming, None) => "being taken",
+        (VipState::Claiming, Some(_)) => "NOT taken, CONFLICT",
+        (VipState::Free, _) => "not here",
+    };
+    let mut text = format!(
+        "pointsman vip-agent {}\n\naddress {} on {}: {state}\n",
+        status.version, status.vip, status.interface
+    );
+    if let Some(other) = &status.conflict {
+        text.push_str(&format!("  another host answers for it: {other}\n"));
+    }
+    if let Some(reason) = &status.reason {
+        text.push_str(&format!("  reason: {reason}\n"));
+    }
+    text.push_str(&format!(
+        "  node {}, backend {}",
+        status.node, status.backend
+    ));
+    if let (Some(primary), Some(epoch)) = (&status.primary, status.epoch) {
+        text.push_str(&format!(", primary {primary}, epoch {epoch}"));
+    }
+    text.push('\n');
+    for pointsman in &status.pointsmen {
+        let error = pointsman.error.as_deref().unwrap_or("answers");
+        text.push_str(&format!("  pointsman {}: {error}\n", pointsman.address));
+    }
+    text
 }
 
 fn render(answer: &StatusAnswer, now: Duration) -> String {

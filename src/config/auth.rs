@@ -35,33 +35,43 @@ pub(super) fn read(item: &Item<'_>) -> Option<Credentials> {
     Some(Credentials::new(username.map(Into::into), password))
 }
 
-fn secret(item: &Item<'_>) -> Option<Vec<u8>> {
+/// The secret that a key says where to find: `..._file`, `..._env`, or the value itself.
+pub(super) fn secret(item: &Item<'_>) -> Option<Vec<u8>> {
     let text = item.string()?;
-    let secret = match item.key.as_str() {
-        "password_file" => from_file(item, Path::new(text))?,
-        "password_env" => from_environment(item, text)?,
-        _ => {
-            item.warn(
-                "the password stands in the configuration itself",
-                "move it to a file (password_file) or the environment (password_env)",
-            );
-            text.as_bytes().to_vec()
-        }
+    let name = item.key.as_str();
+    let name = name.trim_end_matches("_file").trim_end_matches("_env");
+    let secret = if item.key.ends_with("_file") {
+        from_file(item, Path::new(text))?
+    } else if item.key.ends_with("_env") {
+        from_environment(item, text)?
+    } else {
+        item.warn(
+            format!("the {name} stands in the configuration itself"),
+            format!("move it to a file ({name}_file) or the environment ({name}_env)"),
+        );
+        text.as_bytes().to_vec()
     };
     if secret.is_empty() {
-        item.fail("the password is empty", "remove `auth` when there is none");
+        item.fail(
+            format!("the {name} is empty"),
+            format!("leave the {name} out when there is none"),
+        );
         return None;
     }
     Some(secret)
 }
 
 /// The file's bytes without the line end that editors add.
-fn from_file(item: &Item<'_>, path: &Path) -> Option<Vec<u8>> {
+pub(super) fn from_file(item: &Item<'_>, path: &Path) -> Option<Vec<u8>> {
     let mut secret = match std::fs::read(path) {
         Ok(bytes) => bytes,
         Err(error) => {
             item.fail(
-                format!("can not read the password file {}: {error}", path.display()),
+                format!(
+                    "can not read the {} {}: {error}",
+                    item.key.replace('_', " "),
+                    path.display()
+                ),
                 "check the path and that the user pointsman runs as may read it",
             );
             return None;
@@ -76,14 +86,17 @@ fn from_file(item: &Item<'_>, path: &Path) -> Option<Vec<u8>> {
     Some(secret)
 }
 
-fn from_environment(item: &Item<'_>, variable: &str) -> Option<Vec<u8>> {
+pub(super) fn from_environment(item: &Item<'_>, variable: &str) -> Option<Vec<u8>> {
     use std::os::unix::ffi::OsStringExt;
     match std::env::var_os(variable) {
         Some(value) => Some(value.into_vec()),
         None => {
             item.fail(
                 format!("the environment variable {variable} is not set"),
-                "set it for the service, or use password_file",
+                format!(
+                    "set it for the service, or use {}",
+                    item.key.replace("_env", "_file")
+                ),
             );
             None
         }

@@ -7,7 +7,7 @@ use super::authority::{self, same_file};
 use super::listener::ReadListener;
 use super::section::{Bound, Item, Section};
 use super::{Backend, auth, publisher, source};
-use crate::control::AuthoritySettings;
+use crate::control::{AuthoritySettings, PublisherSettings, Role, SourceSettings};
 use crate::failover::Policy;
 use crate::proxy::BackendSettings;
 use crate::topology::NodeId;
@@ -33,6 +33,14 @@ pub(super) struct ReadBackend<'d> {
     header: Item<'d>,
     nodes: Vec<(NodeId, Item<'d>)>,
     state: Option<(PathBuf, Item<'d>)>,
+}
+
+impl ReadBackend<'_> {
+    /// Whether it decides and carries nothing.
+    pub(super) fn is_monitor(&self) -> bool {
+        let backend = self.backend.as_ref();
+        backend.is_some_and(|backend| backend.authority.role() == Some(Role::Monitor))
+    }
 }
 
 /// Reads every backend.
@@ -71,28 +79,44 @@ fn read_one(header: Item<'_>) -> Option<ReadBackend<'_>> {
     }
     check_name(&header);
     let section = header.section(format!("[backend.{name}]"))?;
-    let source = section
-        .require(
-            "source",
-            "for example source = { kind = \"static\", nodes = [\"10.0.0.1:6379\"] }",
-        )
-        .and_then(|item| source::read(&item));
     let authority = section
         .get("authority")
         .map_or(Some((AuthoritySettings::Follow, None)), |item| {
             authority::read(&item)
         });
+    let role = authority.as_ref().and_then(|(read, _)| read.role());
+    let source = match role {
+        Some(Role::Proxy) => source_of_proxy(&section),
+        _ => section
+            .require(
+                "source",
+                "for example source = { kind = \"static\", nodes = [\"10.0.0.1:6379\"] }",
+            )
+            .and_then(|item| source::read(&item)),
+    };
     let credentials = section.get("auth").and_then(|item| auth::read(&item));
     let failover = failover(&section);
     let requests = requests(&section, &failover);
-    let publishers = section
-        .get("publishers")
-        .map(|item| publisher::read_all(&item))
-        .unwrap_or_default();
+    let publisher_item = section.get("publishers");
+    let publishers = publisher_item.as_ref().map(publisher::read_all);
+    let publishers = publishers.unwrap_or_default();
     section.finish();
 
     let (source, nodes) = source.unzip();
     let (authority, state) = authority.unzip();
+    if let (Some(authority), Some(item)) = (&authority, publisher_item)
+        && !authority.keeps_epochs()
+        && publishers.iter().any(PublisherSettings::needs_record)
+    {
+        item.fail(
+            format!(
+                "`dns_update` needs an authority whose epochs go on growing over a restart, and \
+                 `{}` counts from one again",
+                authority.kind()
+            ),
+            "use the authority `embedded`, or the built-in DNS server: [dns_server]",
+        );
+    }
     let backend = source.zip(authority).map(|(source, authority)| Backend {
         name: name.as_str().into(),
         source,
@@ -109,6 +133,20 @@ fn read_one(header: Item<'_>) -> Option<ReadBackend<'_>> {
         nodes: nodes.unwrap_or_default(),
         state: state.flatten(),
     })
+}
+
+/// The record says where the nodes are.
+fn source_of_proxy<'d>(section: &Section<'d>) -> Option<source::ReadSource<'d>> {
+    match section.get("source") {
+        None => Some((SourceSettings::Record, Vec::new())),
+        Some(item) => {
+            item.fail(
+                "a proxy learns its nodes from the record of its monitors",
+                "leave `source` out, or the role `proxy`",
+            );
+            None
+        }
+    }
 }
 
 fn check_name(header: &Item<'_>) {
@@ -180,7 +218,15 @@ pub(super) fn check_against(backends: &[ReadBackend<'_>], listeners: &[ReadListe
                 );
             }
         }
-        if !listeners.iter().any(|l| l.listener.backend == index) {
+        let served = listeners.iter().any(|l| l.listener.backend == index);
+        if read.is_monitor() {
+            if served {
+                read.header.fail(
+                    format!("a listener serves the backend `{}`", read.name),
+                    "with the role `monitor` it carries no requests; the role `both` does",
+                );
+            }
+        } else if !served {
             read.header.warn(
                 format!("no listener serves the backend `{}`", read.name),
                 format!("add a [[listener]] with backend = \"{}\"", read.name),
@@ -194,6 +240,7 @@ pub(super) fn check_against(backends: &[ReadBackend<'_>], listeners: &[ReadListe
         }
         for earlier in &backends[..index] {
             check_pair(earlier, read);
+            check_names(earlier, read);
         }
     }
 }
@@ -219,6 +266,25 @@ fn check_pair(earlier: &ReadBackend<'_>, later: &ReadBackend<'_>) {
                 "two authorities would decide about it; use one backend with two listeners",
             );
         }
+    }
+}
+
+/// Two primaries under one name would replace each other.
+fn check_names(earlier: &ReadBackend<'_>, later: &ReadBackend<'_>) {
+    let names = |read: &ReadBackend<'_>| -> Vec<_> {
+        let publishers = read.backend.iter().flat_map(|backend| &backend.publishers);
+        let names = publishers.filter_map(PublisherSettings::dns_name);
+        names.cloned().collect()
+    };
+    let taken = names(earlier);
+    if let Some(name) = names(later).iter().find(|name| taken.contains(name)) {
+        later.header.fail(
+            format!(
+                "the backend `{}` publishes the name {name} too",
+                earlier.name
+            ),
+            "each backend needs a name of its own",
+        );
     }
 }
 

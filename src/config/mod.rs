@@ -1,7 +1,8 @@
 //! The configuration: one TOML file, read once, checked whole, every error reported at once.
 //!
 //! `problem` is what is wrong and where, `section` reads one table, `listener` and `backend` know
-//! the tables that have no plain defaults; `source`, `authority` and `publisher` the kinds of each. Reading a configuration opens no socket.
+//! the tables that have no plain defaults; `source`, `authority` and `publisher` the kinds of each;
+//! `names` the DNS server. Reading a configuration opens no socket.
 
 mod address;
 mod auth;
@@ -9,10 +10,13 @@ mod authority;
 mod backend;
 mod kind;
 mod listener;
+mod names;
 mod problem;
 mod publisher;
 mod section;
 mod source;
+mod store;
+mod vip;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -21,6 +25,7 @@ use toml::de::DeTable;
 
 pub use address::Bind;
 pub use problem::{ConfigError, ConfigErrors};
+pub use vip::VipConfig;
 
 use problem::Problems;
 use section::{Bound, Section};
@@ -28,6 +33,7 @@ use section::{Bound, Section};
 use crate::admin::AdminSettings;
 use crate::control::{AuthoritySettings, PublisherSettings, SourceSettings};
 use crate::failover::Policy;
+use crate::names::NamesSettings;
 use crate::proxy::{BackendSettings, Settings};
 use crate::resp::Credentials;
 use crate::telemetry::{LogFormat, LogSettings, parse_level};
@@ -41,6 +47,8 @@ pub struct Config {
     pub log: LogSettings,
     /// `[proxy]`
     pub proxy: Settings,
+    /// `[dns_server]`; `None`: there is none.
+    pub dns_server: Option<NamesSettings>,
     /// `[[listener]]`, in the order of the file; at least one.
     pub listeners: Vec<Listener>,
     /// `[backend.NAME]`, in the order of the file; at least one.
@@ -93,42 +101,12 @@ impl Config {
     /// Everything that is wrong with it. When the text is not TOML, only that is reported.
     pub fn load(path: impl AsRef<Path>) -> Result<Config, ConfigErrors> {
         let path = path.as_ref();
-        let unreadable = |message: String| {
-            ConfigErrors(vec![ConfigError {
-                file: path.to_owned(),
-                position: None,
-                message,
-                hint: None,
-            }])
-        };
-        let bytes =
-            std::fs::read(path).map_err(|e| unreadable(format!("can not read the file: {e}")))?;
-        let text = String::from_utf8(bytes)
-            .map_err(|_| unreadable("the file is not UTF-8 text".to_owned()))?;
-        Config::parse(path, &text)
+        Config::parse(path, &text_of(path)?)
     }
 
     /// As [`Config::load`], for a text that was read from `file`.
     pub fn parse(file: &Path, text: &str) -> Result<Config, ConfigErrors> {
-        let problems = Problems::new(file, text);
-        let (root, syntax) = DeTable::parse_recoverable(text);
-        for error in &syntax {
-            let at = error.span().unwrap_or(0..0);
-            problems.error(&at, format!("not TOML: {}", error.message()), None);
-        }
-        let read = if syntax.is_empty() {
-            let whole = 0..text.len();
-            Some(read(Section::new(
-                &problems,
-                "the file",
-                whole,
-                root.get_ref(),
-            )))
-        } else {
-            None
-        };
-        let warnings = problems.into_result()?;
-        let mut config = read.expect("a text with syntax errors was refused above");
+        let (mut config, warnings) = read_text(file, text, read)?;
         config.warnings = warnings;
         Ok(config)
     }
@@ -151,6 +129,42 @@ impl Config {
     }
 }
 
+/// The text of the file.
+fn text_of(path: &Path) -> Result<String, ConfigErrors> {
+    let unreadable = |message: String| {
+        ConfigErrors(vec![ConfigError {
+            file: path.to_owned(),
+            position: None,
+            message,
+            hint: None,
+        }])
+    };
+    let bytes =
+        std::fs::read(path).map_err(|e| unreadable(format!("can not read the file: {e}")))?;
+    String::from_utf8(bytes).map_err(|_| unreadable("the file is not UTF-8 text".to_owned()))
+}
+
+/// Reads a text with `read`, and returns what it found and what is doubtful.
+fn read_text<T>(
+    file: &Path,
+    text: &str,
+    read: impl FnOnce(Section<'_>) -> T,
+) -> Result<(T, Vec<ConfigError>), ConfigErrors> {
+    let problems = Problems::new(file, text);
+    let (root, syntax) = DeTable::parse_recoverable(text);
+    for error in &syntax {
+        let at = error.span().unwrap_or(0..0);
+        problems.error(&at, format!("not TOML: {}", error.message()), None);
+    }
+    let read = syntax.is_empty().then(|| {
+        let whole = 0..text.len();
+        read(Section::new(&problems, "the file", whole, root.get_ref()))
+    });
+    let warnings = problems.into_result()?;
+    let read = read.expect("a text with syntax errors was refused above");
+    Ok((read, warnings))
+}
+
 fn read(root: Section<'_>) -> Config {
     let admin = admin(&root);
     let log = log(&root);
@@ -163,11 +177,16 @@ fn read(root: Section<'_>) -> Config {
     let listeners = listener::read_all(&root, &backends);
     listener::check_against(&admin, &listeners);
     backend::check_against(&backends, &listeners);
+    let dns_server = names::read(&root);
+    if let Some(names) = &dns_server {
+        names::check_against(names, &admin, &listeners, &backends);
+    }
     root.finish();
     Config {
         admin: admin.settings,
         log,
         proxy,
+        dns_server: dns_server.map(|names| names.settings),
         listeners: listeners.into_iter().map(|l| l.listener).collect(),
         backends: backends.into_iter().filter_map(|b| b.backend).collect(),
         warnings: Vec::new(),

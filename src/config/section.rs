@@ -72,10 +72,12 @@ impl<'d> Section<'d> {
     }
 
     /// The value of `key`; an error when it is missing. Where it is only misspelt, the unknown key
-    /// is the error.
+    /// is the error: keys that are like this one have to be asked for before.
     pub(super) fn require(&self, key: &str, hint: &str) -> Option<Item<'d>> {
         let item = self.get(key);
-        let mut others = self.table.keys().map(|k| -> &str { k.get_ref() });
+        let known = self.known.borrow();
+        let others = self.table.keys().map(|k| -> &str { k.get_ref() });
+        let mut others = others.filter(|other| !known.iter().any(|k| k == other));
         if item.is_none() && others.all(|other| did_you_mean(other, [key]).is_none()) {
             self.fail(format!("`{key}` is missing in {}", self.title), hint);
         }
@@ -180,6 +182,29 @@ impl<'d> Item<'d> {
             self.wrong_type("a string");
         }
         found
+    }
+
+    /// true or false.
+    pub(super) fn boolean(&self) -> Option<bool> {
+        let found = self.value.get_ref().as_bool();
+        if found.is_none() {
+            self.wrong_type("true or false");
+        }
+        found
+    }
+
+    /// A whole number within bounds.
+    pub(super) fn integer(&self, least: i64, most: i64) -> Option<i64> {
+        let number = self.value.get_ref().as_integer();
+        let number = number.and_then(|n| i64::from_str_radix(n.as_str(), n.radix()).ok());
+        let fits = number.filter(|n| (least..=most).contains(n));
+        if fits.is_none() {
+            self.fail(
+                format!("{} must be a number from {least} to {most}", self.name()),
+                format!("for example {} = {least}", self.key),
+            );
+        }
+        fits
     }
 
     /// A time such as "10s", longer than zero.

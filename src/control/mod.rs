@@ -12,6 +12,7 @@
 //!   topology   the data plane's snapshot; who obeys it     <─────────┘
 //! ```
 //!
+//! `store` is the coordinator under a shared record: etcd, Consul, ZooKeeper.
 //! `node` is the RESP connection under `probe` and `ops`. All backends run on one thread.
 
 pub mod authority;
@@ -30,6 +31,7 @@ mod probe;
 mod reports;
 mod staff;
 mod start;
+mod store;
 mod transaction;
 
 pub use handle::ControlHandle;
@@ -37,5 +39,7 @@ pub use node::Access;
 pub use ops::{Operator, Order, SharedReplicationAuth};
 pub use probe::{Probe, ProbeCaller, Sighting};
 pub use start::{
-    AuthoritySettings, BackendControl, Control, PublisherSettings, SourceSettings, StartError,
+    AuthoritySettings, BackendControl, Control, PublisherSettings, Role, SharedSettings,
+    SourceSettings, StartError,
 };
+pub use store::{StoreKind, StoreSettings, TlsSettings};

@@ -11,7 +11,7 @@ use super::authority::{Authority, AuthorityError, Loaded, Swap};
 use super::node::Access;
 use super::ops::{Operator, Order, QUEUE, SharedReplicationAuth};
 use super::probe::{Probe, ProbeCaller, Sighting};
-use super::publisher::{Announcement, Publisher, keep_telling};
+use super::publisher::{Announcement, News, Publisher, keep_telling};
 use crate::clock;
 use crate::failover::{NodeOpOutcome, OpId, Opinion, Policy, Record, Version};
 use crate::resp::Credentials;
@@ -29,6 +29,8 @@ pub(super) struct Common {
     pub(super) mark: Arc<str>,
     /// How marks begin that are looked for; `None`: not looked for.
     pub(super) mark_prefix: Option<Arc<str>>,
+    /// Whether nodes are probed and acted on.
+    pub(super) asks_nodes: bool,
 }
 
 /// See the head of the file.
@@ -37,7 +39,7 @@ pub(super) struct Staff {
     shared_auth: SharedReplicationAuth,
     nodes: HashMap<NodeId, Hands>,
     desk: mpsc::Sender<Errand>,
-    news: watch::Sender<Option<Announcement>>,
+    news: watch::Sender<News>,
     sightings: mpsc::Sender<(NodeId, Sighting)>,
     outcomes: mpsc::Sender<(OpId, NodeOpOutcome)>,
     tasks: JoinSet<()>,
@@ -85,7 +87,7 @@ impl Staff {
         let (outcomes, outcomes_end) = mpsc::channel(INBOX);
         let (record, record_end) = mpsc::channel(INBOX);
         let (desk, errands) = mpsc::channel(INBOX);
-        let (news, _) = watch::channel(None);
+        let (news, _) = watch::channel(News::default());
         let mut tasks = JoinSet::new();
         tasks.spawn(keep_record(authority, errands, record));
         for publisher in publishers {
@@ -111,6 +113,9 @@ impl Staff {
 
     /// From now on exactly these nodes are watched.
     pub(super) fn watch(&mut self, members: &[NodeId]) {
+        if !self.common.asks_nodes {
+            return;
+        }
         self.nodes.retain(|node, hands| {
             let stays = members.contains(node);
             if !stays {
@@ -215,7 +220,7 @@ impl Staff {
 
     /// Replaces an announcement that was not told yet.
     pub(super) fn announce(&self, announcement: Announcement) {
-        self.news.send_replace(Some(announcement));
+        self.news.send_modify(|news| news.add(announcement));
     }
 }
 

@@ -9,16 +9,21 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use super::authority::{Authority, EmbeddedAuthority, FollowAuthority, StateError};
+use super::authority::{
+    Authority, AuthorityError, EmbeddedAuthority, FollowAuthority, SharedAuthority, StateError,
+};
 use super::driver::{Driver, State};
 use super::failpoint::Failpoint;
 use super::gauges::Gauges;
 use super::handle::ControlHandle;
-use super::publisher::{HookPublisher, Publisher};
+use super::publisher::{
+    DnsUpdatePublisher, DnsUpdateSettings, HookPublisher, KvPublisher, Publisher,
+};
 use super::reports::{Reports, RequestCounter};
-use super::source::{Source, StaticSource};
+use super::source::{RecordSource, Source, StaticSource};
 use super::staff::{Common, Staff};
-use crate::failover::{self, Machine, Policy};
+use super::store::StoreSettings;
+use crate::failover::{self, Machine, Panel, Policy};
 use crate::resp::Credentials;
 use crate::topology::{EvidenceReceiver, NodeId, RequestCounts, TopologyWriter};
 
@@ -63,6 +68,8 @@ pub enum SourceSettings {
         /// In the operator's order; at least one, no duplicates.
         nodes: Vec<NodeId>,
     },
+    /// The record that the authority keeps names them.
+    Record,
 }
 
 /// Who decides.
@@ -75,17 +82,54 @@ pub enum AuthoritySettings {
     },
     /// Somebody else.
     Follow,
+    /// This monitor and others, with a record in a coordinator.
+    Shared(Box<SharedSettings>),
+}
+
+/// How several pointsman share a record.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SharedSettings {
+    /// Where it is.
+    pub store: StoreSettings,
+    /// What this one does.
+    pub role: Role,
+    /// The failure domain it runs in; those of one domain count once.
+    pub domain: Arc<str>,
+    /// Failure domains that have a monitor; more than half must see a primary as lost.
+    pub monitors: u32,
+    /// How long requests may be forwarded without having confirmed the record; `None`: without end.
+    pub view_lease: Option<Duration>,
+}
+
+/// What a pointsman does where several share a record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// It decides and carries requests.
+    Both,
+    /// It decides.
+    Monitor,
+    /// It carries requests, goes where the record says, and asks no node anything.
+    Proxy,
 }
 
 /// Whom to tell about a new primary.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum PublisherSettings {
+    /// A name in a zone, see [`DnsUpdatePublisher`].
+    DnsUpdate(Box<DnsUpdateSettings>),
     /// A program, see [`HookPublisher`].
     Hook {
         /// The program.
         program: PathBuf,
         /// It is killed when it runs longer.
         timeout: Duration,
+    },
+    /// A plain key in a coordinator, see [`KvPublisher`].
+    Kv {
+        /// The coordinator.
+        store: StoreSettings,
+        /// `None`: the backend's name.
+        key: Option<Arc<str>>,
     },
 }
 
@@ -99,6 +143,14 @@ pub enum StartError {
         backend: Arc<str>,
         /// What is wrong with its file.
         source: StateError,
+    },
+    /// The authority can not be opened, and no waiting would help.
+    #[error("backend `{backend}`: {source}")]
+    Authority {
+        /// Name of the backend.
+        backend: Arc<str>,
+        /// What is wrong with its settings.
+        source: AuthorityError,
     },
     /// The thread or its runtime could not be made.
     #[error("the control plane can not start: {0}")]
@@ -188,6 +240,15 @@ impl BackendControl {
     fn open_authority(&self) -> Result<Box<dyn Authority>, StartError> {
         match &self.authority {
             AuthoritySettings::Follow => Ok(Box::new(FollowAuthority)),
+            AuthoritySettings::Shared(shared) => {
+                let shared = SharedAuthority::new(&shared.store, self.backend.clone());
+                Ok(Box::new(shared.map_err(|source| {
+                    StartError::Authority {
+                        backend: self.backend.clone(),
+                        source,
+                    }
+                })?))
+            }
             AuthoritySettings::Embedded { state } => {
                 let embedded = EmbeddedAuthority::new(state, self.backend.clone());
                 match embedded.check() {
@@ -209,13 +270,14 @@ impl BackendControl {
         stop: CancellationToken,
     ) {
         let rule = self.authority.rule();
-        let decides = rule != failover::Authority::Follows;
+        let decides = self.authority.decides();
         let prefix = if decides { MONITOR_MARK } else { FOLLOWER_MARK };
         let common = Common {
             credentials: self.credentials,
             policy: self.policy.clone(),
             mark: format!("{prefix}{}", self.monitor).into(),
             mark_prefix: decides.then(|| MONITOR_MARK.into()),
+            asks_nodes: self.authority.role() != Some(Role::Proxy),
         };
         let publishers = self.publishers.into_iter().map(PublisherSettings::open);
         let (staff, inbox) = Staff::new(common, authority, publishers.collect());
@@ -250,12 +312,14 @@ impl SourceSettings {
     fn known(&self) -> Vec<NodeId> {
         match self {
             SourceSettings::Static { nodes } => nodes.clone(),
+            SourceSettings::Record => Vec::new(),
         }
     }
 
     fn open(self) -> Box<dyn Source> {
         match self {
             SourceSettings::Static { nodes } => Box::new(StaticSource::new(nodes)),
+            SourceSettings::Record => Box::new(RecordSource),
         }
     }
 }
@@ -266,6 +330,32 @@ impl AuthoritySettings {
         match self {
             AuthoritySettings::Embedded { .. } => "embedded",
             AuthoritySettings::Follow => "follow",
+            AuthoritySettings::Shared(shared) => shared.store.kind.name(),
+        }
+    }
+
+    /// Whether its epochs go on growing over a restart.
+    pub fn keeps_epochs(&self) -> bool {
+        match self {
+            AuthoritySettings::Embedded { .. } | AuthoritySettings::Shared(_) => true,
+            AuthoritySettings::Follow => false,
+        }
+    }
+
+    /// Whether this process may decide.
+    fn decides(&self) -> bool {
+        match self {
+            AuthoritySettings::Embedded { .. } => true,
+            AuthoritySettings::Follow => false,
+            AuthoritySettings::Shared(shared) => shared.role != Role::Proxy,
+        }
+    }
+
+    /// What this process does where several share a record.
+    pub fn role(&self) -> Option<Role> {
+        match self {
+            AuthoritySettings::Shared(shared) => Some(shared.role),
+            AuthoritySettings::Embedded { .. } | AuthoritySettings::Follow => None,
         }
     }
 
@@ -273,16 +363,45 @@ impl AuthoritySettings {
         match self {
             AuthoritySettings::Embedded { .. } => failover::Authority::Decides,
             AuthoritySettings::Follow => failover::Authority::Follows,
+            AuthoritySettings::Shared(shared) => match shared.role {
+                Role::Both | Role::Monitor => failover::Authority::Shares(Panel {
+                    domain: shared.domain.clone(),
+                    domains: shared.monitors,
+                    view_lease: shared.view_lease,
+                }),
+                Role::Proxy => failover::Authority::Obeys {
+                    view_lease: shared.view_lease,
+                },
+            },
         }
     }
 }
 
 impl PublisherSettings {
+    /// Whether it compares epochs with what an earlier run published: there must be a record that
+    /// keeps them.
+    pub fn needs_record(&self) -> bool {
+        match self {
+            PublisherSettings::DnsUpdate(_) | PublisherSettings::Kv { .. } => true,
+            PublisherSettings::Hook { .. } => false,
+        }
+    }
+
+    /// The name in DNS that it changes, if it does.
+    pub fn dns_name(&self) -> Option<&hickory_proto::rr::Name> {
+        match self {
+            PublisherSettings::DnsUpdate(settings) => Some(&settings.name),
+            PublisherSettings::Hook { .. } | PublisherSettings::Kv { .. } => None,
+        }
+    }
+
     fn open(self) -> Box<dyn Publisher> {
         match self {
+            PublisherSettings::DnsUpdate(settings) => Box::new(DnsUpdatePublisher::new(*settings)),
             PublisherSettings::Hook { program, timeout } => {
                 Box::new(HookPublisher::new(program, timeout))
             }
+            PublisherSettings::Kv { store, key } => Box::new(KvPublisher::new(store, key)),
         }
     }
 }

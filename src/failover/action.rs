@@ -70,9 +70,9 @@ pub enum Action {
     },
     /// Tell the publishers that `to` serves in `epoch`.
     Announce {
-        /// Epoch of the change.
+        /// Epoch in which it serves.
         epoch: Epoch,
-        /// Primary before.
+        /// Primary before; `None` when this monitor found `to` serving and changed nothing.
         from: Option<NodeId>,
         /// Primary now.
         to: NodeId,

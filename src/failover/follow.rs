@@ -166,6 +166,12 @@ impl Following {
                 to: Some(primary.node),
                 bytes_lost: BytesLost::Unknown,
             });
+        } else if !stays {
+            core.push(Action::Announce {
+                epoch,
+                from: None,
+                to: primary.node,
+            });
         }
         core.recovered();
     }

@@ -215,8 +215,10 @@ impl Machine {
 }
 
 fn step(phase: Phase, core: &mut Core, input: &Input) -> Next {
-    if !matches!(phase, Phase::Serving(_) | Phase::Following(_) | Phase::Obeying)
-        && let Input::Switchover { request, .. } = input
+    if !matches!(
+        phase,
+        Phase::Serving(_) | Phase::Following(_) | Phase::Obeying
+    ) && let Input::Switchover { request, .. } = input
     {
         let why = "another decision is being made";
         core.refuse_switchover(*request, why);

@@ -89,7 +89,9 @@ impl Core {
             Authority::Obeys { .. } => REFRESH * 2,
             Authority::Decides | Authority::Follows => return false,
         };
-        let limit = self.view_lease().map_or(limit, |lease| limit.min(lease / 4));
+        let limit = self
+            .view_lease()
+            .map_or(limit, |lease| limit.min(lease / 4));
         self.now - self.record_at >= limit
     }
 

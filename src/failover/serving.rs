@@ -250,22 +250,28 @@ impl Serving {
         let suspected = core.published.gate == Gate::Closed && stays;
         core.phase("open");
         core.publish(epoch, Gate::Open, Some(primary.clone()), false);
-        let Some(ending) = self.ending.take() else {
-            let event = if suspected { "-sdown" } else { "+monitor" };
-            core.emit(event, Some(&primary.node), "verified, serving", false);
-            return;
-        };
         let from = core.recorder().from.clone();
-        if ending.outcome == Outcome::Done {
+        let ending = self.ending.take();
+        let changed = ending.as_ref().is_some_and(|e| e.outcome == Outcome::Done);
+        if changed {
             let detail = format!("epoch {epoch}");
             core.emit("+switch-master", Some(&primary.node), detail, false);
+        }
+        // Also when nobody was promoted: a monitor before this one may have told nobody.
+        if !stays {
             core.push(Action::Announce {
                 epoch,
-                from,
-                to: primary.node,
+                from: from.filter(|_| changed),
+                to: primary.node.clone(),
             });
         }
-        core.finish_report(*ending);
+        match ending {
+            Some(ending) => core.finish_report(*ending),
+            None => {
+                let event = if suspected { "-sdown" } else { "+monitor" };
+                core.emit(event, Some(&primary.node), "verified, serving", false);
+            }
+        }
     }
 
     /// Same process and data under a new replication id: the record follows.

@@ -14,6 +14,7 @@
 pub mod client;
 pub mod cluster;
 pub mod demo;
+mod engine;
 pub mod history;
 pub mod http;
 pub mod judge;
@@ -30,6 +31,7 @@ use std::time::Duration;
 
 pub use client::{Address, Client, ClientError, Protocol};
 pub use cluster::{Cluster, ClusterOptions};
+pub use engine::{Engine, EngineOptions};
 pub use history::{ErrorClass, History, Kind, Operation, Outcome};
 pub use judge::{Tally, Verdict, judge};
 pub use pointsman::{Pointsman, PointsmanOptions};

@@ -44,6 +44,8 @@ pub struct PointsmanOptions {
     pub requests: String,
     /// Lines of `[proxy]`.
     pub proxy: String,
+    /// Further tables.
+    pub tables: String,
     /// `log.level`.
     pub log_level: String,
 }
@@ -61,6 +63,7 @@ impl PointsmanOptions {
             failover: String::new(),
             requests: String::new(),
             proxy: String::new(),
+            tables: String::new(),
             log_level: "info".into(),
         }
     }
@@ -398,7 +401,7 @@ impl Pointsman {
              source = {{ kind = \"static\", nodes = {nodes} }}\n\
              authority = {authority}\n{auth}\n{backend}\n\n\
              [backend.{BACKEND}.failover]\n{failover}\n\n\
-             [backend.{BACKEND}.requests]\n{requests}\n",
+             [backend.{BACKEND}.requests]\n{requests}\n\n{tables}\n",
             admin = self.admin.address(),
             level = options.log_level,
             proxy = options.proxy,
@@ -407,6 +410,7 @@ impl Pointsman {
             backend = options.backend,
             failover = options.failover,
             requests = options.requests,
+            tables = options.tables,
         )
     }
 }

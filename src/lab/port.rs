@@ -1,4 +1,4 @@
-//! A TCP port of the loopback address that no other laboratory on this machine uses.
+//! A port of the loopback address that no other laboratory on this machine uses.
 
 use std::net::{Ipv4Addr, TcpListener, UdpSocket};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -11,8 +11,11 @@ use crate::clock;
 /// find its port taken.
 const RANGE: std::ops::Range<u32> = 11_000..32_000;
 
+/// Another loopback address, where nothing listens.
+const MARKS: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 3);
+
 /// A port that stays ours while this value lives, although nothing may listen on it: the UDP port
-/// of the same number is held as the mark that other laboratories see.
+/// of the same number is held on another address as the mark that other laboratories see.
 #[derive(Debug)]
 pub struct Port {
     number: u16,
@@ -28,10 +31,11 @@ impl Port {
         for _ in 0..span {
             let turn = TURN.fetch_add(1, Ordering::Relaxed);
             let number = (RANGE.start + spread.wrapping_add(turn) % span) as u16;
-            let Ok(mark) = UdpSocket::bind((Ipv4Addr::LOCALHOST, number)) else {
+            let Ok(mark) = UdpSocket::bind((MARKS, number)) else {
                 continue;
             };
-            if TcpListener::bind((Ipv4Addr::LOCALHOST, number)).is_ok() {
+            let here = (Ipv4Addr::LOCALHOST, number);
+            if TcpListener::bind(here).is_ok() && UdpSocket::bind(here).is_ok() {
                 return Ok(Port {
                     number,
                     _mark: mark,

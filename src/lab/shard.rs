@@ -25,6 +25,8 @@ pub struct ShardOptions {
     pub requests: String,
     /// Lines of `[proxy]`.
     pub proxy: String,
+    /// Further tables.
+    pub tables: String,
     /// `log.level`, `info` when empty.
     pub log_level: String,
 }
@@ -112,6 +114,7 @@ impl ShardOptions {
             failover: self.failover.clone(),
             requests: self.requests.clone(),
             proxy: self.proxy.clone(),
+            tables: self.tables.clone(),
             log_level: match self.log_level.as_str() {
                 "" => "info".into(),
                 level => level.into(),

@@ -12,7 +12,7 @@ use pointsman::topology::{Epoch, NodeId};
 
 /// A place where an authority keeps its record; each `open` is as another process that uses it
 /// after the one before has ended.
-trait Place {
+pub(crate) trait Place {
     fn open(&self) -> Box<dyn Authority>;
 }
 
@@ -38,7 +38,7 @@ impl Place for Directory {
     }
 }
 
-fn record(epoch: u64) -> Record {
+pub(crate) fn record(epoch: u64) -> Record {
     Record {
         format: Record::FORMAT,
         backend: "main".into(),
@@ -53,11 +53,11 @@ fn record(epoch: u64) -> Record {
     }
 }
 
-async fn version_of(authority: &mut Box<dyn Authority>) -> Version {
+pub(crate) async fn version_of(authority: &mut Box<dyn Authority>) -> Version {
     authority.load().await.expect("readable").version
 }
 
-async fn stores(authority: &mut Box<dyn Authority>, epoch: u64) -> Version {
+pub(crate) async fn stores(authority: &mut Box<dyn Authority>, epoch: u64) -> Version {
     let expected = version_of(authority).await;
     match authority.swap(expected, record(epoch)).await {
         Swap::Done(version) => {
@@ -68,7 +68,7 @@ async fn stores(authority: &mut Box<dyn Authority>, epoch: u64) -> Version {
     }
 }
 
-async fn contract(place: impl Place) {
+pub(crate) async fn contract(place: &impl Place) {
     // 1: nothing is version 0 and no record.
     let mut first = place.open();
     assert_eq!(first.load().await, Ok(Loaded::default()));
@@ -97,7 +97,7 @@ async fn contract(place: impl Place) {
 
 #[tokio::test]
 async fn embedded_keeps_the_contract() {
-    contract(Directory::new()).await;
+    contract(&Directory::new()).await;
 }
 
 #[tokio::test]

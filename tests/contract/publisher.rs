@@ -20,7 +20,7 @@ fn announcement(epoch: u64) -> Announcement {
 }
 
 /// Calls publish once with each epoch and says what the audience heard, line by line.
-async fn contract(publisher: &mut dyn Publisher, heard: impl Fn() -> Vec<String>) {
+pub async fn contract(publisher: &mut dyn Publisher, heard: impl Fn() -> Vec<String>) {
     publisher.publish(announcement(5)).await.expect("published");
     let once = heard();
     assert_eq!(once.len(), 1);
@@ -76,7 +76,7 @@ impl Hook {
     }
 }
 
-const LONG: Duration = Duration::from_secs(20);
+pub const LONG: Duration = Duration::from_secs(20);
 
 #[tokio::test]
 async fn hook_keeps_the_contract() {

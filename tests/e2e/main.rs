@@ -11,6 +11,8 @@ mod commands;
 mod crash;
 mod demo;
 mod disk;
+mod dns_server;
+mod dns_update;
 mod failover;
 mod hostile;
 mod network;

@@ -130,6 +130,8 @@ pub struct Monitor {
     pub life: u32,
     pub name: String,
     pub view: Option<View>,
+    /// What its publishers were told last.
+    announced: Option<(Epoch, NodeId)>,
     pub paused_until: u64,
     pub authority_cut: bool,
     pub marked: bool,
@@ -339,6 +341,7 @@ impl World {
             life,
             name,
             view: None,
+            announced: None,
             paused_until: 0,
             authority_cut: false,
             marked: false,
@@ -587,6 +590,7 @@ impl World {
         for action in actions {
             self.act(index, action);
         }
+        self.check_announced(index);
         if self.authority == Authority::Follows {
             self.check_belief(index);
         }
@@ -684,7 +688,13 @@ impl World {
                     self.send_probe(index, node, false);
                 }
             }
-            Action::Announce { .. } | Action::Emit { .. } => {}
+            Action::Announce { epoch, to, .. } => {
+                let before = self.monitors[index].announced.replace((epoch, to));
+                if before.as_ref().is_some_and(|(before, _)| *before >= epoch) {
+                    self.violate(format!("epoch {epoch} was announced after {before:?}"));
+                }
+            }
+            Action::Emit { .. } => {}
             Action::Declined { why } => self.declined.push(why),
             Action::AmendReport { epoch, bytes_lost } => {
                 let of = |(_, r, _): &&(u64, FailoverReport, Option<u64>)| {
@@ -778,6 +788,22 @@ impl World {
 
     /// A follower believes a node that says it is primary, and of several the one with the most
     /// attached replicas and the longest history.
+    /// Publishers know whom requests go to.
+    fn check_announced(&mut self, index: usize) {
+        let Monitor {
+            view, announced, ..
+        } = &self.monitors[index];
+        let Some(view) = view.as_ref().filter(|view| view.gate == Gate::Open) else {
+            return;
+        };
+        let open = view.primary.as_ref().map(|p| (view.epoch, p.node.clone()));
+        if *announced != open {
+            self.violate(format!(
+                "{announced:?} was announced, and {open:?} is published"
+            ));
+        }
+    }
+
     fn check_belief(&mut self, index: usize) {
         let monitor = &self.monitors[index];
         let open = monitor.view.as_ref().filter(|v| v.gate == Gate::Open);
@@ -1193,8 +1219,11 @@ impl World {
 
     fn tell_others(&mut self, writer: usize) {
         for monitor in 0..self.monitors.len() {
-            let lost = self.rng.chance(10.max(self.noise.lost_watches));
-            if monitor == writer || lost || !self.authority_reachable(monitor) {
+            let lost = 10.max(self.noise.lost_watches);
+            if monitor == writer
+                || self.rng.chance(lost)
+                || !self.authority_reachable(monitor)
+            {
                 continue;
             }
             let life = self.monitors[monitor].life;
@@ -1222,7 +1251,10 @@ impl World {
             }
         };
         let lag = self.latency + self.rng.below(self.latency.max(1));
-        let lag = lag + self.rng.below(self.noise.slow_store + 1);
+        let lag = match self.noise.slow_store {
+            0 => lag,
+            longest => lag + self.rng.below(longest),
+        };
         let when = (self.now + lag).max(self.monitors[monitor].read_at);
         self.monitors[monitor].read_at = when;
         self.deliver_at(when, monitor, life, event);

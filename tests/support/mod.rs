@@ -1,5 +1,6 @@
 //! Sentences for tests with real servers; the laboratory does the work.
 
+pub mod bind;
 pub mod disk;
 pub mod namespace;
 pub mod network;

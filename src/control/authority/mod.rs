@@ -21,11 +21,13 @@
 
 mod embedded;
 mod follow;
+mod shared;
 
 use std::pin::Pin;
 
 pub use embedded::{EmbeddedAuthority, StateError};
 pub use follow::FollowAuthority;
+pub use shared::SharedAuthority;
 
 use crate::failover::{Opinion, Record, Version};
 

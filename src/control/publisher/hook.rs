@@ -4,8 +4,7 @@
 //! `POINTSMAN_EPOCH`, `POINTSMAN_FROM` and `POINTSMAN_TO` (`host:port`).
 //!
 //! Exit status 0 is success; anything else is tried again, and so is a program that runs too long,
-//! after it and its children were killed. The first primary that is ever published has no
-//! predecessor: from-ip is empty and from-port is 0.
+//! after it and its children were killed. It hears of changes only.
 
 use std::path::PathBuf;
 use std::process::Stdio;
@@ -69,6 +68,10 @@ impl HookPublisher {
 impl Publisher for HookPublisher {
     fn name(&self) -> String {
         format!("hook {}", self.program.display())
+    }
+
+    fn only_changes(&self) -> bool {
+        true
     }
 
     fn publish(&mut self, announcement: Announcement) -> Boxed<'_, Result<(), PublishError>> {

@@ -8,16 +8,23 @@
 //!
 //! Telling never holds up a failover: each publisher has a task, and of several announcements that
 //! wait only the newest is told.
+//!
+//! What changed while no monitor ran is told too: a monitor that finds a primary serving announces it
+//! without a predecessor. Whoever wants to hear of changes only says so by [`Publisher::only_changes`].
 
+mod dns_update;
 mod hook;
+mod kv;
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::watch;
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 
+pub use dns_update::{DnsUpdatePublisher, DnsUpdateSettings, TsigKey};
 pub use hook::HookPublisher;
+pub use kv::KvPublisher;
 
 use super::authority::Boxed;
 use crate::topology::{Epoch, NodeId};
@@ -27,6 +34,9 @@ const RETRY_FIRST: Duration = Duration::from_millis(500);
 
 const RETRY_MOST: Duration = Duration::from_secs(60);
 
+/// How long the news of an epoch that somebody else published may take to arrive here.
+const OVERTAKEN: Duration = Duration::from_secs(10);
+
 /// Tells one kind of audience. The head of this file is its contract.
 pub trait Publisher: Send {
     /// For logs.
@@ -34,16 +44,21 @@ pub trait Publisher: Send {
 
     /// Tells that `announcement.to` is primary.
     fn publish(&mut self, announcement: Announcement) -> Boxed<'_, Result<(), PublishError>>;
+
+    /// Whether announcements without a predecessor are left out.
+    fn only_changes(&self) -> bool {
+        false
+    }
 }
 
-/// A change of primary that is to be told.
+/// Who is primary, to be told.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Announcement {
     /// Name of the backend.
     pub backend: Arc<str>,
-    /// Epoch of the change.
+    /// Epoch in which it serves.
     pub epoch: Epoch,
-    /// Primary before.
+    /// Primary before; `None` where the monitor found `to` serving and changed nothing.
     pub from: Option<NodeId>,
     /// Primary now.
     pub to: NodeId,
@@ -62,16 +77,38 @@ pub enum PublishError {
     Failed(String),
 }
 
+/// The newest announcements.
+#[derive(Clone, Debug, Default)]
+pub(super) struct News {
+    newest: Option<Announcement>,
+    /// The newest one with a predecessor.
+    change: Option<Announcement>,
+}
+
+impl News {
+    /// Takes the place of what was not told yet.
+    pub(super) fn add(&mut self, announcement: Announcement) {
+        if announcement.from.is_some() {
+            self.change = Some(announcement.clone());
+        }
+        self.newest = Some(announcement);
+    }
+}
+
 /// Publishes what appears in `news` until its sender is gone, and tries again what failed.
 pub(super) async fn keep_telling(
     mut publisher: Box<dyn Publisher>,
-    mut news: watch::Receiver<Option<Announcement>>,
+    mut news: watch::Receiver<News>,
 ) {
     let mut pause = RETRY_FIRST;
     let mut told: Option<Epoch> = None;
     loop {
-        let newest = news.borrow_and_update().clone();
-        let due = newest.filter(|newest| told.is_none_or(|told| newest.epoch > told));
+        let News { newest, change } = news.borrow_and_update().clone();
+        let wanted = match publisher.only_changes() {
+            true => change,
+            false => newest,
+        };
+        let due = wanted.filter(|wanted| told.is_none_or(|told| wanted.epoch > told));
         let Some(announcement) = due else {
             match news.changed().await {
                 Ok(()) => continue,
@@ -80,9 +117,23 @@ pub(super) async fn keep_telling(
         };
         let epoch = announcement.epoch;
         match publisher.publish(announcement).await {
-            Ok(()) | Err(PublishError::Older(_)) => {
+            Ok(()) => {
+                tracing::info!(publisher = publisher.name(), %epoch, "the primary is published");
                 told = Some(epoch);
                 pause = RETRY_FIRST;
+            }
+            Err(PublishError::Older(published)) => {
+                told = Some(epoch);
+                pause = RETRY_FIRST;
+                // Where several monitors decide, the news of that epoch is on its way here as well.
+                match timeout(OVERTAKEN, news.changed()).await {
+                    Ok(Ok(())) => {}
+                    Ok(Err(_)) => return,
+                    Err(_) => {
+                        tracing::warn!(publisher = publisher.name(), %epoch, %published,
+                            "a newer epoch was published by somebody, and nobody here knows of it");
+                    }
+                }
             }
             Err(PublishError::Failed(why)) => {
                 tracing::warn!(publisher = publisher.name(), %epoch, why, retry_in = ?pause,

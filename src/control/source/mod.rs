@@ -9,9 +9,11 @@
 
 mod discovery;
 mod fixed;
+mod record;
 
 pub(super) use discovery::Discovery;
 pub use fixed::StaticSource;
+pub use record::RecordSource;
 
 use super::authority::Boxed;
 use crate::topology::NodeId;
