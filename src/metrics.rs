@@ -246,6 +246,8 @@ label! {
         SwapLost = "swap_lost",
         /// A replica still gets data from the primary.
         Vetoed = "vetoed",
+        /// Too few failure domains see the primary as lost.
+        NoMajority = "no_majority",
         /// The authority `follow` never acts.
         FollowOnly = "follow_only",
     }

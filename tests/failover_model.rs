@@ -9,12 +9,13 @@ mod failover_world;
 use std::collections::hash_map::DefaultHasher;
 use std::collections::{BTreeMap, HashSet, VecDeque};
 use std::hash::{Hash, Hasher};
+use std::sync::Arc;
 use std::time::Duration;
 
 use failover_world::{ModelNode, Timing, index_of, node_id, replicate};
 use pointsman::failover::{
-    Action, Authority, Event, Machine, NodeOp, NodeOpOutcome, Observation, OpId, Policy,
-    ProbeError, Record, RecordPhase, SwapOutcome, Version, View,
+    Action, Authority, Event, Machine, NodeOp, NodeOpOutcome, Observation, OpId, Opinion, Panel,
+    Policy, ProbeError, Record, RecordPhase, SwapOutcome, Version, View,
 };
 use pointsman::resp::info::Role;
 use pointsman::topology::{Epoch, Gate, NodeId, Timestamp};
@@ -55,6 +56,10 @@ struct State {
     monitors: Vec<Monitor>,
     record: Option<Record>,
     version: u64,
+    /// Failure domains that must be heard; each monitor has one of its own.
+    domains: u32,
+    /// What the monitors told one another.
+    opinions: BTreeMap<Arc<str>, Opinion>,
     promoted: Epoch,
     asked: u64,
     detours: u32,
@@ -83,13 +88,15 @@ enum Step {
 }
 
 impl State {
-    fn start() -> State {
+    fn start(domains: u32) -> State {
         let mut state = State {
             now: 0,
             nodes: ModelNode::cluster(3),
             monitors: Vec::new(),
             record: None,
             version: 0,
+            domains,
+            opinions: BTreeMap::new(),
             promoted: Epoch(0),
             asked: 0,
             detours: 0,
@@ -117,8 +124,19 @@ impl State {
         let name = format!("monitor{index}.{life}");
         let members = (0..3).map(node_id).collect();
         let policy = Policy::default();
+        let panel = Panel {
+            domain: format!("domain{index}").into(),
+            domains: self.domains,
+            view_lease: None,
+        };
         Monitor {
-            machine: Machine::new("main", name.as_str(), members, policy, Authority::Shares),
+            machine: Machine::new(
+                "main",
+                name.as_str(),
+                members,
+                policy,
+                Authority::Shares(panel),
+            ),
             life,
             name,
             pending: BTreeMap::new(),
@@ -280,6 +298,8 @@ impl State {
             (Some(Request::Load), _) => Event::RecordLoaded {
                 record: self.record.clone(),
                 version: Version(self.version),
+                opinions: self.opinions.values().cloned().collect(),
+                asked: self.stamp(),
             },
             (Some(Request::Obey(op)), _) => Event::Obeyed { op },
             _ => return,
@@ -346,6 +366,9 @@ impl State {
                 if await_obeyed {
                     self.ask(index, Channel::Workers, Request::Obey(op));
                 }
+            }
+            Action::Opine { opinion } => {
+                self.opinions.insert(opinion.monitor.clone(), opinion);
             }
             Action::ProbeNow { .. }
             | Action::Announce { .. }
@@ -434,10 +457,20 @@ impl Monitor {
 
 #[test]
 fn no_order_of_events_breaks_an_invariant() {
+    walk(1);
+}
+
+/// Neither monitor does anything before the other one sees the primary as lost too.
+#[test]
+fn no_order_of_events_breaks_an_invariant_where_both_must_agree() {
+    walk(2);
+}
+
+fn walk(domains: u32) {
     let detours = std::env::var("MODEL_DETOURS")
         .ok()
         .and_then(|v| v.parse().ok());
-    let mut start = State::start();
+    let mut start = State::start(domains);
     start.detours = detours.unwrap_or(1);
     let mut seen = HashSet::new();
     let mut open = vec![(start, Vec::new())];

@@ -9,8 +9,17 @@ use std::time::Duration;
 
 use failover_world::world::{MS, Rng, World};
 use failover_world::{Disk, node_id};
-use pointsman::failover::{Authority, Decline, Event, NodeOp, Policy};
+use pointsman::failover::{Authority, Decline, Event, NodeOp, Panel, Policy};
 use pointsman::topology::{BytesLost, Fault, Gate, Outcome};
+
+/// Several monitors share the record; the world gives each a domain of its own.
+fn shared(view_lease: Option<Duration>) -> Authority {
+    Authority::Shares(Panel {
+        domain: "".into(),
+        domains: 0,
+        view_lease,
+    })
+}
 
 fn calm_world() -> World {
     let mut world = World::new(7, 3, 1, Authority::Decides, Policy::default());
@@ -657,7 +666,7 @@ fn of_a_killed_primary_only_a_lower_bound_is_claimed() {
 
 #[test]
 fn a_fence_that_comes_late_is_taken_off_the_serving_primary() {
-    for (monitors, authority) in [(1, Authority::Decides), (2, Authority::Shares)] {
+    for (monitors, authority) in [(1, Authority::Decides), (2, shared(None))] {
         let mut world = World::new(7, 3, monitors, authority, Policy::default());
         assert!(world.run_while(1000 * MS, |w| w.is_settled().is_err()));
         world.run_for(300 * MS);
@@ -674,7 +683,7 @@ fn a_fence_that_comes_late_is_taken_off_the_serving_primary() {
 #[test]
 fn of_two_monitors_that_claim_at_once_one_declines() {
     for seed in 0..10 {
-        let mut world = World::new(seed, 3, 2, Authority::Shares, Policy::default());
+        let mut world = World::new(seed, 3, 2, shared(None), Policy::default());
         assert!(world.run_while(2000 * MS, |w| w.is_settled().is_err()));
         world.run_for(300 * MS);
         world.kill(0);
@@ -818,11 +827,11 @@ fn tidy_up(world: &mut World) {
 fn run_seed(seed: u64, steps: u64, tracing: bool) -> Result<World, Box<(World, u64, String)>> {
     let mut chooser = Rng(seed ^ 0xC0FF_EE00);
     let (monitors, authority) = match chooser.below(100) {
-        0..35 => (2, Authority::Shares),
+        0..35 => (2, shared(None)),
         35..55 => (1 + seed as usize % 2, Authority::Follows),
         _ => (1, Authority::Decides),
     };
-    let mut world = World::new(seed, 3, monitors, authority, Policy::default());
+    let mut world = World::new(seed, 3, monitors, authority.clone(), Policy::default());
     world.tracing = tracing;
     world.noise.duplicates = chooser.below(3) * 5;
     world.noise.lost_replies = chooser.below(2) * 4;

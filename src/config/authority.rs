@@ -1,16 +1,25 @@
 //! `authority` of a backend: who decides.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
 
 use super::kind::with_kind;
 use super::section::{Item, Section};
 use super::store;
-use crate::control::AuthoritySettings;
+use crate::control::{AuthoritySettings, Role, SharedSettings};
 
 /// Kinds that the design names and this version does not have.
 const LATER: &[&str] = &["sentinel", "cluster"];
 
 const KINDS: &[&str] = &["consul", "embedded", "etcd", "follow", "zookeeper"];
+
+/// More failure domains than anybody has.
+const MONITORS_MOST: i64 = 99;
+
+const DOMAIN_MAX: usize = 64;
+
+const VIEW_LEASE_LEAST: Duration = Duration::from_secs(1);
 
 /// An authority, and the state file with its place where it has one.
 pub(super) type ReadAuthority<'d> = (AuthoritySettings, Option<(PathBuf, Item<'d>)>);
@@ -20,15 +29,89 @@ pub(super) fn read<'d>(item: &Item<'d>) -> Option<ReadAuthority<'d>> {
     match kind {
         "embedded" => embedded(section),
         "consul" | "etcd" | "zookeeper" => {
-            let store = store::read(&section, kind);
+            let shared = shared(&section, kind);
             section.finish();
-            Some((AuthoritySettings::Shared(store?), None))
+            Some((AuthoritySettings::Shared(Box::new(shared?)), None))
         }
         _ => {
             section.finish();
             Some((AuthoritySettings::Follow, None))
         }
     }
+}
+
+/// A record that several pointsman share.
+fn shared(section: &Section<'_>, kind: &str) -> Option<SharedSettings> {
+    let store = store::read(section, kind);
+    let role = match section.get("role") {
+        None => Some(Role::Both),
+        Some(item) => role(&item),
+    };
+    let domain = match section.get("domain") {
+        None => Some(host_name()),
+        Some(item) => domain(&item),
+    };
+    let monitors = match section.get("monitors") {
+        None => Some(1),
+        Some(item) => item.integer(1, MONITORS_MOST),
+    };
+    let view_lease = match section.get("view_lease") {
+        None => Some(None),
+        Some(item) => view_lease(&item).map(Some),
+    };
+    Some(SharedSettings {
+        store: store?,
+        role: role?,
+        domain: domain?,
+        monitors: u32::try_from(monitors?).ok()?,
+        view_lease: view_lease?,
+    })
+}
+
+fn role(item: &Item<'_>) -> Option<Role> {
+    match item.string()? {
+        "both" => Some(Role::Both),
+        "monitor" => Some(Role::Monitor),
+        "proxy" => Some(Role::Proxy),
+        other => {
+            item.fail(
+                format!("there is no role `{other}`"),
+                "one of: both, monitor, proxy",
+            );
+            None
+        }
+    }
+}
+
+fn domain(item: &Item<'_>) -> Option<Arc<str>> {
+    let text = item.string()?;
+    let fits = text.bytes().all(|b| b.is_ascii_graphic());
+    if text.is_empty() || text.len() > DOMAIN_MAX || !fits {
+        item.fail(
+            format!("`{text}` can not be the name of a failure domain"),
+            format!("at most {DOMAIN_MAX} letters, digits and signs, without spaces"),
+        );
+        return None;
+    }
+    Some(text.into())
+}
+
+fn view_lease(item: &Item<'_>) -> Option<Duration> {
+    let lease = item.duration()?;
+    if lease < VIEW_LEASE_LEAST {
+        item.fail(
+            "`view_lease` is too short: reading the record takes its time",
+            "1s or more",
+        );
+        return None;
+    }
+    Some(lease)
+}
+
+/// Monitors on different hosts fail apart from one another, as far as we know.
+fn host_name() -> Arc<str> {
+    let system = rustix::system::uname();
+    system.nodename().to_string_lossy().into_owned().into()
 }
 
 fn embedded<'d>(section: Section<'d>) -> Option<ReadAuthority<'d>> {

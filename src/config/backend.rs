@@ -7,7 +7,7 @@ use super::authority::{self, same_file};
 use super::listener::ReadListener;
 use super::section::{Bound, Item, Section};
 use super::{Backend, auth, publisher, source};
-use crate::control::{AuthoritySettings, PublisherSettings, SourceSettings};
+use crate::control::{AuthoritySettings, PublisherSettings, Role, SourceSettings};
 use crate::failover::Policy;
 use crate::proxy::BackendSettings;
 use crate::topology::NodeId;
@@ -33,6 +33,14 @@ pub(super) struct ReadBackend<'d> {
     header: Item<'d>,
     nodes: Vec<(NodeId, Item<'d>)>,
     state: Option<(PathBuf, Item<'d>)>,
+}
+
+impl ReadBackend<'_> {
+    /// Whether it decides and carries nothing.
+    pub(super) fn is_monitor(&self) -> bool {
+        let backend = self.backend.as_ref();
+        backend.is_some_and(|backend| backend.authority.role() == Some(Role::Monitor))
+    }
 }
 
 /// Reads every backend.
@@ -71,16 +79,20 @@ fn read_one(header: Item<'_>) -> Option<ReadBackend<'_>> {
     }
     check_name(&header);
     let section = header.section(format!("[backend.{name}]"))?;
-    let source = section
-        .require(
-            "source",
-            "for example source = { kind = \"static\", nodes = [\"10.0.0.1:6379\"] }",
-        )
-        .and_then(|item| source::read(&item));
     let decides = section.get("authority");
     let authority = decides
         .as_ref()
         .map_or(Some((AuthoritySettings::Follow, None)), authority::read);
+    let role = authority.as_ref().and_then(|(read, _)| read.role());
+    let source = match role {
+        Some(Role::Proxy) => source_of_proxy(&section),
+        _ => section
+            .require(
+                "source",
+                "for example source = { kind = \"static\", nodes = [\"10.0.0.1:6379\"] }",
+            )
+            .and_then(|item| source::read(&item)),
+    };
     let credentials = section.get("auth").and_then(|item| auth::read(&item));
     let failover = failover(&section);
     let requests = requests(&section, &failover);
@@ -130,6 +142,20 @@ fn read_one(header: Item<'_>) -> Option<ReadBackend<'_>> {
         nodes: nodes.unwrap_or_default(),
         state: state.flatten(),
     })
+}
+
+/// The record says where the nodes are.
+fn source_of_proxy<'d>(section: &Section<'d>) -> Option<source::ReadSource<'d>> {
+    match section.get("source") {
+        None => Some((SourceSettings::Record, Vec::new())),
+        Some(item) => {
+            item.fail(
+                "a proxy learns its nodes from the record of its monitors",
+                "leave `source` out, or the role `proxy`",
+            );
+            None
+        }
+    }
 }
 
 fn check_name(header: &Item<'_>) {
@@ -201,7 +227,15 @@ pub(super) fn check_against(backends: &[ReadBackend<'_>], listeners: &[ReadListe
                 );
             }
         }
-        if !listeners.iter().any(|l| l.listener.backend == index) {
+        let served = listeners.iter().any(|l| l.listener.backend == index);
+        if read.is_monitor() {
+            if served {
+                read.header.fail(
+                    format!("a listener serves the backend `{}`", read.name),
+                    "with the role `monitor` it carries no requests; the role `both` does",
+                );
+            }
+        } else if !served {
             read.header.warn(
                 format!("no listener serves the backend `{}`", read.name),
                 format!("add a [[listener]] with backend = \"{}\"", read.name),

@@ -193,6 +193,20 @@ impl<'d> Item<'d> {
         found
     }
 
+    /// A whole number within bounds.
+    pub(super) fn integer(&self, least: i64, most: i64) -> Option<i64> {
+        let number = self.value.get_ref().as_integer();
+        let number = number.and_then(|n| i64::from_str_radix(n.as_str(), n.radix()).ok());
+        let fits = number.filter(|n| (least..=most).contains(n));
+        if fits.is_none() {
+            self.fail(
+                format!("{} must be a number from {least} to {most}", self.name()),
+                format!("for example {} = {least}", self.key),
+            );
+        }
+        fits
+    }
+
     /// A time such as "10s", longer than zero.
     pub(super) fn duration(&self) -> Option<std::time::Duration> {
         let text = self.string()?;

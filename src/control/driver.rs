@@ -127,6 +127,14 @@ impl State {
         }
     }
 
+    fn note_phase(&mut self, phase: &RecordPhase) {
+        match phase {
+            RecordPhase::SwitchingOver { .. } => self.planned = true,
+            RecordPhase::FailingOver => self.planned = false,
+            RecordPhase::Serving => {}
+        }
+    }
+
     fn number(&mut self) -> u64 {
         self.next_number += 1;
         self.next_number
@@ -244,15 +252,12 @@ impl Driver {
                     expected,
                     record,
                 } => {
-                    match record.phase {
-                        RecordPhase::SwitchingOver { .. } => self.state.planned = true,
-                        RecordPhase::FailingOver => self.state.planned = false,
-                        RecordPhase::Serving => {}
-                    }
+                    self.state.note_phase(&record.phase);
                     self.state.claimed = Some(record.epoch);
                     self.staff.swap_record(op, expected, record);
                 }
                 Action::LoadRecord => self.staff.load_record(),
+                Action::Opine { opinion } => self.staff.opine(opinion),
                 Action::Node {
                     op,
                     node,
@@ -446,11 +451,18 @@ impl Driver {
 
     fn record_news(&mut self, news: RecordNews) {
         match news {
-            RecordNews::Loaded(Ok(loaded)) => self.feed(Event::RecordLoaded {
-                record: loaded.record,
-                version: loaded.version,
-            }),
-            RecordNews::Loaded(Err(error)) => self.unavailable(error.0),
+            RecordNews::Loaded(Ok(loaded), asked) => {
+                if let Some(record) = &loaded.record {
+                    self.state.note_phase(&record.phase);
+                }
+                self.feed(Event::RecordLoaded {
+                    record: loaded.record,
+                    version: loaded.version,
+                    opinions: loaded.opinions,
+                    asked,
+                });
+            }
+            RecordNews::Loaded(Err(error), _) => self.unavailable(error.0),
             RecordNews::Swapped(op, swap) => {
                 let outcome = match swap {
                     Swap::Done(version) => SwapOutcome::Done(version),

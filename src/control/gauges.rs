@@ -61,6 +61,7 @@ impl Gauges {
             Decline::OtherMonitor => DeclineReason::OtherMonitor,
             Decline::SwapLost => DeclineReason::SwapLost,
             Decline::Vetoed => DeclineReason::Vetoed,
+            Decline::NoMajority => DeclineReason::NoMajority,
             Decline::FollowOnly => DeclineReason::FollowOnly,
         });
     }
@@ -92,6 +93,7 @@ mod tests {
                 Decline::OtherMonitor,
                 Decline::SwapLost,
                 Decline::Vetoed,
+                Decline::NoMajority,
                 Decline::FollowOnly,
             ] {
                 gauges.declined(why);

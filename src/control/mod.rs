@@ -39,6 +39,7 @@ pub use node::Access;
 pub use ops::{Operator, Order, SharedReplicationAuth};
 pub use probe::{Probe, ProbeCaller, Sighting};
 pub use start::{
-    AuthoritySettings, BackendControl, Control, PublisherSettings, SourceSettings, StartError,
+    AuthoritySettings, BackendControl, Control, PublisherSettings, Role, SharedSettings,
+    SourceSettings, StartError,
 };
 pub use store::{StoreKind, StoreSettings, TlsSettings};

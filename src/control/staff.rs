@@ -12,9 +12,10 @@ use super::node::Access;
 use super::ops::{Operator, Order, QUEUE, SharedReplicationAuth};
 use super::probe::{Probe, ProbeCaller, Sighting};
 use super::publisher::{Announcement, News, Publisher, keep_telling};
-use crate::failover::{NodeOpOutcome, OpId, Policy, Record, Version};
+use crate::clock;
+use crate::failover::{NodeOpOutcome, OpId, Opinion, Policy, Record, Version};
 use crate::resp::Credentials;
-use crate::topology::NodeId;
+use crate::topology::{NodeId, Timestamp};
 
 /// Messages from the tasks that wait for the driver; it empties these queues all the time.
 const INBOX: usize = 1024;
@@ -28,6 +29,8 @@ pub(super) struct Common {
     pub(super) mark: Arc<str>,
     /// How marks begin that are looked for; `None`: not looked for.
     pub(super) mark_prefix: Option<Arc<str>>,
+    /// Whether nodes are probed and acted on.
+    pub(super) asks_nodes: bool,
 }
 
 /// See the head of the file.
@@ -59,6 +62,7 @@ struct Hands {
 /// What is asked of the authority.
 enum Errand {
     Load,
+    Opine(Opinion),
     Swap {
         op: OpId,
         expected: Version,
@@ -68,7 +72,8 @@ enum Errand {
 
 /// What the authority answered.
 pub(super) enum RecordNews {
-    Loaded(Result<Loaded, AuthorityError>),
+    /// And when the reading began.
+    Loaded(Result<Loaded, AuthorityError>, Timestamp),
     Swapped(OpId, Swap),
 }
 
@@ -108,6 +113,9 @@ impl Staff {
 
     /// From now on exactly these nodes are watched.
     pub(super) fn watch(&mut self, members: &[NodeId]) {
+        if !self.common.asks_nodes {
+            return;
+        }
         self.nodes.retain(|node, hands| {
             let stays = members.contains(node);
             if !stays {
@@ -197,6 +205,11 @@ impl Staff {
         });
     }
 
+    /// Not answered.
+    pub(super) fn opine(&self, opinion: Opinion) {
+        self.errand(Errand::Opine(opinion));
+    }
+
     fn errand(&self, errand: Errand) {
         if self.desk.try_send(errand).is_err() {
             tracing::error!(
@@ -226,7 +239,16 @@ async fn keep_record(
         };
         let Some(errand) = errand else { return };
         let news = match errand {
-            Errand::Load => RecordNews::Loaded(authority.load().await),
+            Errand::Load => {
+                let asked = clock::now();
+                RecordNews::Loaded(authority.load().await, asked)
+            }
+            Errand::Opine(opinion) => {
+                if let Err(error) = authority.opine(opinion).await {
+                    tracing::debug!(%error, "the other monitors were not told");
+                }
+                continue;
+            }
             Errand::Swap {
                 op,
                 expected,

@@ -20,10 +20,10 @@ use super::publisher::{
     DnsUpdatePublisher, DnsUpdateSettings, HookPublisher, KvPublisher, Publisher,
 };
 use super::reports::{Reports, RequestCounter};
-use super::source::{DnsSettings, DnsSource, Source, StaticSource};
+use super::source::{DnsSettings, DnsSource, RecordSource, Source, StaticSource};
 use super::staff::{Common, Staff};
 use super::store::StoreSettings;
-use crate::failover::{self, Machine, Policy};
+use crate::failover::{self, Machine, Panel, Policy};
 use crate::resp::Credentials;
 use crate::topology::{EvidenceReceiver, NodeId, Notice, RequestCounts, TopologyWriter};
 
@@ -73,6 +73,8 @@ pub enum SourceSettings {
         /// In the operator's order; at least one, no duplicates.
         nodes: Vec<NodeId>,
     },
+    /// The record that the authority keeps names them.
+    Record,
 }
 
 /// Who decides.
@@ -86,7 +88,33 @@ pub enum AuthoritySettings {
     /// Somebody else.
     Follow,
     /// This monitor and others, with a record in a coordinator.
-    Shared(StoreSettings),
+    Shared(Box<SharedSettings>),
+}
+
+/// How several pointsman share a record.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SharedSettings {
+    /// Where it is.
+    pub store: StoreSettings,
+    /// What this one does.
+    pub role: Role,
+    /// The failure domain it runs in; those of one domain count once.
+    pub domain: Arc<str>,
+    /// Failure domains that have a monitor; more than half must see a primary as lost.
+    pub monitors: u32,
+    /// How long requests may be forwarded without having confirmed the record; `None`: without end.
+    pub view_lease: Option<Duration>,
+}
+
+/// What a pointsman does where several share a record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// It decides and carries requests.
+    Both,
+    /// It decides.
+    Monitor,
+    /// It carries requests, goes where the record says, and asks no node anything.
+    Proxy,
 }
 
 /// Whom to tell about a new primary.
@@ -220,8 +248,8 @@ impl BackendControl {
     fn open_authority(&self) -> Result<Box<dyn Authority>, StartError> {
         match &self.authority {
             AuthoritySettings::Follow => Ok(Box::new(FollowAuthority)),
-            AuthoritySettings::Shared(store) => {
-                let shared = SharedAuthority::new(store, self.backend.clone());
+            AuthoritySettings::Shared(shared) => {
+                let shared = SharedAuthority::new(&shared.store, self.backend.clone());
                 Ok(Box::new(shared.map_err(|source| {
                     StartError::Authority {
                         backend: self.backend.clone(),
@@ -251,13 +279,14 @@ impl BackendControl {
         stop: CancellationToken,
     ) {
         let rule = self.authority.rule();
-        let decides = rule != failover::Authority::Follows;
+        let decides = self.authority.decides();
         let prefix = if decides { MONITOR_MARK } else { FOLLOWER_MARK };
         let common = Common {
             credentials: self.credentials,
             policy: self.policy.clone(),
             mark: format!("{prefix}{}", self.monitor).into(),
             mark_prefix: decides.then(|| MONITOR_MARK.into()),
+            asks_nodes: self.authority.role() != Some(Role::Proxy),
         };
         let publishers = self.publishers.into_iter().map(PublisherSettings::open);
         let (staff, inbox) = Staff::new(common, authority, publishers.collect());
@@ -294,6 +323,7 @@ impl SourceSettings {
         match self {
             SourceSettings::Dns(_) => Vec::new(),
             SourceSettings::Static { nodes } => nodes.clone(),
+            SourceSettings::Record => Vec::new(),
         }
     }
 
@@ -301,6 +331,7 @@ impl SourceSettings {
         match self {
             SourceSettings::Dns(settings) => Box::new(DnsSource::new(settings, backend.clone())),
             SourceSettings::Static { nodes } => Box::new(StaticSource::new(nodes)),
+            SourceSettings::Record => Box::new(RecordSource),
         }
     }
 }
@@ -311,7 +342,7 @@ impl AuthoritySettings {
         match self {
             AuthoritySettings::Embedded { .. } => "embedded",
             AuthoritySettings::Follow => "follow",
-            AuthoritySettings::Shared(store) => store.kind.name(),
+            AuthoritySettings::Shared(shared) => shared.store.kind.name(),
         }
     }
 
@@ -323,11 +354,37 @@ impl AuthoritySettings {
         }
     }
 
+    /// Whether this process may decide.
+    fn decides(&self) -> bool {
+        match self {
+            AuthoritySettings::Embedded { .. } => true,
+            AuthoritySettings::Follow => false,
+            AuthoritySettings::Shared(shared) => shared.role != Role::Proxy,
+        }
+    }
+
+    /// What this process does where several share a record.
+    pub fn role(&self) -> Option<Role> {
+        match self {
+            AuthoritySettings::Shared(shared) => Some(shared.role),
+            AuthoritySettings::Embedded { .. } | AuthoritySettings::Follow => None,
+        }
+    }
+
     fn rule(&self) -> failover::Authority {
         match self {
             AuthoritySettings::Embedded { .. } => failover::Authority::Decides,
             AuthoritySettings::Follow => failover::Authority::Follows,
-            AuthoritySettings::Shared(_) => failover::Authority::Shares,
+            AuthoritySettings::Shared(shared) => match shared.role {
+                Role::Both | Role::Monitor => failover::Authority::Shares(Panel {
+                    domain: shared.domain.clone(),
+                    domains: shared.monitors,
+                    view_lease: shared.view_lease,
+                }),
+                Role::Proxy => failover::Authority::Obeys {
+                    view_lease: shared.view_lease,
+                },
+            },
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{Record, Version};
+use super::{Opinion, Record, Version};
 use crate::topology::{BytesLost, Epoch, FailoverReport, Gate, NodeId, Primary};
 
 /// Names one request to the shell; answered by exactly one event with the same id.
@@ -45,8 +45,13 @@ pub enum Action {
         /// The new record.
         record: Record,
     },
-    /// Read the authority's record anew.
+    /// Read the authority's record, and what the other monitors see, anew.
     LoadRecord,
+    /// Tell the other monitors what this one sees. Not answered; what failed is told again.
+    Opine {
+        /// Replaces what this monitor said before.
+        opinion: Opinion,
+    },
     /// Act on a node.
     Node {
         /// Names the answer.
@@ -118,6 +123,8 @@ pub enum Decline {
     SwapLost,
     /// A replica still gets data from the primary.
     Vetoed,
+    /// Too few failure domains see the primary as lost.
+    NoMajority,
     /// Somebody else decides.
     FollowOnly,
 }

@@ -9,6 +9,7 @@ use super::candidate::{lineage, position};
 use super::detector;
 use super::node::Node;
 use super::outbox::RELOAD;
+use super::panel::Voices;
 use super::report::Recorder;
 use super::{
     Action, Authority, Decline, Event, NodeOpOutcome, OpId, Policy, Record, SwapOutcome, Version,
@@ -87,7 +88,9 @@ pub(super) struct Core {
     pub nodes: Vec<Node>,
     pub record: Option<Record>,
     pub version: Version,
-    /// When the record was last confirmed by the authority.
+    /// What the monitors that share the record say.
+    pub voices: Voices,
+    /// The authority said later than this that the record is the one that is known.
     pub record_at: Timestamp,
     pub trust: Trust,
     pub other_monitor: Option<Arc<str>>,
@@ -112,7 +115,8 @@ pub(super) struct Core {
     pub undecided_warned: bool,
     pub now: Timestamp,
     pub ops: BTreeMap<OpId, NodeId>,
-    pub proposed: Option<(OpId, Record)>,
+    /// The swap under way, and when it was sent.
+    pub proposed: Option<(OpId, Record, Timestamp)>,
     pub load_at: Option<Timestamp>,
     pub actions: Vec<Action>,
     pub next_op: u64,
@@ -140,6 +144,7 @@ impl Core {
             nodes: nodes.into_iter().map(|id| Node::new(id, now)).collect(),
             record: None,
             version: Version(0),
+            voices: Voices::default(),
             record_at: now,
             trust: Trust::Unread,
             other_monitor: None,
@@ -239,7 +244,17 @@ impl Core {
                 }
                 Input::Nothing
             }
-            Event::RecordLoaded { record, version } => self.loaded(record, version),
+            Event::RecordLoaded {
+                record,
+                version,
+                opinions,
+                asked,
+            } => {
+                if version >= self.version {
+                    self.voices.take_in(opinions, &self.me, now);
+                }
+                self.loaded(record, version, asked)
+            }
             Event::AuthorityUnavailable { reason } => {
                 self.trust = Trust::Unavailable(reason);
                 self.load_at = Some(now + RELOAD);
@@ -296,7 +311,7 @@ impl Core {
         }
     }
 
-    fn loaded(&mut self, record: Option<Record>, version: Version) -> Input {
+    fn loaded(&mut self, record: Option<Record>, version: Version, asked: Timestamp) -> Input {
         self.load_at = None;
         if let Some(record) = &record
             && (record.format > Record::FORMAT || record.backend != self.backend)
@@ -312,7 +327,7 @@ impl Core {
         if stale {
             return Input::Nothing;
         }
-        self.record_at = self.now;
+        self.record_at = self.record_at.max(asked.min(self.now));
         self.set_record(record, version);
         Input::Loaded
     }
@@ -325,12 +340,16 @@ impl Core {
         if !same_history {
             self.last_offset = 0;
         }
+        if let (Authority::Obeys { .. }, Some(record)) = (&self.authority, &record) {
+            let members = record.members.clone();
+            self.set_members(members);
+        }
         self.record = record;
         self.version = version;
     }
 
     fn swapped(&mut self, op: OpId, outcome: SwapOutcome) -> Input {
-        let Some((proposed_op, record)) = self.proposed.clone() else {
+        let Some((proposed_op, record, sent)) = self.proposed.clone() else {
             return Input::Nothing;
         };
         if proposed_op != op {
@@ -341,13 +360,13 @@ impl Core {
         match outcome {
             SwapOutcome::Done(version) => {
                 self.trust = Trust::Known;
-                self.record_at = self.now;
+                self.record_at = self.record_at.max(sent);
                 self.set_record(Some(record), version);
                 Input::Swapped(op, Swap::Done)
             }
             SwapOutcome::Lost { record, version } => {
                 self.trust = Trust::Known;
-                self.record_at = self.now;
+                self.record_at = self.record_at.max(sent);
                 self.set_record(record, version);
                 Input::Swapped(op, Swap::Lost)
             }
@@ -447,6 +466,18 @@ impl Core {
         }
     }
 
+    /// Where the record is shared: that it can not be read, though the traffic goes on.
+    pub(super) fn unread(&self) -> Option<String> {
+        match (&self.trust, &self.authority) {
+            (Trust::Unavailable(why), Authority::Shares(_) | Authority::Obeys { .. }) => {
+                Some(format!(
+                    "the authority can not be used: {why}; traffic goes on, and nothing is decided"
+                ))
+            }
+            _ => None,
+        }
+    }
+
     /// What a person is told whose change found the record as it was.
     pub(super) fn not_recorded(&self) -> String {
         match &self.swap_failure {
@@ -458,7 +489,7 @@ impl Core {
     /// Whether the record was read after `seen`, and lately. Where several monitors decide, what was
     /// seen may be the work of a newer decision than the one that is known; if so, it is read.
     pub(super) fn is_confirmed(&mut self, seen: Timestamp) -> bool {
-        if self.authority != Authority::Shares {
+        if self.panel().is_none() {
             return true;
         }
         if self.record_at > seen && self.now - self.record_at < CONFIRMED {
@@ -479,7 +510,8 @@ impl Core {
         self.declined.clear();
         self.patient_since = None;
         self.recorder = None;
-        self.set_undecided(remark);
+        let trouble = remark.or_else(|| self.unread());
+        self.set_undecided(trouble);
         for node in &mut self.nodes {
             node.baseline = None;
             if let Some(run_id) = node.live().map(|i| i.run_id.clone()) {

@@ -2,9 +2,9 @@
 
 use std::sync::Arc;
 
-use super::{OpId, Record, Version};
+use super::{OpId, Opinion, Record, Version};
 use crate::resp::info::NodeInfo;
-use crate::topology::{EvidenceKind, NodeId};
+use crate::topology::{EvidenceKind, NodeId, Timestamp};
 
 /// Everything that can happen to the core. Every [`super::Action`] that has an [`OpId`] is answered
 /// by exactly one event with the same id; a time limit after sending is `Unknown`, never failure.
@@ -30,7 +30,7 @@ pub enum Event {
     /// The published primary answered a client's request at this time.
     ClientReplied {
         /// When.
-        at: crate::topology::Timestamp,
+        at: Timestamp,
     },
     /// The authority was read: at start-up, after a lost swap, or because it changed.
     RecordLoaded {
@@ -38,6 +38,10 @@ pub enum Event {
         record: Option<Record>,
         /// What the next swap is conditional on.
         version: Version,
+        /// The last opinion of each monitor.
+        opinions: Vec<Opinion>,
+        /// When the reading began: the record was this one then or later.
+        asked: Timestamp,
     },
     /// The authority can not be read or written at present: go on serving, decide nothing.
     AuthorityUnavailable {

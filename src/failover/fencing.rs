@@ -80,6 +80,11 @@ impl Fencing {
         self.fenced.contains_key(node)
     }
 
+    /// Whether `node` accepts no write any more, as far as it said so itself.
+    pub(super) fn has_fenced(&self, node: &NodeId) -> bool {
+        self.fenced.get(node).is_some_and(Option::is_some)
+    }
+
     /// A node that is primary after all may have to be fenced anew.
     pub(super) fn forget(&mut self, node: &NodeId) {
         self.fenced.remove(node);

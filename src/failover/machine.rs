@@ -1,6 +1,7 @@
 //! One backend's failover core: the phases, and the one function that changes them.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -12,12 +13,12 @@ use super::serving::Serving;
 use super::start::{self, Learning, Waiting};
 use super::switchover::Switchover;
 use super::unplanned::Failover;
-use super::{Action, Event, NodeRole, NodeStatus, Policy, Status};
+use super::{Action, Event, NodeRole, NodeStatus, Panel, Policy, Status, obey};
 use crate::resp::info::Role;
 use crate::topology::{Fault, NodeId, Timestamp};
 
 /// Who decides that a replica becomes primary.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Authority {
     /// This monitor, alone (the record is kept in a local file): a half-done decision in the record
@@ -25,7 +26,12 @@ pub enum Authority {
     Decides,
     /// Several monitors share the record: a half-done decision of another one is taken over only
     /// after its tenure has ended.
-    Shares,
+    Shares(Panel),
+    /// Monitors elsewhere, who share a record: do as it says, and ask no node anything.
+    Obeys {
+        /// How long requests may be forwarded without having confirmed the record; `None`: without end.
+        view_lease: Option<Duration>,
+    },
     /// Somebody else: believe ROLE, never act. There is no record.
     Follows,
 }
@@ -49,6 +55,8 @@ pub(super) enum Phase {
     Committing(Box<Commit>),
     /// Somebody else decides.
     Following(Following),
+    /// Monitors elsewhere decide; the record is obeyed.
+    Obeying,
 }
 
 /// What a phase says when it has taken a step.
@@ -81,7 +89,8 @@ impl Machine {
     ) -> Self {
         let phase = match authority {
             Authority::Follows => Phase::Following(Following::default()),
-            Authority::Decides | Authority::Shares => Phase::Starting,
+            Authority::Obeys { .. } => Phase::Obeying,
+            Authority::Decides | Authority::Shares(_) => Phase::Starting,
         };
         Machine {
             core: Core::new(backend.into(), me.into(), nodes, policy, authority),
@@ -96,6 +105,9 @@ impl Machine {
         let input = self.core.absorb(event);
         self.core.reload_when_due();
         self.advance(&input);
+        if self.core.lapsed().is_some() {
+            self.core.close_gate();
+        }
         self.core.take_actions()
     }
 
@@ -157,6 +169,7 @@ impl Machine {
             }
             Phase::Committing(_) => ("failing_over", "committing"),
             Phase::Following(_) => ("following", "believing ROLE"),
+            Phase::Obeying => ("obeying", "doing as the record says"),
         }
     }
 
@@ -208,8 +221,10 @@ impl Machine {
 }
 
 fn step(phase: Phase, core: &mut Core, input: &Input) -> Next {
-    if !matches!(phase, Phase::Serving(_) | Phase::Following(_))
-        && let Input::Switchover { request, .. } = input
+    if !matches!(
+        phase,
+        Phase::Serving(_) | Phase::Following(_) | Phase::Obeying
+    ) && let Input::Switchover { request, .. } = input
     {
         let why = "another decision is being made";
         core.refuse_switchover(*request, why);
@@ -219,6 +234,7 @@ fn step(phase: Phase, core: &mut Core, input: &Input) -> Next {
         Phase::Learning(learning) => learning.step(core, input),
         Phase::Serving(serving) => serving.step(core, input),
         Phase::Waiting(waiting) => waiting.step(core),
+        Phase::Obeying => obey::step(core, input),
         Phase::FailingOver(failover) => failover.step(core, input),
         Phase::SwitchingOver(switchover) => switchover.step(core, input),
         Phase::Committing(commit) => commit.step(core, input),

@@ -10,6 +10,8 @@ use crate::topology::{Epoch, Gate, NodeId, Primary};
 const FIRST_LOOK: Duration = Duration::from_secs(1);
 /// How often an authority that can not be read is tried again.
 pub(super) const RELOAD: Duration = Duration::from_millis(500);
+/// How often a shared record is read even if nothing tells of a change; a sidecar does it half as often.
+const REFRESH: Duration = Duration::from_secs(1);
 
 impl Core {
     pub(super) fn push(&mut self, action: Action) {
@@ -69,6 +71,7 @@ impl Core {
         match (self.load_at, &self.trust) {
             (Some(at), _) if self.now >= at => self.load(),
             (None, Trust::Unread | Trust::Unavailable(_)) => self.load(),
+            (None, Trust::Known) if self.is_old() => self.load(),
             _ => {}
         }
         if let Some(at) = self.load_at {
@@ -79,10 +82,23 @@ impl Core {
         }
     }
 
+    /// Whether the record was read long ago: that it changed may not have been told.
+    fn is_old(&self) -> bool {
+        let limit = match &self.authority {
+            Authority::Shares(_) => REFRESH,
+            Authority::Obeys { .. } => REFRESH * 2,
+            Authority::Decides | Authority::Follows => return false,
+        };
+        let limit = self
+            .view_lease()
+            .map_or(limit, |lease| limit.min(lease / 4));
+        self.now - self.record_at >= limit
+    }
+
     /// Proposes `record` in the place of the one that is known.
     pub(super) fn swap(&mut self, record: Record) -> OpId {
         let op = self.op();
-        self.proposed = Some((op, record.clone()));
+        self.proposed = Some((op, record.clone(), self.now));
         self.push(Action::SwapRecord {
             op,
             expected: self.version,

@@ -6,6 +6,7 @@ use super::choice::Choice;
 use super::core::{Core, Input};
 use super::detector::{self, Finding};
 use super::machine::{Next, Phase};
+use super::panel::BEAT;
 use super::repoint::Repointer;
 use super::report::Ending;
 use super::swap::{self, Proposal};
@@ -32,6 +33,8 @@ pub(super) struct Serving {
     poke_at: Option<Timestamp>,
     /// What to report and announce once the gate of a new primary is open.
     ending: Option<Box<Ending>>,
+    /// Since when the primary is lost, and too few of the others see it.
+    alone_since: Option<Timestamp>,
     repointer: Repointer,
     unfencing: Unfencing,
 }
@@ -44,6 +47,7 @@ impl Serving {
             adopting: None,
             poke_at: None,
             ending: None,
+            alone_since: None,
             repointer: Repointer::default(),
             unfencing: Unfencing::default(),
         }
@@ -103,7 +107,16 @@ impl Serving {
         }
         self.repointer.take_in(core, input);
         self.suspect(core, &record, input);
-        match self.finding(core, &record) {
+        let finding = self.finding(core, &record);
+        let contested = match finding {
+            Finding::Lost { fault, .. } => core.needs_majority(fault),
+            _ => false,
+        };
+        core.tell(contested);
+        if !contested {
+            self.alone_since = None;
+        }
+        match finding {
             Finding::Healthy => {
                 self.healthy(core, &record, input);
                 if let Input::Switchover { request, to } = input {
@@ -207,6 +220,10 @@ impl Serving {
     fn healthy(&mut self, core: &mut Core, record: &Record, input: &Input) {
         self.doubted = None;
         self.poke_at = None;
+        if let Some(why) = core.lapsed() {
+            core.set_undecided(Some(why));
+            return;
+        }
         let primary = Primary {
             node: record.primary.clone(),
             run_id: record.run_id.clone(),
@@ -335,6 +352,9 @@ impl Serving {
         let excluded = std::collections::BTreeMap::new();
         match core.choose(&answers, &excluded, fault) {
             (Choice::Take(_), _) => {
+                if self.stands_alone(core, fault) {
+                    return None;
+                }
                 if let Some(ending) = self.ending.take() {
                     // Lost before its gate ever opened: the report of its election ends here.
                     core.finish_report(*ending);
@@ -351,6 +371,26 @@ impl Serving {
                 None
             }
         }
+    }
+
+    /// Whether too few of the other monitors see the primary as lost. They may need a moment longer; only
+    /// then is it told.
+    fn stands_alone(&mut self, core: &mut Core, fault: Fault) -> bool {
+        if !core.needs_majority(fault) {
+            return false;
+        }
+        let Some(why) = core.dissent() else {
+            self.alone_since = None;
+            return false;
+        };
+        let since = *self.alone_since.get_or_insert(core.now);
+        if core.now - since >= BEAT {
+            core.decline(Decline::NoMajority);
+            core.set_undecided(Some(why));
+        } else {
+            core.undecided = Some(why);
+        }
+        true
     }
 
     /// The operator wants a restarted primary to go on with what it loaded.

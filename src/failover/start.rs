@@ -4,11 +4,12 @@
 use std::time::Duration;
 
 use super::core::{Core, Input, Trust};
+use super::detector::{self, Finding};
 use super::machine::{Next, Phase};
 use super::serving::Serving;
 use super::swap::{self, Proposal};
 use super::unplanned::{Failover, TENURE};
-use super::{Ancestor, Authority, Record, RecordPhase, Version};
+use super::{Ancestor, Authority, Decline, Record, RecordPhase, Version};
 use crate::resp::info::{NodeInfo, Role};
 use crate::topology::{Fault, Gate, NodeId, Timestamp};
 
@@ -81,8 +82,15 @@ impl Waiting {
         };
         let patience = TENURE + core.policy.node_op_timeout * 2;
         let until = self.since + patience;
+        let contested = is_contested(core, &record);
+        core.tell(contested);
         if core.now >= until {
             if let Some(why) = core.barred() {
+                core.set_undecided(Some(why));
+                return Next::Stay(Phase::Waiting(self));
+            }
+            if contested && let Some(why) = core.dissent() {
+                core.decline(Decline::NoMajority);
                 core.set_undecided(Some(why));
                 return Next::Stay(Phase::Waiting(self));
             }
@@ -93,6 +101,18 @@ impl Waiting {
         core.undecided = Some(format!("{} is deciding", record.by));
         core.wake_at(until);
         Next::Stay(Phase::Waiting(self))
+    }
+}
+
+/// Whether the old primary of a switchover that another monitor left half-done is out of reach, which may
+/// be so from here only. A failover that was begun needs nobody's agreement any more.
+fn is_contested(core: &Core, record: &Record) -> bool {
+    let switching = matches!(record.phase, RecordPhase::SwitchingOver { .. });
+    let (nodes, policy) = (&core.nodes, &core.policy);
+    let finding = detector::judge(nodes, record, policy, core.last_offset, core.now);
+    match finding {
+        Finding::Lost { fault, .. } => switching && core.needs_majority(fault),
+        _ => false,
     }
 }
 

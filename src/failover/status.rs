@@ -13,7 +13,7 @@ pub struct Status {
     /// Name of the backend.
     pub backend: Arc<str>,
     /// Name of the phase: `starting`, `learning`, `serving`, `failing_over`, `switching_over`,
-    /// `following`, `waiting` (for another monitor's decision).
+    /// `following`, `obeying`, `waiting` (for another monitor's decision).
     pub phase: String,
     /// Where inside the phase, in words.
     pub step: String,

@@ -23,6 +23,9 @@ use super::{NodeOp, NodeOpOutcome, OpId, Record, RecordPhase};
 use crate::resp::info::{NodeInfo, Role};
 use crate::topology::{BytesLost, Fault, Gate, NodeId, Outcome, Timestamp};
 
+/// Where the record is shared, sidecars close their gates when they read that a switchover was claimed,
+/// and what they sent is answered, before the old primary's clients are paused and cut off.
+const SIDECARS: Duration = Duration::from_millis(20);
 /// The longest wait for the authority; nothing has happened before its answer.
 const SWAP_LIMIT: Duration = Duration::from_secs(2);
 
@@ -51,7 +54,10 @@ enum Stage {
     Claiming(Proposal),
     /// The gate is closed; requests on their way are being answered.
     Draining {
-        op: OpId,
+        /// Of our own workers; `None`: they obey.
+        op: Option<OpId>,
+        /// Until when sidecars are given time.
+        until: Timestamp,
         deadline: Timestamp,
     },
     CatchingUp(CatchUp),
@@ -127,7 +133,11 @@ impl Switchover {
             Stage::Reading(round) => self.reading(core, input, round),
             Stage::Checking { ops, deadline } => self.checking(core, input, ops, deadline),
             Stage::Claiming(claim) => self.claiming(core, input, claim),
-            Stage::Draining { op, deadline } => self.draining(core, input, op, deadline),
+            Stage::Draining {
+                op,
+                until,
+                deadline,
+            } => self.draining(core, input, op, until, deadline),
             Stage::CatchingUp(catch_up) => self.catching_up(core, input, catch_up),
             Stage::Promoting { op, deadline } => self.promoting(core, input, op, deadline),
             Stage::Reverting(back) => self.reverting(core, input, back),
@@ -154,6 +164,12 @@ impl Switchover {
             core.now,
         );
         match finding {
+            // Being put back, it is for the serving phase to ask the others.
+            Finding::Lost { fault, .. }
+                if matches!(self.stage, Stage::Reverting(_)) && core.needs_majority(fault) =>
+            {
+                None
+            }
             Finding::Lost { fault, why } => Some((fault, why)),
             _ => None,
         }
@@ -161,6 +177,11 @@ impl Switchover {
 
     fn primary_lost(self: Box<Self>, core: &mut Core, lost: (Fault, &'static str)) -> Next {
         let (fault, why) = lost;
+        let ours = |r: &Record| r.phase != RecordPhase::Serving && r.by == core.me;
+        if core.needs_majority(fault) && core.record.as_ref().is_some_and(ours) {
+            core.close_gate();
+            return self.abort(core, format!("the primary was lost meanwhile: {why}"));
+        }
         if !matches!(self.stage, Stage::Reverting(_)) {
             self.report(core, format!("the primary was lost meanwhile: {why}"));
         }
@@ -290,8 +311,16 @@ impl Switchover {
         let epoch = core.published.epoch;
         let deadline = core.now + core.policy.drain_timeout;
         core.wake_at(deadline);
+        let until = match core.panel() {
+            Some(_) => core.now + SIDECARS,
+            None => core.now,
+        };
         match core.publish(epoch, Gate::Closed, primary, true) {
-            Some(op) => self.stay(Stage::Draining { op, deadline }),
+            Some(op) => self.stay(Stage::Draining {
+                op: Some(op),
+                until,
+                deadline,
+            }),
             None => self.abort(core, "the gate could not be closed".to_owned()),
         }
     }
@@ -302,14 +331,17 @@ impl Switchover {
         mut self: Box<Self>,
         core: &mut Core,
         input: &Input,
-        op: OpId,
+        op: Option<OpId>,
+        until: Timestamp,
         deadline: Timestamp,
     ) -> Next {
-        match input {
-            Input::Obeyed(done) if *done == op => {
+        let op = op.filter(|op| !matches!(input, Input::Obeyed(done) if done == op));
+        match op {
+            None if core.now >= until => {
                 core.phase("catch up");
                 let timeout = core.policy.node_op_timeout;
                 let duration = core.policy.catch_up_timeout + timeout * 2;
+                let duration = duration + core.view_lease().unwrap_or_default();
                 let pause = NodeOp::Pause { duration };
                 self.paused = true;
                 let deadline = core.now + core.policy.catch_up_timeout;
@@ -322,13 +354,17 @@ impl Switchover {
                     deadline,
                 }))
             }
-            _ if core.now >= deadline => self.abort(
+            Some(_) if core.now >= deadline => self.abort(
                 core,
                 "requests on their way were not answered in time".to_owned(),
             ),
             _ => {
-                core.wake_at(deadline);
-                self.stay(Stage::Draining { op, deadline })
+                core.wake_at(if op.is_some() { deadline } else { until });
+                self.stay(Stage::Draining {
+                    op,
+                    until,
+                    deadline,
+                })
             }
         }
     }
@@ -477,7 +513,7 @@ impl Switchover {
             core.last_offset,
             core.now,
         ) == Finding::Healthy;
-        if healthy {
+        if healthy && core.lapsed().is_none() {
             let primary = core.published.primary.clone();
             let epoch = core.published.epoch;
             core.publish(epoch, Gate::Open, primary, false);

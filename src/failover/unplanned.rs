@@ -19,7 +19,7 @@ use super::fencing::Fencing;
 use super::machine::{Next, Phase};
 use super::round::Round;
 use super::swap::{Outcome, Proposal};
-use super::{Authority, Decline, NodeOp, NodeOpOutcome, OpId, ProbeError, Record, RecordPhase};
+use super::{Decline, NodeOp, NodeOpOutcome, OpId, ProbeError, Record, RecordPhase};
 use crate::resp::info::{NodeInfo, Role};
 use crate::topology::{BytesLost, Epoch, Fault, Gate, NodeId, Timestamp};
 
@@ -47,6 +47,8 @@ pub(super) struct Failover {
     claimed_at: Timestamp,
     /// The claim in force and when it was confirmed.
     owned: Option<(Epoch, Timestamp)>,
+    /// When the first of our claims was confirmed: since then nobody can confirm the old record.
+    owned_since: Option<Timestamp>,
     /// Since when it has been unknown whether the present candidate was promoted.
     doubtful_since: Option<Timestamp>,
     /// What was asked before this is out of date: the claim was confirmed then, or a fence sent.
@@ -99,6 +101,7 @@ impl Failover {
             old: record,
             claimed_at: now,
             owned: None,
+            owned_since: None,
             doubtful_since: None,
             current_since: now,
             obeying: None,
@@ -230,6 +233,7 @@ impl Failover {
             return Next::Go(core.route("the record vanished"));
         };
         self.owned = Some((record.epoch, core.now));
+        self.owned_since.get_or_insert(core.now);
         self.current_since = core.now;
         core.phase("fence");
         core.emit("+odown", Some(&self.old.primary), "epoch claimed", false);
@@ -369,8 +373,14 @@ impl Failover {
             core.set_undecided(Some(why));
             return self.look_again(core, LOOK_AGAIN);
         }
-        if core.authority == Authority::Shares && core.now - self.claimed_at > TENURE {
+        if core.panel().is_some() && core.now - self.claimed_at > TENURE {
             return self.claim_again(core);
+        }
+        let lease_end = self.lease_end(core, &candidate);
+        if let Some(until) = lease_end.filter(|until| core.now < *until) {
+            core.phase("view lease");
+            core.wake_at(until);
+            return self.look_again(core, LOOK_AGAIN);
         }
         let node = candidate.node.clone();
         core.emit("+selected-slave", Some(&node), "highest offset", false);
@@ -378,6 +388,21 @@ impl Failover {
             return self.commit(core, &node, candidate.info, BytesLost::Exactly(0));
         }
         self.promote(core, candidate)
+    }
+
+    /// In strict mode proxies that did not hear of the claim may forward to the old primary until then,
+    /// unless it is known to accept no write.
+    fn lease_end(&self, core: &Core, candidate: &Candidate) -> Option<Timestamp> {
+        let lease = core.view_lease()?;
+        let old = &self.old;
+        let info = core.node(&old.primary).and_then(|n| n.live());
+        // Nobody who obeys the old record talks to another process, or to a replica.
+        let gone = info.is_some_and(|i| i.run_id != old.run_id || i.role == Role::Replica);
+        if gone || candidate.incumbent || self.fencing.has_fenced(&old.primary) {
+            return None;
+        }
+        // Clocks may differ a little in speed.
+        Some(self.owned_since? + lease + lease / 10)
     }
 
     /// Whether no more bytes can reach the candidate: its link is down, or two readings agree and a

@@ -8,8 +8,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use pointsman::failover::{
-    Action, Authority, Decline, Event, Machine, NodeOp, NodeOpOutcome, Observation, OpId, Policy,
-    ProbeError, Record, RecordPhase, SwapOutcome, Version, View,
+    Action, Authority, Decline, Event, Machine, NodeOp, NodeOpOutcome, Observation, OpId, Opinion,
+    Panel, Policy, ProbeError, Record, RecordPhase, SwapOutcome, Version, View,
 };
 use pointsman::resp::info::{NodeInfo, Role};
 use pointsman::topology::{
@@ -83,6 +83,11 @@ enum Due {
     Load {
         monitor: usize,
         life: u32,
+        asked: u64,
+    },
+    Opine {
+        monitor: usize,
+        opinion: Box<Opinion>,
     },
     Replicate,
     Clients,
@@ -118,8 +123,10 @@ impl Ord for Entry {
     }
 }
 
+/// A monitor, or a sidecar that obeys the record.
 pub struct Monitor {
     pub machine: Machine,
+    pub authority: Authority,
     pub life: u32,
     pub name: String,
     pub view: Option<View>,
@@ -145,6 +152,8 @@ pub struct Monitor {
     pub unanswered: BTreeSet<OpId>,
     backlog: Vec<Event>,
     tick_at: u64,
+    /// Answers of the authority come in the order of the questions.
+    read_at: u64,
 }
 
 /// Faults that stay on for a while.
@@ -154,6 +163,10 @@ pub struct Noise {
     pub lost_replies: u64,
     /// Percent of swaps whose answer is lost, stored or not.
     pub lost_swaps: u64,
+    /// Percent of changes of the record and of opinions that a monitor is not told of.
+    pub lost_watches: u64,
+    /// The longest time that the authority needs for a reading beyond the network's.
+    pub slow_store: u64,
     /// Percent of answers that arrive twice.
     pub duplicates: u64,
     /// Percent of publications obeyed too late.
@@ -169,6 +182,14 @@ pub struct World {
     pub authority: Authority,
     pub record: Option<Record>,
     pub version: u64,
+    /// What every monitor said last, the dead ones as well.
+    pub opinions: BTreeMap<Arc<str>, Opinion>,
+    /// Every primary that the record said serves.
+    served: BTreeSet<(NodeId, Arc<str>, Arc<str>)>,
+    /// Who acknowledged writes in an epoch, and who was promoted in it.
+    writers: BTreeMap<Epoch, Arc<str>>,
+    promoted: BTreeMap<Epoch, usize>,
+    promotions: BTreeMap<(usize, u32, OpId), Epoch>,
     pub authority_up: bool,
     /// The record can be read and not written.
     pub authority_full: bool,
@@ -231,6 +252,11 @@ impl World {
             authority,
             record: None,
             version: 0,
+            opinions: BTreeMap::new(),
+            served: BTreeSet::new(),
+            writers: BTreeMap::new(),
+            promoted: BTreeMap::new(),
+            promotions: BTreeMap::new(),
             authority_up: true,
             authority_full: false,
             proposals: 0,
@@ -263,16 +289,48 @@ impl World {
             gates: Vec::new(),
         };
         for index in 0..monitors {
-            let monitor = world.new_monitor(index, 0);
-            world.monitors.push(monitor);
-            world.start_monitor(index);
+            let authority = match &world.authority {
+                Authority::Shares(panel) => Authority::Shares(Panel {
+                    domain: format!("host{index}").into(),
+                    domains: monitors as u32,
+                    ..panel.clone()
+                }),
+                other => other.clone(),
+            };
+            world.add(authority);
         }
         world.at(0, Due::Replicate);
         world.at(MS, Due::Clients);
         world
     }
 
-    fn new_monitor(&self, index: usize, life: u32) -> Monitor {
+    fn add(&mut self, authority: Authority) {
+        let index = self.monitors.len();
+        let monitor = self.new_monitor(index, 0, authority);
+        self.monitors.push(monitor);
+        self.start_monitor(index);
+    }
+
+    /// Sidecars beside the monitors.
+    pub fn add_sidecars(&mut self, count: usize) {
+        for _ in 0..count {
+            let view_lease = self.view_lease();
+            self.add(Authority::Obeys { view_lease });
+        }
+    }
+
+    fn view_lease(&self) -> Option<Duration> {
+        match &self.authority {
+            Authority::Shares(panel) => panel.view_lease,
+            _ => None,
+        }
+    }
+
+    fn is_sidecar(&self, index: usize) -> bool {
+        matches!(self.monitors[index].authority, Authority::Obeys { .. })
+    }
+
+    fn new_monitor(&self, index: usize, life: u32, authority: Authority) -> Monitor {
         let name = format!("monitor{index}.{life}");
         let members = (0..self.nodes.len()).map(node_id).collect();
         Monitor {
@@ -281,8 +339,9 @@ impl World {
                 name.as_str(),
                 members,
                 self.policy.clone(),
-                self.authority,
+                authority.clone(),
             ),
+            authority,
             life,
             name,
             view: None,
@@ -301,12 +360,19 @@ impl World {
             unanswered: BTreeSet::new(),
             backlog: Vec::new(),
             tick_at: u64::MAX,
+            read_at: 0,
         }
     }
 
     fn start_monitor(&mut self, index: usize) {
         let life = self.monitors[index].life;
-        for node in 0..self.nodes.len() {
+        // A sidecar asks no node anything.
+        let probed = if self.is_sidecar(index) {
+            0
+        } else {
+            self.nodes.len()
+        };
+        for node in 0..probed {
             self.at(
                 self.now + node as u64 * MS / 5,
                 Due::ProbeTimer(index, life, node),
@@ -319,7 +385,8 @@ impl World {
     pub fn restart_monitor(&mut self, index: usize) {
         let life = self.monitors[index].life + 1;
         let cut = self.monitors[index].authority_cut;
-        self.monitors[index] = self.new_monitor(index, life);
+        let authority = self.monitors[index].authority.clone();
+        self.monitors[index] = self.new_monitor(index, life, authority);
         self.monitors[index].authority_cut = cut;
         self.log(format!("monitor {index} restarted"));
         self.start_monitor(index);
@@ -443,7 +510,17 @@ impl World {
                 expected,
                 record,
             } => self.swap_arrives(monitor, life, op, expected, *record),
-            Due::Load { monitor, life } => self.load_arrives(monitor, life),
+            Due::Load {
+                monitor,
+                life,
+                asked,
+            } => self.load_arrives(monitor, life, asked),
+            Due::Opine { monitor, opinion } => {
+                if self.authority_reachable(monitor) {
+                    self.opinions.insert(opinion.monitor.clone(), *opinion);
+                    self.tell_others(monitor);
+                }
+            }
             Due::Replicate => {
                 let cuts = self.node_cuts.clone();
                 replicate(&mut self.nodes, self.now, self.timing, |a, b| {
@@ -582,15 +659,21 @@ impl World {
                 Due::Load {
                     monitor: index,
                     life,
+                    asked: self.now,
                 },
             ),
+            Action::Opine { opinion } => {
+                let opinion = Box::new(opinion);
+                let monitor = index;
+                self.at(self.now + lag, Due::Opine { monitor, opinion });
+            }
             Action::Node {
                 op,
                 node,
                 what,
                 timeout,
             } => {
-                self.check_op(index, &node, &what);
+                self.check_op(index, op, &node, &what);
                 let node = index_of(&node);
                 let timeout = timeout.as_nanos() as u64;
                 let monitor = &mut self.monitors[index];
@@ -603,6 +686,9 @@ impl World {
                 self.next_op(index, node);
             }
             Action::ProbeNow { node } => {
+                if self.is_sidecar(index) {
+                    self.violate("a sidecar probes".to_owned());
+                }
                 let node = index_of(&node);
                 let until = self.monitors[index].awaiting_probe.get(&node).copied();
                 if until.is_none_or(|until| self.now >= until) {
@@ -685,14 +771,18 @@ impl World {
             self.violate("I1: an open gate without a primary".to_owned());
             return;
         };
-        let fits = self.monitors[index]
-            .heard
-            .get(&primary.node)
-            .is_some_and(|(info, _)| {
+        let heard = self.monitors[index].heard.get(&primary.node);
+        let fits = if self.is_sidecar(index) {
+            let (node, run) = (primary.node.clone(), primary.run_id.clone());
+            let said = (node, run, primary.repl_id.clone());
+            self.served.contains(&said)
+        } else {
+            heard.is_some_and(|(info, _)| {
                 info.role == Role::Primary
                     && info.run_id == primary.run_id
                     && info.repl_id == primary.repl_id
-            });
+            })
+        };
         if !fits {
             self.violate(format!("I5: {} was published unverified", primary.node));
         }
@@ -786,9 +876,9 @@ impl World {
         }
     }
 
-    fn check_op(&mut self, index: usize, node: &NodeId, what: &NodeOp) {
-        if self.authority == Authority::Follows {
-            self.violate(format!("a follower acts: {what:?}"));
+    fn check_op(&mut self, index: usize, op: OpId, node: &NodeId, what: &NodeOp) {
+        if self.authority == Authority::Follows || self.is_sidecar(index) {
+            self.violate(format!("one that must not acts: {what:?}"));
         }
         if matches!(
             what,
@@ -823,7 +913,27 @@ impl World {
             self.violate("I4: promotions of two epochs interleave".to_owned());
         }
         self.promoted_epoch = record.epoch;
+        let life = self.monitors[index].life;
+        self.promotions.insert((index, life, op), record.epoch);
         self.check_choice(index, node, &record);
+    }
+
+    /// In one epoch one node becomes primary.
+    fn check_promoted(&mut self, op: (usize, u32, OpId), node: usize, outcome: &NodeOpOutcome) {
+        let Some(epoch) = self.promotions.get(&op).copied() else {
+            return;
+        };
+        if !matches!(outcome, NodeOpOutcome::Done(_)) {
+            return;
+        }
+        if let Some(before) = self.promoted.insert(epoch, node)
+            && before != node
+            && self.nodes[before].running
+            && self.nodes[before].role == Role::Primary
+        {
+            let text = format!("nodes {before} and {node} were promoted in epoch {epoch}");
+            self.violate(text);
+        }
     }
 
     /// What a report says of the loss is true, as long as the old primary is as it was.
@@ -1013,6 +1123,7 @@ impl World {
             (expires, unknown())
         } else {
             let outcome = self.execute(node, &what);
+            self.check_promoted((monitor, life, op), node, &outcome);
             let mute = self.mute == Some(node) && what == NodeOp::Promote;
             if mute || self.rng.chance(self.noise.lost_replies) {
                 (expires, unknown())
@@ -1115,6 +1226,10 @@ impl World {
                 "record v{} is {:?} epoch {} primary {}",
                 self.version, record.phase, record.epoch, record.primary
             ));
+            if record.phase == RecordPhase::Serving {
+                let (run, history) = (record.run_id.clone(), record.repl_id.clone());
+                self.served.insert((record.primary.clone(), run, history));
+            }
             self.record = Some(record);
             self.tell_others(monitor);
             if lost {
@@ -1152,20 +1267,28 @@ impl World {
 
     fn tell_others(&mut self, writer: usize) {
         for monitor in 0..self.monitors.len() {
-            if monitor == writer || self.rng.chance(10) || !self.authority_reachable(monitor) {
+            let lost = 10.max(self.noise.lost_watches);
+            if monitor == writer || self.rng.chance(lost) || !self.authority_reachable(monitor) {
                 continue;
             }
             let life = self.monitors[monitor].life;
-            let lag = self.rng.below(20 * MS);
-            self.at(self.now + lag, Due::Load { monitor, life });
+            let asked = self.now + self.rng.below(20 * MS);
+            let load = Due::Load {
+                monitor,
+                life,
+                asked,
+            };
+            self.at(asked, load);
         }
     }
 
-    fn load_arrives(&mut self, monitor: usize, life: u32) {
+    fn load_arrives(&mut self, monitor: usize, life: u32, asked: u64) {
         let event = if self.authority_reachable(monitor) {
             Event::RecordLoaded {
                 record: self.record.clone(),
                 version: Version(self.version),
+                opinions: self.opinions.values().cloned().collect(),
+                asked: stamp(asked),
             }
         } else {
             Event::AuthorityUnavailable {
@@ -1173,7 +1296,13 @@ impl World {
             }
         };
         let lag = self.latency + self.rng.below(self.latency.max(1));
-        self.deliver_at(self.now + lag, monitor, life, event);
+        let lag = match self.noise.slow_store {
+            0 => lag,
+            longest => lag + self.rng.below(longest),
+        };
+        let when = (self.now + lag).max(self.monitors[monitor].read_at);
+        self.monitors[monitor].read_at = when;
+        self.deliver_at(when, monitor, life, event);
     }
 
     // ---- clients ----
@@ -1188,6 +1317,9 @@ impl World {
     }
 
     fn client_writes(&mut self, index: usize) {
+        if self.now <= self.monitors[index].paused_until {
+            return;
+        }
         let Some(primary) = self.monitors[index]
             .view
             .as_ref()
@@ -1196,6 +1328,8 @@ impl World {
         else {
             return;
         };
+        let epoch = self.monitors[index].view.as_ref().map(|v| v.epoch);
+        let epoch = epoch.unwrap_or_default();
         let node = index_of(&primary.node);
         if self.cut(index, node) || self.nodes[node].run_id != primary.run_id {
             return;
@@ -1204,6 +1338,7 @@ impl World {
         self.next_write += 1;
         if self.nodes[node].write(id, self.now) {
             self.acknowledged.push((id, node, self.now));
+            self.check_writer(epoch, &primary.run_id);
             if self.rng.chance(20) {
                 let life = self.monitors[index].life;
                 self.deliver_at(
@@ -1215,6 +1350,24 @@ impl World {
                     },
                 );
             }
+        }
+    }
+
+    /// In one epoch one process acknowledges writes. In strict mode nobody does in an old epoch once
+    /// somebody did in a newer one.
+    fn check_writer(&mut self, epoch: Epoch, run: &Arc<str>) {
+        if self.authority == Authority::Follows {
+            return;
+        }
+        let before = self.writers.insert(epoch, run.clone());
+        if let Some(before) = before.filter(|before| before != run) {
+            self.violate(format!("{before} and {run} acknowledged in epoch {epoch}"));
+        }
+        let newer = self.writers.last_key_value();
+        let newer = newer.filter(|(e, by)| **e > epoch && *by != run);
+        if let (Some((newer, by)), Some(_)) = (newer, self.view_lease()) {
+            let text = format!("{run} acknowledged in epoch {epoch} after {by} did in {newer}");
+            self.violate(text);
         }
     }
 
@@ -1275,6 +1428,7 @@ impl World {
         self.nodes[node].stopped = false;
         for (monitor, life, op, what, expires) in self.inboxes.remove(&node).unwrap_or_default() {
             let outcome = self.execute(node, &what);
+            self.check_promoted((monitor, life, op), node, &outcome);
             if self.now < expires && self.monitors[monitor].life == life {
                 let outcome = Box::new(outcome);
                 self.at(

@@ -12,11 +12,13 @@
 mod discovery;
 mod dns;
 mod fixed;
+mod record;
 mod resolver;
 
 pub(super) use discovery::Discovery;
 pub use dns::{DnsName, DnsSettings, DnsSource};
 pub use fixed::StaticSource;
+pub use record::RecordSource;
 
 use super::authority::Boxed;
 use crate::topology::NodeId;
