@@ -218,6 +218,7 @@ mod tests {
             let node = crate::topology::NodeId::new("127.0.0.1:6379");
             control.node_up(&node, true);
             control.replica_lag(&node, 7);
+            control.sentinel_up(&node, true);
             handle.render()
         });
         for metric in ALL {

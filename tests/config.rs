@@ -4,9 +4,10 @@ use std::path::Path;
 
 use pointsman::admin::{AdminSettings, AllowRemote};
 use pointsman::config::{Bind, Config, ConfigErrors};
-use pointsman::control::{AuthoritySettings, PublisherSettings};
+use pointsman::control::{AuthoritySettings, PublisherSettings, SourceSettings};
 use pointsman::failover::Policy;
 use pointsman::proxy::{BackendSettings, Settings};
+use pointsman::resp::Credentials;
 use pointsman::telemetry::LogSettings;
 
 const MINIMAL: &str = r#"
@@ -244,7 +245,7 @@ fn necessary_parts_are_asked_for() {
 
 #[test]
 fn what_comes_later_is_refused_by_name() {
-    for kind in ["sentinel", "dns", "etcd", "consul", "zookeeper", "cluster"] {
+    for kind in ["dns", "etcd", "consul", "zookeeper", "cluster"] {
         refused(
             "\"static\"",
             &format!("\"{kind}\""),
@@ -252,7 +253,7 @@ fn what_comes_later_is_refused_by_name() {
             "static",
         );
     }
-    for kind in ["etcd", "consul", "zookeeper", "sentinel", "cluster"] {
+    for kind in ["etcd", "consul", "zookeeper", "cluster"] {
         refused_in_backend(
             &format!("authority = {{ kind = \"{kind}\" }}"),
             "is not in this version",
@@ -566,10 +567,142 @@ fn the_documentation_names_every_key_with_its_default() {
 #[test]
 fn the_short_files_are_valid_where_their_directories_exist() {
     let directory = tempfile::tempdir().expect("a directory");
-    let text = std::fs::read_to_string("config/static.toml").expect("config/static.toml");
     let here = directory.path().display().to_string();
-    let config = good(&text.replace("/var/lib/pointsman", &here));
-    assert_eq!(config.warnings, []);
+    for file in ["config/sentinel.toml", "config/static.toml"] {
+        let text = std::fs::read_to_string(file).expect(file);
+        let config = good(&text.replace("/var/lib/pointsman", &here));
+        assert_eq!(config.warnings, []);
+    }
+}
+
+const SENTINEL: &str = r#"
+[[listener]]
+bind = "127.0.0.1:6400"
+backend = "main"
+
+[backend.main]
+source = { kind = "sentinel", sentinels = ["s1:26379", "[::1]:26379"], master = "mymaster" }
+"#;
+
+#[test]
+fn where_sentinel_is_the_source_it_decides() {
+    for authority in ["", "authority = { kind = \"sentinel\" }"] {
+        let config = good(&format!("{SENTINEL}{authority}\n"));
+        let backend = &config.backends[0];
+        assert_eq!(backend.authority, AuthoritySettings::Sentinel);
+        let SourceSettings::Sentinel(settings) = &backend.source else {
+            panic!("{:?}", backend.source)
+        };
+        assert_eq!(&*settings.master, "mymaster");
+        assert_eq!(settings.sentinels.len(), 2);
+    }
+    for authority in ["follow", "embedded"] {
+        let text = format!("{SENTINEL}authority = {{ kind = \"{authority}\", state = \"x\" }}\n");
+        let text = match authority {
+            "follow" => text.replace(", state = \"x\"", ""),
+            _ => text,
+        };
+        let (_, message, hint) = only_error(&text);
+        assert!(message.contains("decides already"), "{message}");
+        assert!(hint.contains("remove `authority`"), "{hint}");
+    }
+    refused_in_backend(
+        "authority = { kind = \"sentinel\" }",
+        "needs Sentinel as the source",
+        "kind = \"sentinel\", sentinels",
+    );
+}
+
+#[test]
+fn every_sentinel_may_have_credentials_of_its_own() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let file = directory.path().join("secret");
+    std::fs::write(&file, "one\n").expect("written");
+    let of = |text: &str| {
+        let text = SENTINEL.replace(
+            "\"s1:26379\", \"[::1]:26379\"], master = \"mymaster\"",
+            &text.replace("FILE", &file.display().to_string()),
+        );
+        match good(&text).backends.remove(0).source {
+            SourceSettings::Sentinel(settings) => settings,
+            other => panic!("{other:?}"),
+        }
+    };
+    let settings = of(
+        "{ address = \"s1:1\", username = \"u\", password_file = \"FILE\" }, \"s2:1\"], \
+         master = \"m\", password_file = \"FILE\"",
+    );
+    let user = |n: usize| {
+        settings.sentinels[n]
+            .credentials
+            .as_ref()
+            .map(|c| c.username.clone())
+    };
+    assert_eq!(user(0), Some(Some("u".into())));
+    assert_eq!(user(1), Some(None));
+    let password = |c: &Option<Credentials>| c.as_ref().map(|c| c.password().to_vec());
+    assert_eq!(password(&settings.credentials), Some(b"one".to_vec()));
+    let open = of("{ address = \"s1:1\" }, \"s2:1\"], master = \"m\"");
+    assert_eq!(open.sentinels[0].credentials, None);
+}
+
+#[test]
+fn what_is_wrong_with_sentinels_is_said() {
+    for (from, to, message, hint) in [
+        (
+            ", master = \"mymaster\"",
+            "",
+            "`master` is missing",
+            "mymaster",
+        ),
+        (
+            "\"mymaster\"",
+            "\"my master\"",
+            "can not be a master name",
+            "letters",
+        ),
+        (
+            "\"mymaster\"",
+            "\"\"",
+            "can not be a master name",
+            "letters",
+        ),
+        ("[\"s1:26379\", \"[::1]:26379\"]", "[]", "is empty", "26379"),
+        (
+            "\"[::1]:26379\"",
+            "\"s1:26379\"",
+            "named twice",
+            "remove one",
+        ),
+        ("\"s1:26379\"", "\"s1\"", "not a node's address", "s1:26379"),
+        (
+            "\"s1:26379\"",
+            "{ host = \"s1\" }",
+            "`address` is missing",
+            "26379",
+        ),
+        (
+            "\"s1:26379\"",
+            "{ address = \"s1:1\", username = \"u\" }",
+            "a user needs a password",
+            "password_file",
+        ),
+        (
+            "master = \"mymaster\"",
+            "master = \"mymaster\", password_env = \"POINTSMAN_NO_SUCH\"",
+            "POINTSMAN_NO_SUCH is not set",
+            "password_file",
+        ),
+        ("master =", "name =", "`master` is missing", "mymaster"),
+    ] {
+        let text = SENTINEL.replace(from, to);
+        assert_ne!(text, SENTINEL);
+        let errors = parse(&text).expect_err("an error was expected").0;
+        let fits = |e: &pointsman::config::ConfigError| {
+            e.message.contains(message) && e.hint.as_deref().unwrap_or_default().contains(hint)
+        };
+        assert!(errors.iter().any(fits), "{}", ConfigErrors(errors.clone()));
+    }
 }
 
 proptest::proptest! {

@@ -347,6 +347,9 @@ impl State {
                     self.ask(index, Channel::Workers, Request::Obey(op));
                 }
             }
+            Action::ConsultSentinels | Action::AskFailover { .. } => {
+                panic!("a sentinel is asked where there is none");
+            }
             Action::ProbeNow { .. }
             | Action::Announce { .. }
             | Action::Emit { .. }

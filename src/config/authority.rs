@@ -4,22 +4,54 @@ use std::path::{Path, PathBuf};
 
 use super::kind::with_kind;
 use super::section::{Item, Section};
-use crate::control::AuthoritySettings;
+use crate::control::{AuthoritySettings, SourceSettings};
 
 /// Kinds that the design names and this version does not have.
-const LATER: &[&str] = &["etcd", "consul", "zookeeper", "sentinel", "cluster"];
+const LATER: &[&str] = &["etcd", "consul", "zookeeper", "cluster"];
 
 /// An authority, and the state file with its place where it has one.
 pub(super) type ReadAuthority<'d> = (AuthoritySettings, Option<(PathBuf, Item<'d>)>);
 
 pub(super) fn read<'d>(item: &Item<'d>) -> Option<ReadAuthority<'d>> {
-    let (section, kind) = with_kind(item, "authority", &["embedded", "follow"], LATER)?;
+    let kinds = &["embedded", "follow", "sentinel"];
+    let (section, kind) = with_kind(item, "authority", kinds, LATER)?;
     match kind {
         "embedded" => embedded(section),
+        "sentinel" => {
+            section.finish();
+            Some((AuthoritySettings::Sentinel, None))
+        }
         _ => {
             section.finish();
             Some((AuthoritySettings::Follow, None))
         }
+    }
+}
+
+/// Where Sentinel is the source it decides too, whether or not the file says so; nowhere else can it.
+pub(super) fn of_source(
+    item: Option<&Item<'_>>,
+    source: Option<&SourceSettings>,
+    authority: AuthoritySettings,
+) -> Option<AuthoritySettings> {
+    let led = matches!(source?, SourceSettings::Sentinel(_));
+    match (item, led, &authority) {
+        (None, true, _) => Some(AuthoritySettings::Sentinel),
+        (Some(item), true, other) if *other != AuthoritySettings::Sentinel => {
+            item.fail(
+                format!("the source is Sentinel, which decides already: `{}` would be a second authority", other.kind()),
+                "remove `authority`, or write { kind = \"sentinel\" }",
+            );
+            None
+        }
+        (Some(item), false, AuthoritySettings::Sentinel) => {
+            item.fail(
+                "the authority `sentinel` needs Sentinel as the source",
+                "source = { kind = \"sentinel\", sentinels = [\"10.0.0.1:26379\"], master = \"mymaster\" }",
+            );
+            None
+        }
+        _ => Some(authority),
     }
 }
 

@@ -77,11 +77,10 @@ fn read_one(header: Item<'_>) -> Option<ReadBackend<'_>> {
             "for example source = { kind = \"static\", nodes = [\"10.0.0.1:6379\"] }",
         )
         .and_then(|item| source::read(&item));
-    let authority = section
-        .get("authority")
-        .map_or(Some((AuthoritySettings::Follow, None)), |item| {
-            authority::read(&item)
-        });
+    let authority_item = section.get("authority");
+    let authority = authority_item
+        .as_ref()
+        .map_or(Some((AuthoritySettings::Follow, None)), authority::read);
     let credentials = section.get("auth").and_then(|item| auth::read(&item));
     let failover = failover(&section);
     let requests = requests(&section, &failover);
@@ -93,6 +92,9 @@ fn read_one(header: Item<'_>) -> Option<ReadBackend<'_>> {
 
     let (source, nodes) = source.unzip();
     let (authority, state) = authority.unzip();
+    let authority = authority.and_then(|authority| {
+        authority::of_source(authority_item.as_ref(), source.as_ref(), authority)
+    });
     let backend = source.zip(authority).map(|(source, authority)| Backend {
         name: name.as_str().into(),
         source,

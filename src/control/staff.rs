@@ -12,7 +12,7 @@ use super::node::Access;
 use super::ops::{Operator, Order, QUEUE, SharedReplicationAuth};
 use super::probe::{Probe, ProbeCaller, Sighting};
 use super::publisher::{Announcement, Publisher, keep_telling};
-use crate::failover::{NodeOpOutcome, OpId, Policy, Record, Version};
+use crate::failover::{Event, NodeOpOutcome, OpId, Policy, Record, Version};
 use crate::resp::Credentials;
 use crate::topology::NodeId;
 
@@ -47,6 +47,8 @@ pub(super) struct Inbox {
     pub(super) sightings: mpsc::Receiver<(NodeId, Sighting)>,
     pub(super) outcomes: mpsc::Receiver<(OpId, NodeOpOutcome)>,
     pub(super) record: mpsc::Receiver<RecordNews>,
+    /// What the source itself tells; ended where it tells nothing.
+    pub(super) told: mpsc::Receiver<Event>,
 }
 
 /// The tasks of one node.
@@ -77,6 +79,7 @@ impl Staff {
         common: Common,
         authority: Box<dyn Authority>,
         publishers: Vec<Box<dyn Publisher>>,
+        told: mpsc::Receiver<Event>,
     ) -> (Staff, Inbox) {
         let (sightings, sightings_end) = mpsc::channel(INBOX);
         let (outcomes, outcomes_end) = mpsc::channel(INBOX);
@@ -102,6 +105,7 @@ impl Staff {
             sightings: sightings_end,
             outcomes: outcomes_end,
             record: record_end,
+            told,
         };
         (staff, inbox)
     }

@@ -16,9 +16,10 @@ use super::gauges::Gauges;
 use super::handle::ControlHandle;
 use super::publisher::{HookPublisher, Publisher};
 use super::reports::{Reports, RequestCounter};
+use super::sentinel::{SentinelAccess, SentinelDesk, SentinelSettings, Sentinels};
 use super::source::{Source, StaticSource};
 use super::staff::{Common, Staff};
-use crate::failover::{self, Machine, Policy};
+use crate::failover::{self, Event, Machine, Policy};
 use crate::resp::Credentials;
 use crate::topology::{EvidenceReceiver, NodeId, RequestCounts, TopologyWriter};
 
@@ -58,6 +59,8 @@ pub struct BackendControl {
 /// Where nodes are learned.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum SourceSettings {
+    /// Those that Sentinel names.
+    Sentinel(SentinelSettings),
     /// The nodes are these.
     Static {
         /// In the operator's order; at least one, no duplicates.
@@ -75,6 +78,8 @@ pub enum AuthoritySettings {
     },
     /// Somebody else.
     Follow,
+    /// Sentinel, which is the source too.
+    Sentinel,
 }
 
 /// Whom to tell about a new primary.
@@ -187,7 +192,9 @@ impl Drop for Control {
 impl BackendControl {
     fn open_authority(&self) -> Result<Box<dyn Authority>, StartError> {
         match &self.authority {
-            AuthoritySettings::Follow => Ok(Box::new(FollowAuthority)),
+            AuthoritySettings::Follow | AuthoritySettings::Sentinel => {
+                Ok(Box::new(FollowAuthority))
+            }
             AuthoritySettings::Embedded { state } => {
                 let embedded = EmbeddedAuthority::new(state, self.backend.clone());
                 match embedded.check() {
@@ -209,7 +216,7 @@ impl BackendControl {
         stop: CancellationToken,
     ) {
         let rule = self.authority.rule();
-        let decides = rule != failover::Authority::Follows;
+        let decides = rule.has_record();
         let prefix = if decides { MONITOR_MARK } else { FOLLOWER_MARK };
         let common = Common {
             credentials: self.credentials,
@@ -218,14 +225,10 @@ impl BackendControl {
             mark_prefix: decides.then(|| MONITOR_MARK.into()),
         };
         let publishers = self.publishers.into_iter().map(PublisherSettings::open);
-        let (staff, inbox) = Staff::new(common, authority, publishers.collect());
-        let machine = Machine::new(
-            self.backend.clone(),
-            self.monitor,
-            self.source.known(),
-            self.policy,
-            rule,
-        );
+        let known = self.source.known();
+        let opened = self.source.open(&common);
+        let (staff, inbox) = Staff::new(common, authority, publishers.collect(), opened.told);
+        let machine = Machine::new(self.backend.clone(), self.monitor, known, self.policy, rule);
         let counter: RequestCounter = Arc::from(self.requests);
         let driver = Driver {
             gauges: Gauges::new(&self.backend),
@@ -234,7 +237,8 @@ impl BackendControl {
             staff,
             topology: Arc::new(self.topology),
             evidence: self.evidence,
-            source: self.source.open(),
+            source: opened.source,
+            sentinels: opened.sentinels,
             reports,
             state: State::new(counter()),
             counter,
@@ -245,17 +249,42 @@ impl BackendControl {
     }
 }
 
+/// A source at work.
+struct Opened {
+    source: Box<dyn Source>,
+    sentinels: Option<SentinelDesk>,
+    /// What it tells the core; ended where it is a source and nothing else.
+    told: mpsc::Receiver<Event>,
+}
+
 impl SourceSettings {
     /// The nodes that are known before anybody was asked.
     fn known(&self) -> Vec<NodeId> {
         match self {
+            SourceSettings::Sentinel(_) => Vec::new(),
             SourceSettings::Static { nodes } => nodes.clone(),
         }
     }
 
-    fn open(self) -> Box<dyn Source> {
+    fn open(self, common: &Common) -> Opened {
         match self {
-            SourceSettings::Static { nodes } => Box::new(StaticSource::new(nodes)),
+            SourceSettings::Sentinel(settings) => {
+                let access = SentinelAccess {
+                    mark: common.mark.clone(),
+                    unacked_after: common.policy.unacked_after,
+                };
+                let sentinels = Sentinels::open(settings, access);
+                Opened {
+                    source: Box::new(sentinels.source),
+                    sentinels: Some(sentinels.desk),
+                    told: sentinels.told,
+                }
+            }
+            SourceSettings::Static { nodes } => Opened {
+                source: Box::new(StaticSource::new(nodes)),
+                sentinels: None,
+                told: mpsc::channel(1).1,
+            },
         }
     }
 }
@@ -266,6 +295,7 @@ impl AuthoritySettings {
         match self {
             AuthoritySettings::Embedded { .. } => "embedded",
             AuthoritySettings::Follow => "follow",
+            AuthoritySettings::Sentinel => "sentinel",
         }
     }
 
@@ -273,6 +303,7 @@ impl AuthoritySettings {
         match self {
             AuthoritySettings::Embedded { .. } => failover::Authority::Decides,
             AuthoritySettings::Follow => failover::Authority::Follows,
+            AuthoritySettings::Sentinel => failover::Authority::Sentinel,
         }
     }
 }

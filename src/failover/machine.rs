@@ -8,6 +8,7 @@ use super::choice::reason_for;
 use super::commit::Commit;
 use super::core::{Core, Input};
 use super::follow::Following;
+use super::led::Led;
 use super::serving::Serving;
 use super::start::{self, Learning, Waiting};
 use super::switchover::Switchover;
@@ -28,6 +29,15 @@ pub enum Authority {
     Shares,
     /// Somebody else: believe ROLE, never act. There is no record.
     Follows,
+    /// Sentinel: believe what most sentinels say, and ROLE. There is no record either.
+    Sentinel,
+}
+
+impl Authority {
+    /// Whether this monitor, alone or with others, decides by changing a record.
+    pub const fn has_record(self) -> bool {
+        matches!(self, Authority::Decides | Authority::Shares)
+    }
 }
 
 /// Where the core stands. Each variant carries what only it needs.
@@ -49,6 +59,8 @@ pub(super) enum Phase {
     Committing(Box<Commit>),
     /// Somebody else decides.
     Following(Following),
+    /// Sentinel decides.
+    Led(Box<Led>),
 }
 
 /// What a phase says when it has taken a step.
@@ -81,6 +93,7 @@ impl Machine {
     ) -> Self {
         let phase = match authority {
             Authority::Follows => Phase::Following(Following::default()),
+            Authority::Sentinel => Phase::Led(Box::default()),
             Authority::Decides | Authority::Shares => Phase::Starting,
         };
         Machine {
@@ -135,6 +148,10 @@ impl Machine {
             primary: self.core.published.primary.as_ref().map(|p| p.node.clone()),
             undecided: self.core.undecided.clone(),
             nodes: self.node_statuses(now),
+            sentinels: match &self.phase {
+                Phase::Led(led) => led.sentinels(),
+                _ => Vec::new(),
+            },
         }
     }
 
@@ -157,6 +174,7 @@ impl Machine {
             }
             Phase::Committing(_) => ("failing_over", "committing"),
             Phase::Following(_) => ("following", "believing ROLE"),
+            Phase::Led(led) => ("following", led.stage_name()),
         }
     }
 
@@ -202,8 +220,10 @@ impl Machine {
 }
 
 fn step(phase: Phase, core: &mut Core, input: &Input) -> Next {
-    if !matches!(phase, Phase::Serving(_) | Phase::Following(_))
-        && let Input::Switchover { request, .. } = input
+    if !matches!(
+        phase,
+        Phase::Serving(_) | Phase::Following(_) | Phase::Led(_)
+    ) && let Input::Switchover { request, .. } = input
     {
         let why = "another decision is being made";
         core.refuse_switchover(*request, why);
@@ -217,5 +237,6 @@ fn step(phase: Phase, core: &mut Core, input: &Input) -> Next {
         Phase::SwitchingOver(switchover) => switchover.step(core, input),
         Phase::Committing(commit) => commit.step(core, input),
         Phase::Following(following) => following.step(core, input),
+        Phase::Led(led) => led.step(core, input),
     }
 }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::core::{Core, Trust};
-use super::{Action, Authority, Decline, NodeOp, OpId, Record, RecordPhase, View};
+use super::{Action, Decline, NodeOp, OpId, Record, RecordPhase, View};
 use crate::topology::{Epoch, Gate, NodeId, Primary};
 
 /// How long a start may take to learn who is who before somebody should look.
@@ -29,6 +29,17 @@ impl Core {
             op,
             node: node.clone(),
             what,
+            timeout,
+        });
+        op
+    }
+
+    /// `SENTINEL FAILOVER`, led by this sentinel.
+    pub(super) fn ask_failover(&mut self, sentinel: &NodeId, timeout: Duration) -> OpId {
+        let op = self.op();
+        self.push(Action::AskFailover {
+            op,
+            sentinel: sentinel.clone(),
             timeout,
         });
         op
@@ -63,7 +74,7 @@ impl Core {
 
     /// Reads the record anew when it was asked for long ago or the authority was out of reach.
     pub(super) fn reload_when_due(&mut self) {
-        if self.authority == Authority::Follows {
+        if !self.authority.has_record() {
             return;
         }
         match (self.load_at, &self.trust) {

@@ -34,6 +34,9 @@ pub struct PointsmanOptions {
     pub password: Option<String>,
     /// `follow` instead of `embedded`.
     pub follow: bool,
+    /// The lines `source = ...` and `authority = ...`, instead of those that follow from `nodes` and
+    /// `follow`.
+    pub source: Option<String>,
     /// Where the record is; `None`: beside the configuration.
     pub state: Option<PathBuf>,
     /// Further lines of `[backend.main]`.
@@ -56,6 +59,7 @@ impl PointsmanOptions {
             nodes,
             password: None,
             follow: false,
+            source: None,
             state: None,
             backend: String::new(),
             failover: String::new(),
@@ -387,6 +391,9 @@ impl Pointsman {
             ),
             None => String::new(),
         };
+        let source = options.source.clone().unwrap_or_else(|| {
+            format!("source = {{ kind = \"static\", nodes = {nodes} }}\nauthority = {authority}")
+        });
         let socket = self.scratch.path().join("redis.sock");
         format!(
             "[admin]\nbind = \"{admin}\"\n\n\
@@ -395,8 +402,7 @@ impl Pointsman {
              [[listener]]\nbind = \"{bind}\"\nbackend = \"{BACKEND}\"\n\n\
              [[listener]]\nbind = \"unix:{socket}\"\nbackend = \"{BACKEND}\"\n\n\
              [backend.{BACKEND}]\n\
-             source = {{ kind = \"static\", nodes = {nodes} }}\n\
-             authority = {authority}\n{auth}\n{backend}\n\n\
+             {source}\n{auth}\n{backend}\n\n\
              [backend.{BACKEND}.failover]\n{failover}\n\n\
              [backend.{BACKEND}.requests]\n{requests}\n",
             admin = self.admin.address(),

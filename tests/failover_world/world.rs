@@ -548,7 +548,7 @@ impl World {
                 expected,
                 record,
             } => {
-                if self.authority == Authority::Follows {
+                if !self.authority.has_record() {
                     self.violate("a follower decides".to_owned());
                 }
                 if self.monitors[index].marked {
@@ -598,6 +598,7 @@ impl World {
                     self.send_probe(index, node, false);
                 }
             }
+            Action::ConsultSentinels | Action::AskFailover { .. } => {}
             Action::Announce { .. } | Action::Emit { .. } => {}
             Action::Declined { why } => self.declined.push(why),
             Action::AmendReport { epoch, bytes_lost } => {
@@ -671,7 +672,7 @@ impl World {
         if !fits {
             self.violate(format!("I5: {} was published unverified", primary.node));
         }
-        if self.authority == Authority::Follows {
+        if !self.authority.has_record() {
             return;
         }
         let others: Vec<&View> = self
@@ -713,7 +714,7 @@ impl World {
     }
 
     fn check_op(&mut self, index: usize, node: &NodeId, what: &NodeOp) {
-        if self.authority == Authority::Follows {
+        if !self.authority.has_record() {
             self.violate(format!("a follower acts: {what:?}"));
         }
         if matches!(
@@ -1280,7 +1281,7 @@ impl World {
                     ));
                 }
             }
-            if self.authority != Authority::Follows
+            if self.authority.has_record()
                 && self.record.as_ref().map(|r| &r.primary) != Some(&primary.node)
             {
                 return Err(format!(

@@ -106,7 +106,8 @@ impl Discovery {
     }
 }
 
-fn address(host: &str, port: u16) -> NodeId {
+/// As a configuration would write it.
+pub(in crate::control) fn address(host: &str, port: u16) -> NodeId {
     match host.contains(':') {
         true => NodeId::new(format!("[{host}]:{port}")),
         false => NodeId::new(format!("{host}:{port}")),

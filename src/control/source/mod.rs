@@ -10,7 +10,7 @@
 mod discovery;
 mod fixed;
 
-pub(super) use discovery::Discovery;
+pub(super) use discovery::{Discovery, address};
 pub use fixed::StaticSource;
 
 use super::authority::Boxed;
