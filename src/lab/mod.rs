@@ -14,6 +14,7 @@
 pub mod client;
 pub mod cluster;
 pub mod demo;
+mod finder;
 pub mod history;
 pub mod http;
 pub mod judge;
@@ -26,11 +27,13 @@ pub mod shard;
 pub mod traffic;
 mod value;
 mod wait;
+mod way;
 
 use std::time::Duration;
 
 pub use client::{Address, Client, ClientError, Protocol};
 pub use cluster::{Cluster, ClusterOptions};
+pub use finder::Finder;
 pub use history::{ErrorClass, History, Kind, Operation, Outcome};
 pub use judge::{Tally, Verdict, judge};
 pub use pointsman::{Pointsman, PointsmanOptions};
@@ -42,6 +45,7 @@ pub use shard::{Shard, ShardOptions};
 pub use traffic::{Traffic, TrafficOptions};
 pub use value::Value;
 pub use wait::until;
+pub use way::Way;
 
 /// What can go wrong while the laboratory prepares or drives something.
 #[derive(Debug, thiserror::Error)]
