@@ -141,9 +141,17 @@ impl Led {
         match news {
             SentinelNews::Stated(statement) => self.stated(core, sentinel, statement),
             SentinelNews::Failed(why) => {
+                // A leader that ends before it could tell the others changed nothing, if the old primary
+                // lives: they make the chosen replica a replica again. If not, that one is all there is.
+                let lives = self.agreed.as_ref().is_some_and(|a| serves(core, &a.node));
                 let member = self.council.member(sentinel);
-                // What it announced may have been taken back since.
-                member.hold.drop_doubt(core.now);
+                let is_chosen = member
+                    .hold
+                    .doubt()
+                    .is_some_and(|d| d.stage == Stage::Chosen);
+                if lives || !is_chosen {
+                    member.hold.drop_doubt(core.now);
+                }
                 if member
                     .failing
                     .replace(why.clone())
@@ -275,16 +283,13 @@ impl Led {
         };
         let Some(agreed) = &self.agreed else {
             self.agreed = Some(verdict);
+            self.join_failover(core);
             return;
         };
         if *agreed == verdict {
             return;
         }
-        let serves = |node: &NodeId| {
-            core.node(node)
-                .and_then(|n| n.live())
-                .is_some_and(is_primary)
-        };
+        let serves = |node: &NodeId| serves(core, node);
         let takes_over = match verdict.epoch.cmp(&agreed.epoch) {
             std::cmp::Ordering::Greater => true,
             // The same node by another name, or two failovers that nobody can tell apart.
@@ -307,6 +312,19 @@ impl Led {
                 self.council.members_mut().for_each(|m| m.hold.clear());
             }
             self.agreed = Some(verdict);
+        }
+    }
+
+    /// The first look may fall into a failover that was announced before.
+    fn join_failover(&mut self, core: &mut Core) {
+        let Some(agreed) = &self.agreed else { return };
+        let agreeing = self.council.agreeing(agreed, |a, b| core.is_same(a, b));
+        for sentinel in agreeing {
+            let statement = self.council.member(&sentinel).statement.as_ref();
+            let doubt = statement.and_then(|s| s.doubt);
+            if let Some(stage) = doubt.filter(|stage| *stage >= Stage::Claimed) {
+                self.raise(core, &sentinel, stage, None);
+            }
         }
     }
 
@@ -377,7 +395,8 @@ impl Led {
     }
 
     /// A promotion counts until a configuration names its epoch, the node is made a replica again (its
-    /// leader ended before it could tell the others), or the failover's time is over.
+    /// leader ended before it could tell the others), or the failover's time is over and most sentinels
+    /// still name the old primary, which serves.
     fn give_up_promotion(&mut self, core: &mut Core) {
         let (Some(promoted), Some(agreed)) = (&self.promoted, &self.agreed) else {
             return;
@@ -395,7 +414,9 @@ impl Led {
             .node(node)
             .filter(|n| n.live().is_some_and(|i| i.role == Role::Replica))
             .is_some_and(|n| n.agreeing > 1);
-        if undone || core.now >= promoted.until {
+        let verdict = self.council.verdict(|a, b| core.is_same(a, b));
+        let void = verdict.as_ref() == Some(agreed) && serves(core, &agreed.node);
+        if undone || (core.now >= promoted.until && void) {
             let detail = "promoted, and given up by the sentinels: what it took meanwhile is lost";
             core.emit("-promoted-slave", Some(node), detail, true);
             self.promoted = None;
@@ -701,6 +722,13 @@ impl Led {
             bytes_lost: BytesLost::Exactly(0),
         });
     }
+}
+
+/// Whether a node says now that it is a primary.
+fn serves(core: &Core, node: &NodeId) -> bool {
+    core.node(node)
+        .and_then(|n| n.live())
+        .is_some_and(is_primary)
 }
 
 fn is_primary(info: &NodeInfo) -> bool {

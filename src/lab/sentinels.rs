@@ -24,6 +24,8 @@ pub struct SentinelOptions {
     pub down_after: Duration,
     /// `failover-timeout`
     pub failover_timeout: Duration,
+    /// What the sentinels call the machine of the servers.
+    pub host: String,
     /// `requirepass` of the sentinels themselves.
     pub password: Option<String>,
     /// Further lines of every sentinel's configuration.
@@ -38,6 +40,7 @@ impl Default for SentinelOptions {
             quorum: 2,
             down_after: Duration::from_secs(1),
             failover_timeout: Duration::from_secs(180),
+            host: "127.0.0.1".into(),
             password: None,
             config: Vec::new(),
         }
@@ -86,9 +89,12 @@ impl Sentinels {
 
     fn lines(&self, master: &str, primary: &NodeId) -> Vec<String> {
         let options = &self.options;
-        let (host, port) = primary.host_port().unwrap_or(("127.0.0.1", 0));
-        let mut lines = vec![
-            format!("sentinel monitor {master} {host} {port} {}", options.quorum),
+        let port = primary.host_port().map_or(0, |(_, port)| port);
+        let (host, quorum) = (&options.host, options.quorum);
+        // First of all what decides how names are read.
+        let mut lines = options.config.clone();
+        lines.extend([
+            format!("sentinel monitor {master} {host} {port} {quorum}"),
             format!(
                 "sentinel down-after-milliseconds {master} {}",
                 options.down_after.as_millis()
@@ -97,14 +103,13 @@ impl Sentinels {
                 "sentinel failover-timeout {master} {}",
                 options.failover_timeout.as_millis()
             ),
-        ];
+        ]);
         if let Some(password) = &self.node_password {
             lines.push(format!("sentinel auth-pass {master} {password}"));
         }
         if let Some(password) = &options.password {
             lines.push(format!("sentinel sentinel-pass {password}"));
         }
-        lines.extend(options.config.iter().cloned());
         lines
     }
 
