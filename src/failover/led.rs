@@ -1,6 +1,7 @@
 //! Sentinel decides: hold requests from its first announcement on, believe a promotion that was
 //! announced as soon as ROLE shows it, and otherwise what most sentinels say with the highest epoch.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use super::core::{Core, Input};
@@ -33,6 +34,8 @@ pub(super) struct Led {
     council: Council,
     /// The newest configuration that most sentinels agreed on.
     agreed: Option<Belief>,
+    /// The nodes that said they are replicas since then.
+    followers: BTreeSet<NodeId>,
     /// A promotion that no configuration names yet.
     promoted: Option<Promoted>,
     /// Answers of the published primary from before this count no more.
@@ -124,6 +127,9 @@ impl Led {
                 core.recorder();
                 core.note(format!("clients' connections to {node} are in trouble"));
                 core.probe_all();
+            }
+            Input::Observed(node) if is_replica(core, node) => {
+                self.followers.insert(node.clone());
             }
             Input::Observed(node) if core.is_published(node) => {
                 let streak = core.node(node).and_then(|n| n.streak.as_ref());
@@ -310,6 +316,7 @@ impl Led {
                 ));
                 core.probe_all();
                 self.council.members_mut().for_each(|m| m.hold.clear());
+                self.followers.clear();
             }
             self.agreed = Some(verdict);
         }
@@ -349,8 +356,8 @@ impl Led {
         (all_answer && all_follow).then_some(newest)
     }
 
-    /// A replica that a leader chose says that it is a primary, with the history of the believed one:
-    /// nobody but the failover can have done that.
+    /// A node that was a replica until now, and that a leader chose, says that it is a primary, with the
+    /// history of the believed one: nobody but the failover can have done that.
     fn notice_promotion(&mut self, core: &mut Core) {
         let Some(agreed) = self.agreed.clone() else {
             return;
@@ -369,7 +376,8 @@ impl Led {
             let replica = member.hold.doubt()?.replica.clone()?;
             let info = core.node(&replica)?.live().filter(|i| is_primary(i))?;
             let forked = histories.contains(&info.repl_id2);
-            if !forked || core.is_same(&replica, &agreed.node) {
+            let followed = self.followers.contains(&replica);
+            if !forked || !followed || core.is_same(&replica, &agreed.node) {
                 return None;
             }
             let announced = member.epoch.filter(|epoch| *epoch > agreed.epoch);
@@ -653,6 +661,7 @@ impl Led {
     fn switchover(&mut self, core: &mut Core, request: u64, to: Option<&NodeId>) {
         let why = match (to, &self.agreed) {
             _ if self.asked.is_some() => "Sentinel was asked for a failover already".to_owned(),
+            _ if self.promoted.is_some() => "Sentinel has not ended its last failover".to_owned(),
             (Some(_), _) => "Sentinel chooses the replica itself: leave the node out, or give the \
                              node you want the lowest replica-priority"
                 .to_owned(),
@@ -722,6 +731,11 @@ impl Led {
             bytes_lost: BytesLost::Exactly(0),
         });
     }
+}
+
+fn is_replica(core: &Core, node: &NodeId) -> bool {
+    let live = core.node(node).and_then(|n| n.live());
+    live.is_some_and(|info| info.role == Role::Replica)
 }
 
 /// Whether a node says now that it is a primary.

@@ -16,6 +16,7 @@ use pointsman::topology::{
     BytesLost, Epoch, EvidenceKind, FailoverReport, Gate, NodeId, Outcome, Timestamp,
 };
 
+use super::sentinels::{Council, SentinelDue};
 use super::{ModelNode, Timing, index_of, node_id, replicate};
 
 pub const MS: u64 = 1_000_000;
@@ -44,7 +45,7 @@ impl Rng {
 
 /// What can be due.
 #[derive(Clone, Debug)]
-enum Due {
+pub(super) enum Due {
     /// An event reaches a monitor's machine (of this incarnation).
     Deliver(usize, u32, Box<Event>),
     Tick(usize, u32, u64),
@@ -86,6 +87,7 @@ enum Due {
     },
     Replicate,
     Clients,
+    Sentinel(usize, SentinelDue),
 }
 
 /// Monitor, its life, the op, and when the monitor gives it up.
@@ -200,6 +202,8 @@ pub struct World {
     pub amended: Vec<BytesLost>,
     /// Why failovers were not done.
     pub declined: Vec<Decline>,
+    /// Where Sentinel decides.
+    pub council: Council,
     /// (time, monitor, gate) of every change of a gate.
     pub gates: Vec<(u64, usize, Gate)>,
 }
@@ -254,6 +258,7 @@ impl World {
             answered_requests: BTreeSet::new(),
             amended: Vec::new(),
             declined: Vec::new(),
+            council: Council::default(),
             gates: Vec::new(),
         };
         for index in 0..monitors {
@@ -314,6 +319,7 @@ impl World {
         self.monitors[index].authority_cut = cut;
         self.log(format!("monitor {index} restarted"));
         self.start_monitor(index);
+        self.introduce_sentinels(index);
     }
 
     pub fn log(&mut self, text: String) {
@@ -337,7 +343,7 @@ impl World {
         self.violation.get_or_insert(text);
     }
 
-    fn at(&mut self, when: u64, due: Due) {
+    pub(super) fn at(&mut self, when: u64, due: Due) {
         self.sequence += 1;
         self.queue.push(Reverse(Entry {
             when,
@@ -346,7 +352,7 @@ impl World {
         }));
     }
 
-    fn deliver_at(&mut self, when: u64, monitor: usize, life: u32, event: Event) {
+    pub(super) fn deliver_at(&mut self, when: u64, monitor: usize, life: u32, event: Event) {
         self.at(when, Due::Deliver(monitor, life, Box::new(event)));
     }
 
@@ -443,6 +449,7 @@ impl World {
                 self.at(self.now + 3 * MS / 2, Due::Replicate);
             }
             Due::Clients => self.clients_write(),
+            Due::Sentinel(sentinel, due) => self.sentinel_happens(sentinel, due),
         }
     }
 
@@ -503,6 +510,10 @@ impl World {
         } else {
             brief(&event)
         };
+        if self.authority == Authority::Sentinel {
+            self.note_statement(index, &event);
+        }
+        let monitor = &mut self.monitors[index];
         let actions = monitor.machine.handle(event, stamp(now));
         if !quiet && self.tracing {
             self.log(format!("m{index} <- {shown}"));
@@ -510,8 +521,10 @@ impl World {
         for action in actions {
             self.act(index, action);
         }
-        if self.authority == Authority::Follows {
-            self.check_belief(index);
+        match self.authority {
+            Authority::Follows => self.check_belief(index),
+            Authority::Sentinel => self.check_led(index),
+            Authority::Decides | Authority::Shares => {}
         }
         let monitor = &mut self.monitors[index];
         if let Some(deadline) = monitor.machine.next_deadline() {
@@ -598,7 +611,12 @@ impl World {
                     self.send_probe(index, node, false);
                 }
             }
-            Action::ConsultSentinels | Action::AskFailover { .. } => {}
+            Action::ConsultSentinels => self.consult_sentinels(index),
+            Action::AskFailover {
+                op,
+                sentinel,
+                timeout,
+            } => self.ask_failover(index, op, &sentinel, timeout),
             Action::Announce { .. } | Action::Emit { .. } => {}
             Action::Declined { why } => self.declined.push(why),
             Action::AmendReport { epoch, bytes_lost } => {
@@ -1234,6 +1252,11 @@ impl World {
         self.authority_up = true;
         self.authority_full = false;
         self.noise = Noise::default();
+        self.council.lost = 0;
+        for sentinel in &mut self.council.sentinels {
+            sentinel.alive = true;
+            sentinel.deaf = false;
+        }
         for index in 0..self.nodes.len() {
             self.cont(index);
             self.nodes[index].stubborn = false;
