@@ -63,7 +63,7 @@ impl Sentinels {
     pub async fn start(options: SentinelOptions, cluster: &Cluster) -> Result<Sentinels, LabError> {
         let mut sentinels = Sentinels {
             sentinels: Vec::new(),
-            program: Server::program(),
+            program: cluster.node(0).own_program().to_owned(),
             node_password: cluster.password().map(str::to_owned),
             scratch: Scratch::new()?,
             options,

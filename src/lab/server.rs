@@ -161,6 +161,11 @@ impl Server {
         fs::write(&config, text).map_err(LabError::io(format!("write {}", config.display())))
     }
 
+    /// The program that it runs.
+    pub fn own_program(&self) -> &Path {
+        &self.program
+    }
+
     /// Its address as pointsman's configuration names it.
     pub fn id(&self) -> NodeId {
         NodeId::new(self.port.address())
