@@ -225,6 +225,46 @@ async fn a_sentinel_of_another_cluster_under_the_same_name_is_outvoted() {
     assert_eq!(report.to, Some(scene.primary().await.id()));
 }
 
+/// What docs/sentinel.md lists.
+const RIGHTS: &str = "+auth +client|setname +psubscribe +sentinel|myid +sentinel|masters \
+                      +sentinel|master +sentinel|replicas +sentinel|sentinels \
+                      +sentinel|get-master-addr-by-name +sentinel|failover";
+
+#[tokio::test]
+async fn a_user_with_the_documented_rights_is_enough() {
+    let documented = std::fs::read_to_string("docs/sentinel.md").unwrap();
+    let words = |text: &str| text.replace(['`', '\n'], " ");
+    for right in RIGHTS.split_whitespace() {
+        assert!(words(&documented).contains(right), "{right}");
+    }
+    let scene = scene().await;
+    let user = [
+        "ACL",
+        "SETUSER",
+        "pm",
+        "on",
+        ">secret",
+        "resetchannels",
+        "&*",
+    ];
+    let user: Vec<&str> = user.into_iter().chain(RIGHTS.split_whitespace()).collect();
+    for sentinel in sentinels(&scene).all() {
+        let made = sentinel.cli(&user).await.unwrap();
+        assert!(made.is_ok(), "{made}");
+    }
+    let addresses = sentinels(&scene).addresses();
+    let pointsman = beside(format!(
+        "source = {{ kind = \"sentinel\", sentinels = {addresses:?}, master = \"mymaster\", \
+         username = \"pm\", password = \"secret\" }}"
+    ));
+    pointsman.ready().await.unwrap();
+    let moved = pointsman.switchover(None).await.unwrap();
+    let report = moved.unwrap_or_else(|why| panic!("{why}\n{}", pointsman.log_tail()));
+    assert_eq!(report.from, Some(scene.node(0).id()));
+    let heard = |(_, seen): &(_, String)| seen.contains("+selected-slave");
+    assert!(report.evidence.iter().any(heard), "{report:?}");
+}
+
 #[tokio::test]
 async fn a_name_or_password_that_is_wrong_is_said() {
     let scene = scene().await;
