@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use super::core::{Core, Input};
 use super::council::{Belief, Council};
+use super::hold::Hold;
 use super::machine::{Next, Phase};
 use super::report::Ending;
 use super::sentinel::{AskOutcome, SentinelEvent, SentinelNews, SentinelStatus, Stage, Statement};
@@ -151,11 +152,7 @@ impl Led {
                 // lives: they make the chosen replica a replica again. If not, that one is all there is.
                 let lives = self.agreed.as_ref().is_some_and(|a| serves(core, &a.node));
                 let member = self.council.member(sentinel);
-                let is_chosen = member
-                    .hold
-                    .doubt()
-                    .is_some_and(|d| d.stage == Stage::Chosen);
-                if lives || !is_chosen {
+                if lives || !is_chosen(&member.hold) {
                     member.hold.drop_doubt(core.now);
                 }
                 if member
@@ -230,8 +227,10 @@ impl Led {
             SentinelEvent::Tilt(on) => {
                 let member = self.council.member(sentinel);
                 member.tilt = *on;
-                // Until it trusts its clock again it does nothing that it announced.
-                member.hold.drop_doubt(core.now);
+                // Until it trusts its clock again it does nothing that it announced, unless it is done.
+                if !is_chosen(&member.hold) {
+                    member.hold.drop_doubt(core.now);
+                }
             }
         }
     }
@@ -262,15 +261,20 @@ impl Led {
             .statement
             .as_ref()
             .map_or(Duration::ZERO, |s| s.failover_timeout);
-        let (now, before) = (core.now, member.hold.doubt().is_some());
-        member.hold.raise(stage, replica.clone(), limit, now);
-        if member.hold.doubt().is_none() {
+        let reached = |hold: &Hold| hold.doubt().map(|d| d.stage);
+        let before = reached(&member.hold);
+        member.hold.raise(stage, replica.clone(), limit, core.now);
+        let after = reached(&member.hold);
+        if after.is_none() {
             return;
         }
         core.recorder();
-        let whom = replica.map_or(String::new(), |r| format!(" {r}"));
+        let whom = replica.as_ref().map_or(String::new(), |r| format!(" {r}"));
         core.note(format!("sentinel {sentinel}: {}{whom}", stage.word()));
-        if !before {
+        if after > before {
+            let about = replica.or_else(|| self.agreed.as_ref().map(|a| a.node.clone()));
+            let detail = format!("announced by sentinel {sentinel}");
+            core.emit(stage.word(), about.as_ref(), detail, false);
             core.probe_all();
         }
         // The next look is now.
@@ -621,6 +625,9 @@ impl Led {
 
     /// Closes the gate and looks again soon, most of all at the node that is about to be promoted.
     fn wait(&mut self, core: &mut Core) {
+        if core.published.gate == Gate::Open {
+            core.phase("hold");
+        }
         core.close_gate();
         let now = core.now;
         let is_due = |at: &mut Option<Timestamp>, pause: Duration| {
@@ -731,6 +738,10 @@ impl Led {
             bytes_lost: BytesLost::Exactly(0),
         });
     }
+}
+
+fn is_chosen(hold: &Hold) -> bool {
+    hold.doubt().is_some_and(|d| d.stage == Stage::Chosen)
 }
 
 fn is_replica(core: &Core, node: &NodeId) -> bool {
