@@ -202,33 +202,48 @@ async fn three_failovers_in_a_row() {
     scene.assert_log_is_clean();
 }
 
-#[tokio::test]
-async fn nodes_that_have_names_and_passwords() {
+/// A failover of nodes that Sentinel calls by `host`.
+async fn fails_over_at(host: &str, as_shown: &str, names: &[&str]) {
     let cluster = ClusterOptions {
         password: Some("nodes".into()),
-        // How Sentinel hears a replica's name.
-        config: vec!["replica-announce-ip localhost".into()],
+        config: vec![
+            // What Sentinel hears of a replica.
+            format!("replica-announce-ip {host}"),
+            "bind 127.0.0.1 -::1".into(),
+        ],
         ..ClusterOptions::default()
     };
+    let sentinels = SentinelOptions {
+        password: Some("sentinels".into()),
+        host: host.into(),
+        config: names.iter().map(|line| (*line).to_owned()).collect(),
+        ..SentinelOptions::default()
+    };
+    let scene = &mut with(cluster, sentinels).await;
+    let topology = scene.shard.pointsman.topology().await.unwrap();
+    let primary = topology.primary.expect("a primary").node;
+    assert!(primary.as_str().starts_with(as_shown), "{primary}");
+    let mut client = scene.client().await;
+    scene.node(0).kill();
+    let to = scene.failed_over().await.to.expect("a new primary");
+    assert!(to.as_str().starts_with(as_shown), "{to}");
+    crate::support::write_until_ok(&mut client, "key", "value").await;
+}
+
+#[tokio::test]
+async fn nodes_that_have_names_and_passwords() {
     let names = [
         "sentinel resolve-hostnames yes",
         "sentinel announce-hostnames yes",
     ];
-    let sentinels = SentinelOptions {
-        password: Some("sentinels".into()),
-        host: "localhost".into(),
-        config: names.map(str::to_owned).to_vec(),
-        ..SentinelOptions::default()
-    };
-    let mut scene = with(cluster, sentinels).await;
-    scene.expect_log("the password stands in the configuration");
-    let topology = scene.shard.pointsman.topology().await.unwrap();
-    let primary = topology.primary.expect("a primary").node;
-    assert!(primary.as_str().starts_with("localhost:"), "{primary}");
-    let mut client = scene.client().await;
-    scene.node(0).kill();
-    let report = scene.failed_over().await;
-    let to = report.to.expect("a new primary");
-    assert!(to.as_str().starts_with("localhost:"), "{to}");
-    crate::support::write_until_ok(&mut client, "key", "value").await;
+    fails_over_at("localhost", "localhost:", &names).await;
+}
+
+#[tokio::test]
+async fn nodes_that_have_ipv6_addresses() {
+    if std::net::TcpListener::bind("[::1]:0").is_err() {
+        println!("NOT RUN: this machine has no IPv6");
+        return;
+    }
+    fails_over_at("::1", "[::1]:", &["bind 127.0.0.1 ::1"]).await;
 }
