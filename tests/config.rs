@@ -647,6 +647,13 @@ fn every_sentinel_may_have_credentials_of_its_own() {
 }
 
 #[test]
+fn one_sentinel_is_allowed_and_doubtful() {
+    let config = good(&SENTINEL.replace(", \"[::1]:26379\"", ""));
+    let warning = &config.warnings[0].message;
+    assert!(warning.contains("one sentinel is named"), "{warning}");
+}
+
+#[test]
 fn what_is_wrong_with_sentinels_is_said() {
     for (from, to, message, hint) in [
         (

@@ -54,6 +54,12 @@ fn sentinel(section: Section<'_>) -> Option<SourceSettings> {
             ..listed
         });
     }
+    if let ([_], [_]) = (items.as_slice(), sentinels.as_slice()) {
+        list.warn(
+            "one sentinel is named: pointsman can not start while that one is down",
+            "name all of them",
+        );
+    }
     let master = master?;
     let name = master.string()?;
     let fits = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_');
