@@ -285,10 +285,12 @@ async fn repeat(
     who: Who,
     arguments: &Arguments,
 ) -> Result<Option<Seen>, LabError> {
-    shard.cluster.in_sync(SOON).await?;
     if let Some(sentinels) = &shard.sentinels {
+        one_primary(shard).await?;
+        shard.cluster.in_sync(SOON).await?;
         sentinels.ready(shard.cluster.nodes().len() - 1).await?;
     }
+    shard.cluster.in_sync(SOON).await?;
     let node = shard.primary().await?;
     let earlier = shard.pointsman.failovers().await?.len();
     let finder = shard
@@ -372,6 +374,19 @@ async fn repeat(
         gap: seen::longest_gap(&history),
         after_role: role.seen().and_then(|at| seen::all_served(&history, at)),
     }))
+}
+
+/// Makes every other node a replica that a failover of Sentinel's own left as a primary.
+async fn one_primary(shard: &Shard) -> Result<(), LabError> {
+    let primary = shard.primary().await?;
+    let port = primary.port().to_string();
+    for number in shard.cluster.who_is_primary().await {
+        let node = shard.cluster.node(number);
+        if node.id() != primary.id() {
+            node.cli(&["REPLICAOF", "127.0.0.1", &port]).await?;
+        }
+    }
+    Ok(())
 }
 
 /// Makes the broken node a replica. Sentinel would do that too, after ten seconds.
