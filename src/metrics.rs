@@ -103,6 +103,8 @@ names! {
         "1 when the last probe of the node was answered by INFO, else 0.";
     REPLICA_LAG = "pointsman_replica_lag_bytes", Kind::Gauge, ["backend", "node"],
         "Bytes of the replication stream the replica has not received, as last seen.";
+    SENTINEL_UP = "pointsman_sentinel_up", Kind::Gauge, ["backend", "sentinel"],
+        "1 when the sentinel answers and knows the master, else 0.";
     EPOCH = "pointsman_topology_epoch", Kind::Gauge, ["backend"],
         "Epoch of the published topology; grows by one with each change of primary.";
     GATE_OPEN = "pointsman_gate_open", Kind::Gauge, ["backend"],
@@ -426,6 +428,7 @@ pub struct ControlMetrics {
     backend: String,
     nodes: HashMap<NodeId, Gauge>,
     lags: HashMap<NodeId, Gauge>,
+    sentinels: HashMap<NodeId, Gauge>,
     epoch: Gauge,
     gate_open: Gauge,
     failover_duration: Histogram,
@@ -447,6 +450,7 @@ impl ControlMetrics {
             backend: b(),
             nodes: HashMap::new(),
             lags: HashMap::new(),
+            sentinels: HashMap::new(),
             epoch: gauge!(EPOCH, "backend" => b()),
             gate_open: gauge!(GATE_OPEN, "backend" => b()),
             failover_duration: histogram!(FAILOVER_DURATION, "backend" => b()),
@@ -482,6 +486,18 @@ impl ControlMetrics {
                 || gauge!(REPLICA_LAG, "backend" => backend.clone(), "node" => node.to_string()),
             )
             .set(bytes as f64);
+    }
+
+    /// Whether `sentinel` answers and knows the master.
+    pub fn sentinel_up(&mut self, sentinel: &NodeId, up: bool) {
+        let backend = &self.backend;
+        self.sentinels
+            .entry(sentinel.clone())
+            .or_insert_with(|| {
+                let (backend, sentinel) = (backend.clone(), sentinel.to_string());
+                gauge!(SENTINEL_UP, "backend" => backend, "sentinel" => sentinel)
+            })
+            .set(f64::from(u8::from(up)));
     }
 
     /// What was just published.

@@ -224,6 +224,7 @@ mod tests {
             let vip = VipMetrics::new("10.0.0.100", &["127.0.0.1:9121".into()]);
             vip.pointsman_up(0, true);
             DnsMetrics::new();
+            control.sentinel_up(&node, true);
             handle.render()
         });
         for metric in ALL {

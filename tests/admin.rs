@@ -80,6 +80,7 @@ impl Operator for Script {
             primary: None,
             undecided: None,
             nodes: vec![node("a:1", Health::Refused), node("b:1", Health::Up)],
+            sentinels: Vec::new(),
         };
         Box::pin(async move { self.answers.then_some(status) })
     }

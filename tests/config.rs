@@ -8,6 +8,7 @@ use pointsman::control::source::DnsName;
 use pointsman::control::{AuthoritySettings, PublisherSettings, SourceSettings};
 use pointsman::failover::Policy;
 use pointsman::proxy::{BackendSettings, Settings};
+use pointsman::resp::Credentials;
 use pointsman::sentinel::{Answer, SentinelSettings};
 use pointsman::telemetry::LogSettings;
 
@@ -389,7 +390,7 @@ fn a_coordinator_is_checked() {
 
 #[test]
 fn what_comes_later_is_refused_by_name() {
-    for kind in ["sentinel", "etcd", "consul", "zookeeper", "cluster"] {
+    for kind in ["etcd", "consul", "zookeeper", "cluster"] {
         refused(
             "\"static\"",
             &format!("\"{kind}\""),
@@ -397,7 +398,7 @@ fn what_comes_later_is_refused_by_name() {
             "static",
         );
     }
-    for kind in ["sentinel", "cluster"] {
+    for kind in ["cluster"] {
         refused_in_backend(
             &format!("authority = {{ kind = \"{kind}\" }}"),
             "is not in this version",
@@ -964,6 +965,10 @@ fn the_short_files_are_valid_where_their_directories_exist() {
     std::fs::write(directory.path().join("tsig"), "c2VjcmV0\n").expect("a file");
     for file in [
         "config/static.toml",
+        "config/sentinel.toml",
+        "config/etcd.toml",
+        "config/consul.toml",
+        "config/zookeeper.toml",
         "config/dns.toml",
         "config/dns-publish.toml",
         "config/sentinel-listener.toml",
@@ -1043,6 +1048,143 @@ fn the_file_of_a_vip_agent_has_its_own_errors_each_at_its_place() {
         assert!(errors[0].message.contains(message), "{}", errors[0]);
         let said = errors[0].hint.as_deref().unwrap_or_default();
         assert!(said.contains(hint), "{}", errors[0]);
+    }
+}
+
+const SENTINEL: &str = r#"
+[[listener]]
+bind = "127.0.0.1:6400"
+backend = "main"
+
+[backend.main]
+source = { kind = "sentinel", sentinels = ["s1:26379", "[::1]:26379"], master = "mymaster" }
+"#;
+
+#[test]
+fn where_sentinel_is_the_source_it_decides() {
+    for authority in ["", "authority = { kind = \"sentinel\" }"] {
+        let config = good(&format!("{SENTINEL}{authority}\n"));
+        let backend = &config.backends[0];
+        assert_eq!(backend.authority, AuthoritySettings::Sentinel);
+        let SourceSettings::Sentinel(settings) = &backend.source else {
+            panic!("{:?}", backend.source)
+        };
+        assert_eq!(&*settings.master, "mymaster");
+        assert_eq!(settings.sentinels.len(), 2);
+    }
+    for authority in ["follow", "embedded"] {
+        let text = format!("{SENTINEL}authority = {{ kind = \"{authority}\", state = \"x\" }}\n");
+        let text = match authority {
+            "follow" => text.replace(", state = \"x\"", ""),
+            _ => text,
+        };
+        let (_, message, hint) = only_error(&text);
+        assert!(message.contains("decides already"), "{message}");
+        assert!(hint.contains("remove `authority`"), "{hint}");
+    }
+    refused_in_backend(
+        "authority = { kind = \"sentinel\" }",
+        "needs Sentinel as the source",
+        "kind = \"sentinel\", sentinels",
+    );
+}
+
+#[test]
+fn every_sentinel_may_have_credentials_of_its_own() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let file = directory.path().join("secret");
+    std::fs::write(&file, "one\n").expect("written");
+    let of = |text: &str| {
+        let text = SENTINEL.replace(
+            "\"s1:26379\", \"[::1]:26379\"], master = \"mymaster\"",
+            &text.replace("FILE", &file.display().to_string()),
+        );
+        match good(&text).backends.remove(0).source {
+            SourceSettings::Sentinel(settings) => settings,
+            other => panic!("{other:?}"),
+        }
+    };
+    let settings = of(
+        "{ address = \"s1:1\", username = \"u\", password_file = \"FILE\" }, \"s2:1\"], \
+         master = \"m\", password_file = \"FILE\"",
+    );
+    let user = |n: usize| {
+        settings.sentinels[n]
+            .credentials
+            .as_ref()
+            .map(|c| c.username.clone())
+    };
+    assert_eq!(user(0), Some(Some("u".into())));
+    assert_eq!(user(1), Some(None));
+    let password = |c: &Option<Credentials>| c.as_ref().map(|c| c.password().to_vec());
+    assert_eq!(password(&settings.credentials), Some(b"one".to_vec()));
+    let open = of("{ address = \"s1:1\" }, \"s2:1\"], master = \"m\"");
+    assert_eq!(open.sentinels[0].credentials, None);
+}
+
+#[test]
+fn one_sentinel_is_allowed_and_doubtful() {
+    let config = good(&SENTINEL.replace(", \"[::1]:26379\"", ""));
+    let warning = &config.warnings[0].message;
+    assert!(warning.contains("one sentinel is named"), "{warning}");
+}
+
+#[test]
+fn what_is_wrong_with_sentinels_is_said() {
+    for (from, to, message, hint) in [
+        (
+            ", master = \"mymaster\"",
+            "",
+            "`master` is missing",
+            "mymaster",
+        ),
+        (
+            "\"mymaster\"",
+            "\"my master\"",
+            "can not be a master name",
+            "letters",
+        ),
+        (
+            "\"mymaster\"",
+            "\"\"",
+            "can not be a master name",
+            "letters",
+        ),
+        ("[\"s1:26379\", \"[::1]:26379\"]", "[]", "is empty", "26379"),
+        (
+            "\"[::1]:26379\"",
+            "\"s1:26379\"",
+            "named twice",
+            "remove one",
+        ),
+        ("\"s1:26379\"", "\"s1\"", "not a node's address", "s1:26379"),
+        (
+            "\"s1:26379\"",
+            "{ host = \"s1\" }",
+            "`address` is missing",
+            "26379",
+        ),
+        (
+            "\"s1:26379\"",
+            "{ address = \"s1:1\", username = \"u\" }",
+            "a user needs a password",
+            "password_file",
+        ),
+        (
+            "master = \"mymaster\"",
+            "master = \"mymaster\", password_env = \"POINTSMAN_NO_SUCH\"",
+            "POINTSMAN_NO_SUCH is not set",
+            "password_file",
+        ),
+        ("master =", "name =", "`master` is missing", "mymaster"),
+    ] {
+        let text = SENTINEL.replace(from, to);
+        assert_ne!(text, SENTINEL);
+        let errors = parse(&text).expect_err("an error was expected").0;
+        let fits = |e: &pointsman::config::ConfigError| {
+            e.message.contains(message) && e.hint.as_deref().unwrap_or_default().contains(hint)
+        };
+        assert!(errors.iter().any(fits), "{}", ConfigErrors(errors.clone()));
     }
 }
 

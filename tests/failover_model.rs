@@ -370,6 +370,9 @@ impl State {
             Action::Opine { opinion } => {
                 self.opinions.insert(opinion.monitor.clone(), opinion);
             }
+            Action::ConsultSentinels | Action::AskFailover { .. } => {
+                panic!("a sentinel is asked where there is none");
+            }
             Action::ProbeNow { .. }
             | Action::Announce { .. }
             | Action::Emit { .. }

@@ -14,6 +14,7 @@ Exit codes: 0 every promise was kept, 1 not.
 Examples:
   pointsman demo
   pointsman demo --fault kill --seconds 20
+  pointsman demo --with sentinel               three sentinels decide
   pointsman demo --fault switchover --keep     then play with redis-cli; Ctrl-C ends it";
 
 pub(super) fn demo(options: &DemoOptions) -> u8 {

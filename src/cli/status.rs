@@ -6,7 +6,7 @@ use super::words::{self, ago, length, table};
 use super::{AdminArgs, FAILED, OK, client, complain, failovers, print, print_json};
 use crate::admin::{BackendAnswer, StatusAnswer};
 use crate::clock;
-use crate::failover::{Health, NodeRole, NodeStatus};
+use crate::failover::{Health, NodeRole, NodeStatus, SentinelStatus};
 use crate::topology::{Gate, NodeId};
 use crate::vip::{VipState, VipStatus};
 
@@ -14,7 +14,8 @@ pub(super) const HELP: &str = "\
 For each backend: the published primary (marked *), the phase, the epoch (grows by one
 with each change of primary), whether requests flow, and every node: role, health, how
 many bytes it is behind the primary, when it answered last, and why it would not be
-promoted. The admin server of a vip agent says whether the address is there, and why.
+promoted. Where Sentinel decides, every sentinel: whom it names, in which epoch. The admin
+server of a vip agent says whether the address is there, and why.
 
 Examples:
   pointsman status
@@ -120,7 +121,10 @@ fn render_backend(backend: &BackendAnswer, now: Duration) -> String {
     }
     let primary = topology.primary.as_ref().map(|p| &p.node);
     match &backend.status {
-        Some(status) => text.push_str(&nodes(&status.nodes, primary)),
+        Some(status) => {
+            text.push_str(&nodes(&status.nodes, primary));
+            text.push_str(&sentinels(&status.sentinels));
+        }
         None => text.push_str("  the control plane does not answer\n"),
     }
     if let Some(report) = &backend.last_report {
@@ -173,6 +177,27 @@ fn nodes(nodes: &[NodeStatus], primary: Option<&NodeId>) -> String {
         ]);
     }
     rows[0][0].insert_str(0, "  ");
+    table("  ", &rows)
+}
+
+/// Where Sentinel decides.
+fn sentinels(sentinels: &[SentinelStatus]) -> String {
+    if sentinels.is_empty() {
+        return String::new();
+    }
+    let headings = ["  SENTINEL", "NAMES", "EPOCH", "NOTE"];
+    let mut rows = vec![headings.map(str::to_owned).to_vec()];
+    for sentinel in sentinels {
+        rows.push(vec![
+            format!("  {}", sentinel.sentinel),
+            sentinel
+                .primary
+                .as_ref()
+                .map_or("?".to_owned(), NodeId::to_string),
+            sentinel.epoch.map_or(String::new(), |e| e.to_string()),
+            sentinel.note.clone().unwrap_or_default(),
+        ]);
+    }
     table("  ", &rows)
 }
 
@@ -272,6 +297,7 @@ mod tests {
                 ),
                 down,
             ],
+            sentinels: Vec::new(),
         };
         StatusAnswer {
             version: "0.1.0".to_owned(),
@@ -306,6 +332,30 @@ backend main: serving, epoch 3, authority embedded
     10.0.0.3:6379  ?        REFUSED                  never     not promotable: does not answer
 "
         );
+    }
+
+    #[test]
+    fn where_sentinel_decides_every_sentinel_is_shown() {
+        let mut answer = answer();
+        let status = answer.backends[0].status.as_mut().unwrap();
+        status.nodes.clear();
+        let sentinel = |name: &str, primary: Option<&str>, note: Option<&str>| SentinelStatus {
+            sentinel: NodeId::new(name),
+            primary: primary.map(NodeId::new),
+            epoch: primary.map(|_| Epoch(3)),
+            note: note.map(str::to_owned),
+        };
+        status.sentinels = vec![
+            sentinel("s1:26379", Some("10.0.0.2:6379"), None),
+            sentinel("s2:26379", None, Some("refuses connections")),
+        ];
+        let text = render(&answer, Duration::ZERO);
+        let shown = "\
+    SENTINEL  NAMES          EPOCH  NOTE
+    s1:26379  10.0.0.2:6379  3
+    s2:26379  ?                     refuses connections
+";
+        assert!(text.ends_with(shown), "{text}");
     }
 
     #[test]

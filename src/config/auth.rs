@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::section::Item;
+use super::section::{Item, Section};
 use crate::resp::Credentials;
 
 const HINT: &str = "one of: password_file = \"/run/secrets/redis\", password_env = \
@@ -11,26 +11,62 @@ const HINT: &str = "one of: password_file = \"/run/secrets/redis\", password_env
 /// Reads user and password; errors are reported and never hold the secret.
 pub(super) fn read(item: &Item<'_>) -> Option<Credentials> {
     let section = item.section(item.name())?;
+    let found = beside(&section);
+    section.finish();
+    if let Found::Nothing = found {
+        item.fail(format!("{} has no password", item.name()), HINT);
+    }
+    found.credentials()
+}
+
+/// User and password among the keys of another table.
+pub(super) enum Found {
+    Nothing,
+    Wrong,
+    Credentials(Credentials),
+}
+
+impl Found {
+    pub(super) fn credentials(self) -> Option<Credentials> {
+        match self {
+            Found::Credentials(credentials) => Some(credentials),
+            Found::Nothing | Found::Wrong => None,
+        }
+    }
+}
+
+/// As [`read`], of a table that has other keys too.
+pub(super) fn beside(section: &Section<'_>) -> Found {
     let username = section.get("username");
     let sources: Vec<Item<'_>> = ["password_file", "password_env", "password"]
         .into_iter()
         .filter_map(|key| section.get(key))
         .collect();
-    section.finish();
+    if let (Some(username), []) = (&username, sources.as_slice()) {
+        username.fail("a user needs a password", HINT);
+        return Found::Wrong;
+    }
+    if sources.is_empty() {
+        return Found::Nothing;
+    }
+    match given(username.as_ref(), &sources) {
+        Some(credentials) => Found::Credentials(credentials),
+        None => Found::Wrong,
+    }
+}
+
+fn given(username: Option<&Item<'_>>, sources: &[Item<'_>]) -> Option<Credentials> {
     let username = match username {
         Some(item) => Some(item.string()?),
         None => None,
     };
-    let password = match sources.as_slice() {
-        [] => {
-            item.fail(format!("{} has no password", item.name()), HINT);
-            return None;
-        }
+    let password = match sources {
         [one] => secret(one)?,
         [_, second, ..] => {
             second.fail("the password is given twice", HINT);
             return None;
         }
+        [] => return None,
     };
     Some(Credentials::new(username.map(Into::into), password))
 }

@@ -7,12 +7,19 @@ use std::time::Duration;
 use super::kind::with_kind;
 use super::section::{Item, Section};
 use super::store;
-use crate::control::{AuthoritySettings, Role, SharedSettings};
+use crate::control::{AuthoritySettings, Role, SharedSettings, SourceSettings};
 
 /// Kinds that the design names and this version does not have.
-const LATER: &[&str] = &["sentinel", "cluster"];
+const LATER: &[&str] = &["cluster"];
 
-const KINDS: &[&str] = &["consul", "embedded", "etcd", "follow", "zookeeper"];
+const KINDS: &[&str] = &[
+    "consul",
+    "embedded",
+    "etcd",
+    "follow",
+    "sentinel",
+    "zookeeper",
+];
 
 /// More failure domains than anybody has.
 const MONITORS_MOST: i64 = 99;
@@ -32,6 +39,10 @@ pub(super) fn read<'d>(item: &Item<'d>) -> Option<ReadAuthority<'d>> {
             let shared = shared(&section, kind);
             section.finish();
             Some((AuthoritySettings::Shared(Box::new(shared?)), None))
+        }
+        "sentinel" => {
+            section.finish();
+            Some((AuthoritySettings::Sentinel, None))
         }
         _ => {
             section.finish();
@@ -112,6 +123,33 @@ fn view_lease(item: &Item<'_>) -> Option<Duration> {
 fn host_name() -> Arc<str> {
     let system = rustix::system::uname();
     system.nodename().to_string_lossy().into_owned().into()
+}
+
+/// Where Sentinel is the source it decides too, whether or not the file says so; nowhere else can it.
+pub(super) fn of_source(
+    item: Option<&Item<'_>>,
+    source: Option<&SourceSettings>,
+    authority: AuthoritySettings,
+) -> Option<AuthoritySettings> {
+    let led = matches!(source?, SourceSettings::Sentinel(_));
+    match (item, led, &authority) {
+        (None, true, _) => Some(AuthoritySettings::Sentinel),
+        (Some(item), true, other) if *other != AuthoritySettings::Sentinel => {
+            item.fail(
+                format!("the source is Sentinel, which decides already: `{}` would be a second authority", other.kind()),
+                "remove `authority`, or write { kind = \"sentinel\" }",
+            );
+            None
+        }
+        (Some(item), false, AuthoritySettings::Sentinel) => {
+            item.fail(
+                "the authority `sentinel` needs Sentinel as the source",
+                "source = { kind = \"sentinel\", sentinels = [\"10.0.0.1:26379\"], master = \"mymaster\" }",
+            );
+            None
+        }
+        _ => Some(authority),
+    }
 }
 
 fn embedded<'d>(section: Section<'d>) -> Option<ReadAuthority<'d>> {

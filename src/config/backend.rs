@@ -103,6 +103,8 @@ fn read_one(header: Item<'_>) -> Option<ReadBackend<'_>> {
 
     let (source, nodes) = source.unzip();
     let (authority, state) = authority.unzip();
+    let authority = authority
+        .and_then(|authority| authority::of_source(decides.as_ref(), source.as_ref(), authority));
     if let (Some(SourceSettings::Dns(_)), Some(item), Some(authority)) =
         (&source, &decides, &authority)
         && *authority != AuthoritySettings::Follow

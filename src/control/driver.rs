@@ -18,12 +18,13 @@ use super::ops::Order;
 use super::probe::Sighting;
 use super::publisher::Announcement;
 use super::reports::{Reports, RequestCounter, between};
+use super::sentinel::SentinelDesk;
 use super::source::{Discovery, Source};
 use super::staff::{Inbox, RecordNews, Staff};
 use crate::clock;
 use crate::failover::{
-    Action, Event, Machine, NodeOpOutcome, Observation, OpId, ProbeError, RecordPhase, SwapOutcome,
-    View,
+    Action, AskOutcome, Event, Machine, NodeOpOutcome, Observation, OpId, ProbeError, RecordPhase,
+    SentinelNews, SwapOutcome, View,
 };
 use crate::resp::info::{NodeInfo, parse};
 use crate::topology::{
@@ -63,6 +64,8 @@ pub(super) struct Driver {
     pub(super) topology: Arc<TopologyWriter>,
     pub(super) evidence: EvidenceReceiver,
     pub(super) source: Box<dyn Source>,
+    /// Where Sentinel decides.
+    pub(super) sentinels: Option<SentinelDesk>,
     pub(super) reports: Reports,
     pub(super) counter: RequestCounter,
     pub(super) gauges: Gauges,
@@ -189,6 +192,7 @@ impl Driver {
             Some((op, outcome)) = inbox.outcomes.recv() => {
                 Woken::Event(Event::NodeOpDone { op, outcome })
             }
+            Some(event) = inbox.told.recv() => Woken::Event(event),
             Some(news) = inbox.record.recv() => Woken::Record(news),
             Some(note) = self.state.notes.recv() => Woken::Note(note),
             Some((node, sighting)) = inbox.sightings.recv() => Woken::Sighting(node, sighting),
@@ -208,6 +212,13 @@ impl Driver {
     /// Tells the core, and does what it asks.
     fn feed(&mut self, event: Event) {
         let now = clock::now();
+        if let Event::Sentinel { sentinel, news } = &event {
+            match news {
+                SentinelNews::Stated(_) => self.gauges.sentinel_up(sentinel, true),
+                SentinelNews::Failed(_) => self.gauges.sentinel_up(sentinel, false),
+                SentinelNews::Announced(_) => {}
+            }
+        }
         self.read_counters(now);
         let last_reply = self.evidence.last_reply_millis();
         if last_reply != self.state.last_reply {
@@ -268,12 +279,22 @@ impl Driver {
                     self.staff.probe_now(&node);
                     self.source.look_again();
                 }
+                Action::ConsultSentinels => {
+                    if let Some(desk) = &self.sentinels {
+                        desk.consult();
+                    }
+                }
+                Action::AskFailover {
+                    op,
+                    sentinel,
+                    timeout,
+                } => self.ask_failover(op, sentinel, timeout),
                 Action::Announce { epoch, from, to } => self.staff.announce(Announcement {
                     backend: self.backend.clone(),
                     epoch,
                     from,
                     to,
-                    planned: self.state.planned,
+                    planned: std::mem::take(&mut self.state.planned),
                     decided: self.state.claimed == Some(epoch),
                 }),
                 Action::Emit {
@@ -325,6 +346,17 @@ impl Driver {
                 // Nobody waits for it when the driver is gone.
                 let _ = notes.send(Note::Obeyed(op)).await;
             });
+        }
+    }
+
+    fn ask_failover(&mut self, op: OpId, sentinel: NodeId, timeout: Duration) {
+        self.state.planned = true;
+        let desk = self.sentinels.as_ref();
+        if !desk.is_some_and(|desk| desk.failover(op, sentinel, timeout)) {
+            let outcome = AskOutcome::Refused("it can not be asked".to_owned());
+            // Not now: other actions of the same list come before what follows from it.
+            let answer = Event::FailoverAsked { op, outcome };
+            self.state.due.push_back(answer);
         }
     }
 

@@ -42,6 +42,11 @@ impl Gauges {
         self.metrics.replica_lag(node, lag);
     }
 
+    /// Whether a sentinel answers and knows our master.
+    pub(super) fn sentinel_up(&mut self, sentinel: &NodeId, up: bool) {
+        self.metrics.sentinel_up(sentinel, up);
+    }
+
     pub(super) fn published(&self, topology: &Topology) {
         self.metrics.published(topology.epoch, topology.gate);
     }

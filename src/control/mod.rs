@@ -6,6 +6,7 @@
 //!   source  which nodes there are                    ├─ events ─> driver ─> failover::Machine
 //!   evidence from real requests, switchover requests ┘               │
 //!                                                                 actions
+//!   sentinel   what each sentinel says (where Sentinel decides) ─> events, the source's nodes
 //!   ops        one task a node: fence, promote, repoint, ... <───────┤
 //!   authority  the record: load, compare-and-swap          <─────────┤
 //!   publisher  whoever does not connect through us         <─────────┤
@@ -17,6 +18,7 @@
 
 pub mod authority;
 pub mod publisher;
+pub mod sentinel;
 pub mod source;
 
 mod codec;

@@ -13,7 +13,7 @@ use super::ops::{Operator, Order, QUEUE, SharedReplicationAuth};
 use super::probe::{Probe, ProbeCaller, Sighting};
 use super::publisher::{Announcement, News, Publisher, keep_telling};
 use crate::clock;
-use crate::failover::{NodeOpOutcome, OpId, Opinion, Policy, Record, Version};
+use crate::failover::{Event, NodeOpOutcome, OpId, Opinion, Policy, Record, Version};
 use crate::resp::Credentials;
 use crate::topology::{NodeId, Timestamp};
 
@@ -50,6 +50,8 @@ pub(super) struct Inbox {
     pub(super) sightings: mpsc::Receiver<(NodeId, Sighting)>,
     pub(super) outcomes: mpsc::Receiver<(OpId, NodeOpOutcome)>,
     pub(super) record: mpsc::Receiver<RecordNews>,
+    /// What the source itself tells; ended where it tells nothing.
+    pub(super) told: mpsc::Receiver<Event>,
 }
 
 /// The tasks of one node.
@@ -82,6 +84,7 @@ impl Staff {
         common: Common,
         authority: Box<dyn Authority>,
         publishers: Vec<Box<dyn Publisher>>,
+        told: mpsc::Receiver<Event>,
     ) -> (Staff, Inbox) {
         let (sightings, sightings_end) = mpsc::channel(INBOX);
         let (outcomes, outcomes_end) = mpsc::channel(INBOX);
@@ -107,6 +110,7 @@ impl Staff {
             sightings: sightings_end,
             outcomes: outcomes_end,
             record: record_end,
+            told,
         };
         (staff, inbox)
     }

@@ -20,10 +20,11 @@ use super::publisher::{
     DnsUpdatePublisher, DnsUpdateSettings, HookPublisher, KvPublisher, Publisher,
 };
 use super::reports::{Reports, RequestCounter};
+use super::sentinel::{SentinelAccess, SentinelDesk, SentinelSettings, Sentinels};
 use super::source::{DnsSettings, DnsSource, RecordSource, Source, StaticSource};
 use super::staff::{Common, Staff};
 use super::store::StoreSettings;
-use crate::failover::{self, Machine, Panel, Policy};
+use crate::failover::{self, Event, Machine, Panel, Policy};
 use crate::resp::Credentials;
 use crate::topology::{EvidenceReceiver, NodeId, Notice, RequestCounts, TopologyWriter};
 
@@ -68,6 +69,8 @@ pub struct BackendControl {
 pub enum SourceSettings {
     /// The nodes are those that names stand for, see [`DnsSource`].
     Dns(DnsSettings),
+    /// Those that Sentinel names.
+    Sentinel(SentinelSettings),
     /// The nodes are these.
     Static {
         /// In the operator's order; at least one, no duplicates.
@@ -87,6 +90,8 @@ pub enum AuthoritySettings {
     },
     /// Somebody else.
     Follow,
+    /// Sentinel, which is the source too.
+    Sentinel,
     /// This monitor and others, with a record in a coordinator.
     Shared(Box<SharedSettings>),
 }
@@ -247,7 +252,9 @@ impl Drop for Control {
 impl BackendControl {
     fn open_authority(&self) -> Result<Box<dyn Authority>, StartError> {
         match &self.authority {
-            AuthoritySettings::Follow => Ok(Box::new(FollowAuthority)),
+            AuthoritySettings::Follow | AuthoritySettings::Sentinel => {
+                Ok(Box::new(FollowAuthority))
+            }
             AuthoritySettings::Shared(shared) => {
                 let shared = SharedAuthority::new(&shared.store, self.backend.clone());
                 Ok(Box::new(shared.map_err(|source| {
@@ -279,7 +286,7 @@ impl BackendControl {
         stop: CancellationToken,
     ) {
         let rule = self.authority.rule();
-        let decides = self.authority.decides();
+        let decides = rule.has_record();
         let prefix = if decides { MONITOR_MARK } else { FOLLOWER_MARK };
         let common = Common {
             credentials: self.credentials,
@@ -289,23 +296,20 @@ impl BackendControl {
             asks_nodes: self.authority.role() != Some(Role::Proxy),
         };
         let publishers = self.publishers.into_iter().map(PublisherSettings::open);
-        let (staff, inbox) = Staff::new(common, authority, publishers.collect());
-        let machine = Machine::new(
-            self.backend.clone(),
-            self.monitor,
-            self.source.known(),
-            self.policy,
-            rule,
-        );
+        let known = self.source.known();
+        let opened = self.source.open(&common, &self.backend);
+        let (staff, inbox) = Staff::new(common, authority, publishers.collect(), opened.told);
+        let machine = Machine::new(self.backend.clone(), self.monitor, known, self.policy, rule);
         let counter: RequestCounter = Arc::from(self.requests);
         let driver = Driver {
             gauges: Gauges::new(&self.backend),
-            source: self.source.open(&self.backend),
             backend: self.backend,
             machine,
             staff,
             topology: Arc::new(self.topology),
             evidence: self.evidence,
+            source: opened.source,
+            sentinels: opened.sentinels,
             reports,
             state: State::new(counter()),
             counter,
@@ -317,21 +321,55 @@ impl BackendControl {
     }
 }
 
+/// A source at work.
+struct Opened {
+    source: Box<dyn Source>,
+    sentinels: Option<SentinelDesk>,
+    /// What it tells the core; ended where it is a source and nothing else.
+    told: mpsc::Receiver<Event>,
+}
+
+impl Opened {
+    /// A source and nothing else.
+    fn source(source: impl Source + 'static) -> Opened {
+        Opened {
+            source: Box::new(source),
+            sentinels: None,
+            told: mpsc::channel(1).1,
+        }
+    }
+}
+
 impl SourceSettings {
     /// The nodes that are known before anybody was asked.
     fn known(&self) -> Vec<NodeId> {
         match self {
-            SourceSettings::Dns(_) => Vec::new(),
             SourceSettings::Static { nodes } => nodes.clone(),
-            SourceSettings::Record => Vec::new(),
+            SourceSettings::Dns(_) | SourceSettings::Record | SourceSettings::Sentinel(_) => {
+                Vec::new()
+            }
         }
     }
 
-    fn open(self, backend: &Arc<str>) -> Box<dyn Source> {
+    fn open(self, common: &Common, backend: &Arc<str>) -> Opened {
         match self {
-            SourceSettings::Dns(settings) => Box::new(DnsSource::new(settings, backend.clone())),
-            SourceSettings::Static { nodes } => Box::new(StaticSource::new(nodes)),
-            SourceSettings::Record => Box::new(RecordSource),
+            SourceSettings::Dns(settings) => {
+                Opened::source(DnsSource::new(settings, backend.clone()))
+            }
+            SourceSettings::Record => Opened::source(RecordSource),
+            SourceSettings::Sentinel(settings) => {
+                let access = SentinelAccess {
+                    mark: common.mark.clone(),
+                    unacked_after: common.policy.unacked_after,
+                };
+                let sentinels = Sentinels::open(settings, access);
+                Opened {
+                    source: Box::new(sentinels.source),
+                    sentinels: Some(sentinels.desk),
+                    told: sentinels.told,
+                }
+            }
+            SourceSettings::Static { nodes } => Opened::source(StaticSource::new(nodes)),
         }
     }
 }
@@ -342,6 +380,7 @@ impl AuthoritySettings {
         match self {
             AuthoritySettings::Embedded { .. } => "embedded",
             AuthoritySettings::Follow => "follow",
+            AuthoritySettings::Sentinel => "sentinel",
             AuthoritySettings::Shared(shared) => shared.store.kind.name(),
         }
     }
@@ -349,17 +388,11 @@ impl AuthoritySettings {
     /// Whether its epochs go on growing over a restart.
     pub fn keeps_epochs(&self) -> bool {
         match self {
-            AuthoritySettings::Embedded { .. } | AuthoritySettings::Shared(_) => true,
+            AuthoritySettings::Embedded { .. }
+            // Its configuration epochs.
+            | AuthoritySettings::Sentinel
+            | AuthoritySettings::Shared(_) => true,
             AuthoritySettings::Follow => false,
-        }
-    }
-
-    /// Whether this process may decide.
-    fn decides(&self) -> bool {
-        match self {
-            AuthoritySettings::Embedded { .. } => true,
-            AuthoritySettings::Follow => false,
-            AuthoritySettings::Shared(shared) => shared.role != Role::Proxy,
         }
     }
 
@@ -367,7 +400,9 @@ impl AuthoritySettings {
     pub fn role(&self) -> Option<Role> {
         match self {
             AuthoritySettings::Shared(shared) => Some(shared.role),
-            AuthoritySettings::Embedded { .. } | AuthoritySettings::Follow => None,
+            AuthoritySettings::Embedded { .. }
+            | AuthoritySettings::Follow
+            | AuthoritySettings::Sentinel => None,
         }
     }
 
@@ -375,6 +410,7 @@ impl AuthoritySettings {
         match self {
             AuthoritySettings::Embedded { .. } => failover::Authority::Decides,
             AuthoritySettings::Follow => failover::Authority::Follows,
+            AuthoritySettings::Sentinel => failover::Authority::Sentinel,
             AuthoritySettings::Shared(shared) => match shared.role {
                 Role::Both | Role::Monitor => failover::Authority::Shares(Panel {
                     domain: shared.domain.clone(),

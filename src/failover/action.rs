@@ -68,6 +68,17 @@ pub enum Action {
         /// The node.
         node: NodeId,
     },
+    /// Where Sentinel decides: ask every sentinel now instead of at its next turn.
+    ConsultSentinels,
+    /// Where Sentinel decides: `SENTINEL FAILOVER`.
+    AskFailover {
+        /// Names the answer.
+        op: OpId,
+        /// The sentinel that shall lead it.
+        sentinel: NodeId,
+        /// After this long without an answer the outcome is unknown.
+        timeout: Duration,
+    },
     /// Tell the publishers that `to` serves in `epoch`.
     Announce {
         /// Epoch in which it serves.

@@ -11,6 +11,7 @@ use super::node::Node;
 use super::outbox::RELOAD;
 use super::panel::Voices;
 use super::report::Recorder;
+use super::sentinel::{AskOutcome, SentinelNews};
 use super::{
     Action, Authority, Decline, Event, NodeOpOutcome, OpId, Policy, Record, SwapOutcome, Version,
     View,
@@ -55,6 +56,14 @@ pub(super) enum Input {
     Done(OpId, NodeOpOutcome),
     /// Every worker obeys a publication.
     Obeyed(OpId),
+    /// The sentinels of the configuration.
+    Sentinels { listed: Vec<NodeId> },
+    /// A sentinel was heard.
+    Sentinel(NodeId, SentinelNews),
+    /// A sentinel is asked no more.
+    SentinelGone(NodeId),
+    /// A sentinel answered `SENTINEL FAILOVER`.
+    Asked(OpId, AskOutcome),
     /// The operator asks.
     Switchover { request: u64, to: Option<NodeId> },
 }
@@ -272,6 +281,10 @@ impl Core {
                 self.set_members(nodes);
                 Input::Nothing
             }
+            Event::Sentinels { listed } => Input::Sentinels { listed },
+            Event::Sentinel { sentinel, news } => Input::Sentinel(sentinel, news),
+            Event::SentinelGone { sentinel } => Input::SentinelGone(sentinel),
+            Event::FailoverAsked { op, outcome } => Input::Asked(op, outcome),
             Event::Tick => Input::Nothing,
         }
     }
@@ -409,6 +422,23 @@ impl Core {
         self.nodes.iter().map(|n| n.id.clone()).collect()
     }
 
+    pub(super) fn is_published(&self, id: &NodeId) -> bool {
+        self.published
+            .primary
+            .as_ref()
+            .is_some_and(|p| p.node == *id)
+    }
+
+    /// Whether both addresses are those of one process, as far as that is known.
+    pub(super) fn is_same(&self, one: &NodeId, other: &NodeId) -> bool {
+        let run_id = |id| {
+            self.node(id)
+                .and_then(|n| n.info.as_ref())
+                .map(|i| &i.run_id)
+        };
+        one == other || run_id(one).is_some_and(|run| Some(run) == run_id(other))
+    }
+
     /// The answers of the nodes that answer now.
     pub(super) fn live_answers(&self) -> BTreeMap<NodeId, NodeInfo> {
         self.nodes
@@ -506,12 +536,17 @@ impl Core {
 
     /// The same, and somebody should know this.
     pub(super) fn recovered_but(&mut self, remark: Option<String>) {
+        self.settled();
+        let trouble = remark.or_else(|| self.unread());
+        self.set_undecided(trouble);
+    }
+
+    /// As [`Core::recovered`], where something may still be undecided.
+    pub(super) fn settled(&mut self) {
         self.outage_since = None;
         self.declined.clear();
         self.patient_since = None;
         self.recorder = None;
-        let trouble = remark.or_else(|| self.unread());
-        self.set_undecided(trouble);
         for node in &mut self.nodes {
             node.baseline = None;
             if let Some(run_id) = node.live().map(|i| i.run_id.clone()) {

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::sentinel::{AskOutcome, SentinelNews};
 use super::{OpId, Opinion, Record, Version};
 use crate::resp::info::NodeInfo;
 use crate::topology::{EvidenceKind, NodeId, Timestamp};
@@ -84,6 +85,32 @@ pub enum Event {
     Members {
         /// All nodes of the backend.
         nodes: Vec<NodeId>,
+    },
+    /// Where Sentinel decides: the sentinels that the configuration names. Told once, at the start.
+    Sentinels {
+        /// Their addresses.
+        listed: Vec<NodeId>,
+    },
+    /// A sentinel answered, announced something, or can not be asked. Each is asked by itself every
+    /// second, and early after [`super::Action::ConsultSentinels`]; one that does not answer in time is
+    /// reported as failed.
+    Sentinel {
+        /// Its address.
+        sentinel: NodeId,
+        /// What it said.
+        news: SentinelNews,
+    },
+    /// A sentinel is asked no more: no other one knows it.
+    SentinelGone {
+        /// Its address.
+        sentinel: NodeId,
+    },
+    /// Answer to [`super::Action::AskFailover`].
+    FailoverAsked {
+        /// The action it answers.
+        op: OpId,
+        /// How it ended.
+        outcome: AskOutcome,
     },
     /// Time passed; sent at [`super::Machine::next_deadline`] or later, and once at the start.
     Tick,

@@ -9,6 +9,7 @@ use super::choice::reason_for;
 use super::commit::Commit;
 use super::core::{Core, Input};
 use super::follow::Following;
+use super::led::Led;
 use super::serving::Serving;
 use super::start::{self, Learning, Waiting};
 use super::switchover::Switchover;
@@ -34,6 +35,15 @@ pub enum Authority {
     },
     /// Somebody else: believe ROLE, never act. There is no record.
     Follows,
+    /// Sentinel: believe what most sentinels say, and ROLE. There is no record either.
+    Sentinel,
+}
+
+impl Authority {
+    /// Whether this monitor, alone or with others, decides by changing a record.
+    pub const fn has_record(&self) -> bool {
+        matches!(self, Authority::Decides | Authority::Shares(_))
+    }
 }
 
 /// Where the core stands. Each variant carries what only it needs.
@@ -57,6 +67,8 @@ pub(super) enum Phase {
     Following(Following),
     /// Monitors elsewhere decide; the record is obeyed.
     Obeying,
+    /// Sentinel decides.
+    Led(Box<Led>),
 }
 
 /// What a phase says when it has taken a step.
@@ -89,6 +101,7 @@ impl Machine {
     ) -> Self {
         let phase = match authority {
             Authority::Follows => Phase::Following(Following::default()),
+            Authority::Sentinel => Phase::Led(Box::default()),
             Authority::Obeys { .. } => Phase::Obeying,
             Authority::Decides | Authority::Shares(_) => Phase::Starting,
         };
@@ -147,6 +160,10 @@ impl Machine {
             primary: self.core.published.primary.as_ref().map(|p| p.node.clone()),
             undecided: self.core.undecided.clone(),
             nodes: self.node_statuses(now),
+            sentinels: match &self.phase {
+                Phase::Led(led) => led.sentinels(),
+                _ => Vec::new(),
+            },
         }
     }
 
@@ -170,6 +187,7 @@ impl Machine {
             Phase::Committing(_) => ("failing_over", "committing"),
             Phase::Following(_) => ("following", "believing ROLE"),
             Phase::Obeying => ("obeying", "doing as the record says"),
+            Phase::Led(led) => ("following", led.stage_name()),
         }
     }
 
@@ -223,7 +241,7 @@ impl Machine {
 fn step(phase: Phase, core: &mut Core, input: &Input) -> Next {
     if !matches!(
         phase,
-        Phase::Serving(_) | Phase::Following(_) | Phase::Obeying
+        Phase::Serving(_) | Phase::Following(_) | Phase::Obeying | Phase::Led(_)
     ) && let Input::Switchover { request, .. } = input
     {
         let why = "another decision is being made";
@@ -239,5 +257,6 @@ fn step(phase: Phase, core: &mut Core, input: &Input) -> Next {
         Phase::SwitchingOver(switchover) => switchover.step(core, input),
         Phase::Committing(commit) => commit.step(core, input),
         Phase::Following(following) => following.step(core, input),
+        Phase::Led(led) => led.step(core, input),
     }
 }

@@ -36,6 +36,17 @@ impl Core {
         op
     }
 
+    /// `SENTINEL FAILOVER`, led by this sentinel.
+    pub(super) fn ask_failover(&mut self, sentinel: &NodeId, timeout: Duration) -> OpId {
+        let op = self.op();
+        self.push(Action::AskFailover {
+            op,
+            sentinel: sentinel.clone(),
+            timeout,
+        });
+        op
+    }
+
     /// Whether an op on this node is unanswered.
     pub(super) fn is_asked(&self, node: &NodeId) -> bool {
         self.ops.values().any(|n| n == node)
@@ -65,7 +76,7 @@ impl Core {
 
     /// Reads the record anew when it was asked for long ago or the authority was out of reach.
     pub(super) fn reload_when_due(&mut self) {
-        if self.authority == Authority::Follows {
+        if !self.authority.has_record() {
             return;
         }
         match (self.load_at, &self.trust) {
@@ -87,7 +98,7 @@ impl Core {
         let limit = match &self.authority {
             Authority::Shares(_) => REFRESH,
             Authority::Obeys { .. } => REFRESH * 2,
-            Authority::Decides | Authority::Follows => return false,
+            Authority::Decides | Authority::Follows | Authority::Sentinel => return false,
         };
         let limit = self
             .view_lease()

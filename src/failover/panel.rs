@@ -209,7 +209,7 @@ impl Core {
         match &self.authority {
             Authority::Shares(panel) => panel.view_lease,
             Authority::Obeys { view_lease } => *view_lease,
-            Authority::Decides | Authority::Follows => None,
+            Authority::Decides | Authority::Follows | Authority::Sentinel => None,
         }
     }
 }

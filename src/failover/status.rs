@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::SentinelStatus;
 use crate::topology::{Epoch, Gate, NodeId};
 
 /// A backend as the core sees it.
@@ -27,6 +28,9 @@ pub struct Status {
     pub undecided: Option<String>,
     /// Every node, in the order of the configuration.
     pub nodes: Vec<NodeStatus>,
+    /// Where Sentinel decides: every sentinel that is known.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub sentinels: Vec<SentinelStatus>,
 }
 
 /// A node as the core sees it.

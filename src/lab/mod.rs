@@ -15,33 +15,39 @@ pub mod client;
 pub mod cluster;
 pub mod demo;
 mod engine;
+mod finder;
 pub mod history;
 pub mod http;
 pub mod judge;
 pub mod pointsman;
 mod port;
 mod scratch;
+pub mod sentinels;
 pub mod server;
 pub mod shard;
 pub mod traffic;
 mod value;
 mod wait;
+mod way;
 
 use std::time::Duration;
 
 pub use client::{Address, Client, ClientError, Protocol};
 pub use cluster::{Cluster, ClusterOptions};
 pub use engine::{Engine, EngineOptions};
+pub use finder::Finder;
 pub use history::{ErrorClass, History, Kind, Operation, Outcome};
 pub use judge::{Tally, Verdict, judge};
 pub use pointsman::{Pointsman, PointsmanOptions};
 pub use port::Port;
 pub use scratch::Scratch;
+pub use sentinels::{SentinelOptions, Sentinels};
 pub use server::{Data, Persistence, Server, ServerOptions};
 pub use shard::{Shard, ShardOptions};
 pub use traffic::{Traffic, TrafficOptions};
 pub use value::Value;
 pub use wait::until;
+pub use way::Way;
 
 /// What can go wrong while the laboratory prepares or drives something.
 #[derive(Debug, thiserror::Error)]

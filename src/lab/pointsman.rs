@@ -30,12 +30,13 @@ pub struct PointsmanOptions {
     pub program: Option<PathBuf>,
     /// The nodes, as in the configuration.
     pub nodes: Vec<String>,
-    /// The whole `source` table, in place of one with `nodes`.
-    pub source: Option<String>,
     /// What it logs in to the nodes with.
     pub password: Option<String>,
     /// `follow` instead of `embedded`.
     pub follow: bool,
+    /// The lines `source = ...` and `authority = ...`, instead of those that follow from `nodes` and
+    /// `follow`.
+    pub source: Option<String>,
     /// Where the record is; `None`: beside the configuration.
     pub state: Option<PathBuf>,
     /// Further lines of `[backend.main]`.
@@ -58,9 +59,9 @@ impl PointsmanOptions {
         PointsmanOptions {
             program: None,
             nodes,
-            source: None,
             password: None,
             follow: false,
+            source: None,
             state: None,
             backend: String::new(),
             failover: String::new(),
@@ -378,8 +379,7 @@ impl Pointsman {
 
     fn config_text(&self, options: &PointsmanOptions) -> String {
         let path = |path: PathBuf| format!("{:?}", path.display().to_string());
-        let nodes = || format!("{{ kind = \"static\", nodes = {:?} }}", options.nodes);
-        let source = options.source.clone().unwrap_or_else(nodes);
+        let nodes = format!("{:?}", options.nodes);
         let authority = match options.follow {
             true => r#"{ kind = "follow" }"#.to_owned(),
             false => format!(
@@ -394,6 +394,9 @@ impl Pointsman {
             ),
             None => String::new(),
         };
+        let source = options.source.clone().unwrap_or_else(|| {
+            format!("source = {{ kind = \"static\", nodes = {nodes} }}\nauthority = {authority}")
+        });
         let socket = self.scratch.path().join("redis.sock");
         format!(
             "[admin]\nbind = \"{admin}\"\n\n\
@@ -402,8 +405,7 @@ impl Pointsman {
              [[listener]]\nbind = \"{bind}\"\nbackend = \"{BACKEND}\"\n\n\
              [[listener]]\nbind = \"unix:{socket}\"\nbackend = \"{BACKEND}\"\n\n\
              [backend.{BACKEND}]\n\
-             source = {source}\n\
-             authority = {authority}\n{auth}\n{backend}\n\n\
+             {source}\n{auth}\n{backend}\n\n\
              [backend.{BACKEND}.failover]\n{failover}\n\n\
              [backend.{BACKEND}.requests]\n{requests}\n\n{tables}\n",
             admin = self.admin.address(),

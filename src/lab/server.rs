@@ -1,4 +1,4 @@
-//! One `redis-server` or `valkey-server` process with a directory, a port and a configuration file
+//! One `redis-server` or `valkey-server` process, as a server or as a sentinel, with a directory, a port and a configuration file
 //! that outlive the process.
 
 use std::collections::BTreeMap;
@@ -79,6 +79,8 @@ pub struct Server {
     directory: PathBuf,
     port: Port,
     password: Option<String>,
+    /// Started with `--sentinel`.
+    is_sentinel: bool,
     process: Mutex<Option<Child>>,
 }
 
@@ -117,15 +119,51 @@ impl Server {
             port: Port::pick()?,
             password: options.password.clone(),
             program: options.program.clone(),
+            is_sentinel: false,
             process: Mutex::new(None),
             directory,
         };
-        let config = server.config_file();
-        fs::write(&config, server.config_text(&options))
-            .map_err(LabError::io(format!("write {}", config.display())))?;
-        server.spawn()?;
+        server.write_config(&server.config_text(&options))?;
+        server.spawn(&[])?;
         server.ready().await?;
         Ok(server)
+    }
+
+    /// The same program as a sentinel, with these lines in its configuration.
+    pub async fn start_sentinel(
+        directory: PathBuf,
+        program: PathBuf,
+        password: Option<String>,
+        lines: &[String],
+    ) -> Result<Server, LabError> {
+        fs::create_dir_all(&directory)
+            .map_err(LabError::io(format!("make {}", directory.display())))?;
+        let server = Server {
+            port: Port::pick()?,
+            password: password.clone(),
+            program,
+            is_sentinel: true,
+            process: Mutex::new(None),
+            directory,
+        };
+        let mut text = server.place();
+        text.extend(password.map(|password| format!("requirepass {password}")));
+        text.extend(lines.iter().cloned());
+        text.push(String::new());
+        server.write_config(&text.join("\n"))?;
+        server.spawn(&[])?;
+        server.ready().await?;
+        Ok(server)
+    }
+
+    fn write_config(&self, text: &str) -> Result<(), LabError> {
+        let config = self.config_file();
+        fs::write(&config, text).map_err(LabError::io(format!("write {}", config.display())))
+    }
+
+    /// The program that it runs.
+    pub fn own_program(&self) -> &Path {
+        &self.program
     }
 
     /// Its address as pointsman's configuration names it.
@@ -209,7 +247,17 @@ impl Server {
         if data == Data::Empty {
             self.wipe()?;
         }
-        self.spawn()
+        self.spawn(&[])
+    }
+
+    /// As [`Server::restart_now`], following `primary` from the first moment.
+    pub fn restart_as_replica(&self, primary: &Server, data: Data) -> Result<(), LabError> {
+        self.kill();
+        if data == Data::Empty {
+            self.wipe()?;
+        }
+        let port = primary.port().to_string();
+        self.spawn(&["--replicaof", "127.0.0.1", &port])
     }
 
     /// Deletes its data files; the configuration stays.
@@ -228,6 +276,9 @@ impl Server {
                 return Err(format!("it ended with {status}\n{}", self.log_tail()));
             }
             let info = self.info().await.map_err(|e| e.to_string())?;
+            if self.is_sentinel {
+                return Ok(());
+            }
             match info.get("loading").map(String::as_str) {
                 Some("0") => Ok(()),
                 _ => Err("it is loading".into()),
@@ -296,12 +347,14 @@ impl Server {
         }
     }
 
-    fn spawn(&self) -> Result<(), LabError> {
+    fn spawn(&self, arguments: &[&str]) -> Result<(), LabError> {
         let output = self.directory.join("output.log");
         let output =
             File::create(&output).map_err(LabError::io(format!("write {}", output.display())))?;
         let child = Command::new(&self.program)
             .arg(self.config_file())
+            .args(self.is_sentinel.then_some("--sentinel"))
+            .args(arguments)
             .current_dir(&self.directory)
             .stdin(Stdio::null())
             .stderr(Stdio::from(
@@ -314,8 +367,9 @@ impl Server {
         Ok(())
     }
 
-    fn config_text(&self, options: &ServerOptions) -> String {
-        let mut lines = vec![
+    /// What servers and sentinels have in common.
+    fn place(&self) -> Vec<String> {
+        vec![
             "bind 127.0.0.1".to_owned(),
             format!("port {}", self.port.number()),
             format!("dir {}", self.directory.display()),
@@ -323,10 +377,16 @@ impl Server {
             "daemonize no".into(),
             // Without it, other addresses of this machine than 127.0.0.1 are strangers.
             "protected-mode no".into(),
-            "repl-diskless-sync yes".into(),
+        ]
+    }
+
+    fn config_text(&self, options: &ServerOptions) -> String {
+        let mut lines = self.place();
+        lines.extend([
+            "repl-diskless-sync yes".to_owned(),
             "repl-diskless-sync-delay 0".into(),
             format!("replica-priority {}", options.priority),
-        ];
+        ]);
         lines.extend(match options.persistence {
             Persistence::None => vec!["save \"\"".to_owned(), "appendonly no".into()],
             Persistence::Rdb => vec!["save 3600 1".to_owned(), "appendonly no".into()],

@@ -4,7 +4,9 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::pointsman::{Pointsman, PointsmanOptions};
-use super::{Address, Client, Cluster, ClusterOptions, LabError, Server, until};
+use super::{
+    Address, Client, Cluster, ClusterOptions, LabError, SentinelOptions, Sentinels, Server, until,
+};
 
 /// What to start.
 #[derive(Clone, Debug, Default)]
@@ -15,6 +17,8 @@ pub struct ShardOptions {
     pub program: Option<PathBuf>,
     /// `authority = follow` instead of `embedded`.
     pub follow: bool,
+    /// Sentinels of the servers, which decide.
+    pub sentinels: Option<SentinelOptions>,
     /// Where the record is; `None`: beside the configuration.
     pub state: Option<PathBuf>,
     /// Further lines of `[backend.main]`.
@@ -37,6 +41,8 @@ pub struct ShardOptions {
 pub struct Shard {
     /// The program under test.
     pub pointsman: Pointsman,
+    /// Who decides, where it is Sentinel.
+    pub sentinels: Option<Sentinels>,
     /// The servers.
     pub cluster: Cluster,
 }
@@ -45,8 +51,18 @@ impl Shard {
     /// Starts the servers, waits until they are in sync, starts pointsman, waits until it is ready.
     pub async fn start(options: ShardOptions) -> Result<Shard, LabError> {
         let cluster = Cluster::start(options.cluster.clone()).await?;
-        let pointsman = Pointsman::start_ready(&options.in_front_of(&cluster)).await?;
-        Ok(Shard { pointsman, cluster })
+        let sentinels = match &options.sentinels {
+            Some(sentinels) => Some(Sentinels::start(sentinels.clone(), &cluster).await?),
+            None => None,
+        };
+        let mut settings = options.in_front_of(&cluster);
+        settings.source = sentinels.as_ref().map(Sentinels::source_line);
+        let pointsman = Pointsman::start_ready(&settings).await?;
+        Ok(Shard {
+            pointsman,
+            sentinels,
+            cluster,
+        })
     }
 
     /// Where clients connect.

@@ -50,6 +50,7 @@ impl Operator for Script {
     fn status(&self) -> admin::Answer<'_, Option<Status>> {
         self.questions.fetch_add(1, Ordering::Relaxed);
         let status = Status {
+            sentinels: Vec::new(),
             backend: NAME.into(),
             phase: (*self.phase.lock().expect("no panic")).to_owned(),
             step: String::new(),

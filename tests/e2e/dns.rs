@@ -54,7 +54,9 @@ fn service(bind: &Bind) -> String {
 fn options(source: String) -> PointsmanOptions {
     PointsmanOptions {
         program: Some(env!("CARGO_BIN_EXE_pointsman").into()),
-        source: Some(source),
+        source: Some(format!(
+            "source = {source}\nauthority = {{ kind = \"follow\" }}"
+        )),
         follow: true,
         ..PointsmanOptions::in_front_of(Vec::new())
     }

@@ -5,6 +5,7 @@
 
 #![allow(dead_code)] // each of the two tests uses a part
 
+pub mod sentinels;
 pub mod world;
 
 use std::sync::Arc;

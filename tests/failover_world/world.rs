@@ -16,6 +16,7 @@ use pointsman::topology::{
     BytesLost, Epoch, EvidenceKind, FailoverReport, Gate, NodeId, Outcome, Timestamp,
 };
 
+use super::sentinels::{Council, SentinelDue};
 use super::{ModelNode, Timing, index_of, node_id, replicate};
 
 pub const MS: u64 = 1_000_000;
@@ -44,7 +45,7 @@ impl Rng {
 
 /// What can be due.
 #[derive(Clone, Debug)]
-enum Due {
+pub(super) enum Due {
     /// An event reaches a monitor's machine (of this incarnation).
     Deliver(usize, u32, Box<Event>),
     Tick(usize, u32, u64),
@@ -91,6 +92,7 @@ enum Due {
     },
     Replicate,
     Clients,
+    Sentinel(usize, SentinelDue),
 }
 
 /// Monitor, its life, the op, and when the monitor gives it up.
@@ -227,6 +229,8 @@ pub struct World {
     pub amended: Vec<BytesLost>,
     /// Why failovers were not done.
     pub declined: Vec<Decline>,
+    /// Where Sentinel decides.
+    pub council: Council,
     /// (time, monitor, gate) of every change of a gate.
     pub gates: Vec<(u64, usize, Gate)>,
 }
@@ -286,6 +290,7 @@ impl World {
             answered_requests: BTreeSet::new(),
             amended: Vec::new(),
             declined: Vec::new(),
+            council: Council::default(),
             gates: Vec::new(),
         };
         for index in 0..monitors {
@@ -390,6 +395,7 @@ impl World {
         self.monitors[index].authority_cut = cut;
         self.log(format!("monitor {index} restarted"));
         self.start_monitor(index);
+        self.introduce_sentinels(index);
     }
 
     pub fn log(&mut self, text: String) {
@@ -413,7 +419,7 @@ impl World {
         self.violation.get_or_insert(text);
     }
 
-    fn at(&mut self, when: u64, due: Due) {
+    pub(super) fn at(&mut self, when: u64, due: Due) {
         self.sequence += 1;
         self.queue.push(Reverse(Entry {
             when,
@@ -422,7 +428,7 @@ impl World {
         }));
     }
 
-    fn deliver_at(&mut self, when: u64, monitor: usize, life: u32, event: Event) {
+    pub(super) fn deliver_at(&mut self, when: u64, monitor: usize, life: u32, event: Event) {
         self.at(when, Due::Deliver(monitor, life, Box::new(event)));
     }
 
@@ -529,6 +535,7 @@ impl World {
                 self.at(self.now + 3 * MS / 2, Due::Replicate);
             }
             Due::Clients => self.clients_write(),
+            Due::Sentinel(sentinel, due) => self.sentinel_happens(sentinel, due),
         }
     }
 
@@ -590,6 +597,10 @@ impl World {
         } else {
             brief(&event)
         };
+        if self.authority == Authority::Sentinel {
+            self.note_statement(index, &event);
+        }
+        let monitor = &mut self.monitors[index];
         let actions = monitor.machine.handle(event, stamp(now));
         if !quiet && self.tracing {
             self.log(format!("m{index} <- {shown}"));
@@ -597,9 +608,16 @@ impl World {
         for action in actions {
             self.act(index, action);
         }
-        self.check_announced(index);
-        if self.authority == Authority::Follows {
-            self.check_belief(index);
+        match self.authority {
+            Authority::Follows => {
+                self.check_announced(index);
+                self.check_belief(index);
+            }
+            // It announces a change when its epoch is known, which may be later.
+            Authority::Sentinel => self.check_led(index),
+            Authority::Decides | Authority::Shares(_) | Authority::Obeys { .. } => {
+                self.check_announced(index);
+            }
         }
         let monitor = &mut self.monitors[index];
         if let Some(deadline) = monitor.machine.next_deadline() {
@@ -636,7 +654,7 @@ impl World {
                 expected,
                 record,
             } => {
-                if self.authority == Authority::Follows {
+                if !self.authority.has_record() {
                     self.violate("a follower decides".to_owned());
                 }
                 if self.monitors[index].marked {
@@ -695,6 +713,12 @@ impl World {
                     self.send_probe(index, node, false);
                 }
             }
+            Action::ConsultSentinels => self.consult_sentinels(index),
+            Action::AskFailover {
+                op,
+                sentinel,
+                timeout,
+            } => self.ask_failover(index, op, &sentinel, timeout),
             Action::Announce { epoch, to, .. } => {
                 let before = self.monitors[index].announced.replace((epoch, to));
                 if before.as_ref().is_some_and(|(before, _)| *before >= epoch) {
@@ -786,7 +810,7 @@ impl World {
         if !fits {
             self.violate(format!("I5: {} was published unverified", primary.node));
         }
-        if self.authority == Authority::Follows {
+        if !self.authority.has_record() {
             return;
         }
         let others: Vec<&View> = self
@@ -877,7 +901,7 @@ impl World {
     }
 
     fn check_op(&mut self, index: usize, op: OpId, node: &NodeId, what: &NodeOp) {
-        if self.authority == Authority::Follows || self.is_sidecar(index) {
+        if !self.authority.has_record() || self.is_sidecar(index) {
             self.violate(format!("one that must not acts: {what:?}"));
         }
         if matches!(
@@ -1461,6 +1485,11 @@ impl World {
         self.authority_up = true;
         self.authority_full = false;
         self.noise = Noise::default();
+        self.council.lost = 0;
+        for sentinel in &mut self.council.sentinels {
+            sentinel.alive = true;
+            sentinel.deaf = false;
+        }
         for index in 0..self.nodes.len() {
             self.cont(index);
             self.nodes[index].stubborn = false;
@@ -1508,7 +1537,7 @@ impl World {
                     ));
                 }
             }
-            if self.authority != Authority::Follows
+            if self.authority.has_record()
                 && self.record.as_ref().map(|r| &r.primary) != Some(&primary.node)
             {
                 return Err(format!(

@@ -106,6 +106,14 @@ impl Discovery {
     }
 }
 
+/// As a configuration would write it.
+pub(in crate::control) fn address(host: &str, port: u16) -> NodeId {
+    match host.contains(':') {
+        true => NodeId::new(format!("[{host}]:{port}")),
+        false => NodeId::new(format!("{host}:{port}")),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -15,7 +15,7 @@ mod fixed;
 mod record;
 mod resolver;
 
-pub(super) use discovery::Discovery;
+pub(super) use discovery::{Discovery, address};
 pub use dns::{DnsName, DnsSettings, DnsSource};
 pub use fixed::StaticSource;
 pub use record::RecordSource;

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::super::history::Kind;
 use super::super::server::Data;
-use super::super::{LabError, Shard, Traffic, TrafficOptions, Verdict, judge};
+use super::super::{LabError, Shard, Traffic, TrafficOptions, Verdict, Way, judge};
 use super::screen::{Screen, bars, grouped, millis};
 use super::tables;
 use crate::clock;
@@ -44,12 +44,16 @@ pub(super) struct ActOutcome {
 }
 
 impl Fault {
-    pub(super) const ALL: [Fault; 4] = [
-        Fault::Switchover,
-        Fault::Kill,
-        Fault::Hang,
-        Fault::RestartEmpty,
-    ];
+    /// Those that this way survives without a loss that asynchronous replication does not explain.
+    pub(super) fn all(way: Way) -> Vec<Fault> {
+        let mut all = vec![Fault::Switchover, Fault::Kill, Fault::Hang];
+        match way {
+            Way::Embedded => all.push(Fault::RestartEmpty),
+            // Sentinel keeps a primary that is back before it was missed, with or without its data.
+            Way::Sentinel => {}
+        }
+        all
+    }
 
     pub(super) fn name(self) -> &'static str {
         match self {
@@ -144,6 +148,9 @@ pub(super) async fn play(
     let mut primary = shard.primary().await?.client().await?;
     let verdict = judge(&traffic.stop(&mut primary).await?);
     shard.cluster.in_sync(HEALED).await?;
+    if let Some(sentinels) = &shard.sentinels {
+        sentinels.ready(shard.cluster.nodes().len() - 1).await?;
+    }
     let outcome = ActOutcome {
         fault,
         verdict,

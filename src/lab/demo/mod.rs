@@ -14,7 +14,7 @@ use std::time::Duration;
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::server::Server;
-use super::{Address, ClusterOptions, LabError, Shard, ShardOptions};
+use super::{Address, ClusterOptions, LabError, Sentinels, Shard, ShardOptions, Way};
 use act::Fault;
 use screen::Screen;
 
@@ -27,6 +27,9 @@ pub struct DemoOptions {
     /// What happens to the primary
     #[arg(long, value_enum, default_value_t = FaultChoice::All)]
     pub fault: FaultChoice,
+    /// Who decides that a replica becomes primary
+    #[arg(long = "with", value_enum, default_value_t = Way::Embedded)]
+    pub way: Way,
     /// Leave everything running afterwards, to play with it by hand, until Ctrl-C
     #[arg(long)]
     pub keep: bool,
@@ -87,14 +90,25 @@ async fn asked_to_stop() -> Result<(), LabError> {
 }
 
 async fn show(options: &DemoOptions, screen: &mut Screen) -> Result<bool, LabError> {
+    if options.fault == FaultChoice::RestartEmpty && options.way == Way::Sentinel {
+        let why = "Sentinel keeps a primary that is back before it was missed: there is no failover \
+                   to show";
+        return Err(LabError::Unexpected(why.into()));
+    }
     screen.say("");
-    screen.say("  Starting one primary, two replicas and pointsman in front of them ...");
+    let others = match options.way {
+        Way::Embedded => "",
+        Way::Sentinel => ", three sentinels",
+    };
+    screen.say(&format!(
+        "  Starting one primary, two replicas{others} and pointsman in front of them ..."
+    ));
     let shard = Shard::start(ShardOptions {
         cluster: ClusterOptions {
             program: options.server.clone(),
             ..ClusterOptions::default()
         },
-        ..ShardOptions::default()
+        ..options.way.options()
     })
     .await?;
     introduce(&shard, screen).await?;
@@ -104,7 +118,7 @@ async fn show(options: &DemoOptions, screen: &mut Screen) -> Result<bool, LabErr
         FaultChoice::Kill => vec![Fault::Kill],
         FaultChoice::Hang => vec![Fault::Hang],
         FaultChoice::RestartEmpty => vec![Fault::RestartEmpty],
-        FaultChoice::All => Fault::ALL.to_vec(),
+        FaultChoice::All => Fault::all(options.way),
     };
     let time = Duration::from_secs(options.seconds);
     let mut outcomes = Vec::new();
@@ -134,10 +148,16 @@ async fn introduce(shard: &Shard, screen: &mut Screen) -> Result<(), LabError> {
         let role = if number == 0 { "primary" } else { "replica" };
         screen.say(&format!("    {role}    {}   {version}", node.id()));
     }
+    for sentinel in shard.sentinels.iter().flat_map(Sentinels::all) {
+        screen.say(&format!("    sentinel   {}", sentinel.id()));
+    }
     screen.say(&format!(
         "    pointsman  {}   every setting at its default",
         shard.address()
     ));
+    if shard.sentinels.is_some() {
+        screen.say("    The sentinels decide after 1 s without an answer of the primary.");
+    }
     Ok(())
 }
 
@@ -178,6 +198,12 @@ async fn keep(shard: &Shard, screen: &mut Screen) -> Result<(), LabError> {
             ),
         ),
     ] {
+        screen.say(&format!("    {what:<26} {command}"));
+    }
+    if let Some(sentinel) = shard.sentinels.iter().flat_map(Sentinels::all).next() {
+        let port = sentinel.port();
+        let what = "let Sentinel move it";
+        let command = format!("redis-cli -p {port} sentinel failover mymaster");
         screen.say(&format!("    {what:<26} {command}"));
     }
     if let Address::Unix(path) = shard.pointsman.socket() {

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use super::super::Finder;
 use super::super::client::{Client, ClientError};
 use super::super::history::{ErrorClass, Operation, Outcome};
 use super::super::value::Value;
@@ -27,6 +28,9 @@ pub struct LiveKind {
     pub last_failure: Mutex<String>,
 }
 
+/// Between two attempts of a client that looks for the primary by itself.
+const FIND_PAUSE: Duration = Duration::from_millis(20);
+
 /// Shared with whoever stops the run, so that a client that hangs still leaves its history.
 #[derive(Debug, Default)]
 pub(super) struct Log {
@@ -37,6 +41,8 @@ pub(super) struct Log {
 /// Drives one client.
 pub(super) struct Driver {
     pub(super) client: Client,
+    /// How it connects again, if it does.
+    pub(super) finder: Option<Finder>,
     pub(super) live: Arc<LiveKind>,
     pub(super) log: Arc<Mutex<Log>>,
     pub(super) stop: Arc<AtomicBool>,
@@ -77,7 +83,23 @@ impl Driver {
         if !self.pace.is_zero() {
             tokio::time::sleep(self.pace).await;
         }
+        if let Some(finder) = self.finder.clone() {
+            self.find_again(&finder).await;
+        }
         self.connected && !self.stop.load(Ordering::Relaxed)
+    }
+
+    /// Connects again until that worked or the run is over.
+    async fn find_again(&mut self, finder: &Finder) {
+        while !self.connected && !self.stop.load(Ordering::Relaxed) {
+            match finder.find().await {
+                Ok(client) => {
+                    self.client = client;
+                    self.connected = true;
+                }
+                Err(_) => tokio::time::sleep(FIND_PAUSE).await,
+            }
+        }
     }
 
     /// One request, one reply. `read` judges a reply that is not an error.
@@ -113,7 +135,12 @@ impl Driver {
         read: impl FnOnce(&Value) -> Outcome,
     ) {
         match reply {
-            Ok(Value::Error(text)) => self.finish(failed(&text)),
+            Ok(Value::Error(text)) => {
+                // Such a client looks for the primary anew when it finds itself at a replica.
+                let lost = self.finder.is_some() && text.starts_with("READONLY");
+                self.connected &= !lost;
+                self.finish(failed(&text));
+            }
             Ok(value) => self.finish(read(&value)),
             Err(error) => self.hang_up(&error),
         }

@@ -1,7 +1,7 @@
 //! Ordinary clients of every kind, each with one connection for the whole run.
 //!
 //! A dropped connection ends its client: ordinary applications would connect again, but the promise
-//! is that they need not.
+//! is that they need not. For comparison there are clients that do ([`TrafficOptions::finder`]).
 
 mod driver;
 mod kinds;
@@ -16,7 +16,7 @@ use tokio::task::JoinHandle;
 use super::client::{Address, Client, Protocol};
 use super::history::{ClientHistory, History, Kind, Last};
 use super::value::Value;
-use super::{LabError, until};
+use super::{Finder, LabError, until};
 use crate::clock;
 pub use driver::LiveKind;
 use driver::{Driver, Log, locked};
@@ -33,6 +33,9 @@ const CHUNK: usize = 1000;
 pub struct TrafficOptions {
     /// Where they connect to.
     pub address: Address,
+    /// How they find the primary by themselves, at first and whenever they lost it; `None`: they connect
+    /// to `address` and never again.
+    pub finder: Option<Finder>,
     /// What they log in with.
     pub password: Option<String>,
     /// What they speak.
@@ -53,6 +56,7 @@ impl TrafficOptions {
         let count = |kind| if kind == Kind::Watcher { 2 } else { 1 };
         TrafficOptions {
             address,
+            finder: None,
             password: None,
             protocol: Protocol::Resp2,
             clients: Kind::ALL.iter().map(|kind| (*kind, count(*kind))).collect(),
@@ -103,13 +107,16 @@ impl Traffic {
                 let group = if *kind == Kind::Watcher { 0 } else { number };
                 let place = options.place(run, *kind, number, group);
                 let what = format!("connect a client for {}", kind.name());
-                let open = Client::open(
-                    &options.address,
-                    options.protocol,
-                    options.password.as_deref(),
-                );
+                let opened = match &options.finder {
+                    Some(finder) => finder.find().await,
+                    None => {
+                        let password = options.password.as_deref();
+                        Client::open(&options.address, options.protocol, password).await
+                    }
+                };
                 let mut driver = Driver {
-                    client: open.await.map_err(LabError::client(what.clone()))?,
+                    client: opened.map_err(LabError::client(what.clone()))?,
+                    finder: options.finder.clone(),
                     live: live.clone(),
                     log: Arc::default(),
                     stop: traffic.stop.clone(),
