@@ -398,13 +398,11 @@ fn what_comes_later_is_refused_by_name() {
             "static",
         );
     }
-    for kind in ["cluster"] {
-        refused_in_backend(
-            &format!("authority = {{ kind = \"{kind}\" }}"),
-            "is not in this version",
-            "follow",
-        );
-    }
+    refused_in_backend(
+        "authority = { kind = \"cluster\" }",
+        "is not in this version",
+        "follow",
+    );
     refused_in_backend(
         "publishers = [{ kind = \"dns_server\" }]",
         "no publisher",

@@ -50,6 +50,33 @@ async fn it_shows_a_fault_and_says_that_the_promise_was_kept() {
 }
 
 #[tokio::test]
+async fn with_sentinels_it_shows_what_they_announce() {
+    let scratch = Scratch::new().unwrap();
+    let arguments = [
+        "--seconds",
+        "4",
+        "--fault",
+        "switchover",
+        "--with",
+        "sentinel",
+    ];
+    let output = demo(&scratch, &arguments).wait_with_output();
+    let output = tokio::time::timeout(Duration::from_secs(90), output);
+    let output = output.await.expect("it ends").unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    let error = String::from_utf8(output.stderr).unwrap();
+    assert!(output.status.success(), "{text}{error}");
+    for words in [
+        "three sentinels",
+        "+selected-slave",
+        "Every promise was kept",
+    ] {
+        assert!(text.contains(words), "{words} is missing in\n{text}");
+    }
+    assert!(is_empty(&scratch), "something was left behind");
+}
+
+#[tokio::test]
 async fn it_keeps_everything_running_until_it_is_asked_to_stop() {
     let scratch = Scratch::new().unwrap();
     let arguments = ["--seconds", "4", "--fault", "switchover", "--keep"];
