@@ -282,6 +282,16 @@ fn a_coordinator_is_checked() {
         "token_file",
     );
     refused_in_backend(
+        "authority = { kind = \"zookeeper\", endpoints = [\"a:1\"], auth = { password_env = \"PATH\" } }",
+        "has a name",
+        "username",
+    );
+    refused_in_backend(
+        "authority = { kind = \"zookeeper\", endpoints = [\"a:1\"], tls = {} }",
+        "needs ca_file",
+        "look at `tls`",
+    );
+    refused_in_backend(
         "publishers = [{ kind = \"kv\", store = \"redis\" }]",
         "there is no store `redis`",
         "etcd",
@@ -303,13 +313,6 @@ fn what_comes_later_is_refused_by_name() {
             &format!("authority = {{ kind = \"{kind}\" }}"),
             "is not in this version",
             "follow",
-        );
-    }
-    for kind in ["vip"] {
-        refused_in_backend(
-            &format!("publishers = [{{ kind = \"{kind}\" }}]"),
-            "is not in this version",
-            "hook",
         );
     }
     refused_in_backend(

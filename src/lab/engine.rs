@@ -244,9 +244,14 @@ impl Engine {
 
     fn zookeeper(&self, member: usize) -> Result<Command, LabError> {
         let directory = self.directory(member);
+        let extra = &self.options.extra;
+        let port = match extra.iter().any(|line| line.starts_with("ssl.keyStore")) {
+            true => "secureClientPort",
+            false => "clientPort",
+        };
         let mut file = format!(
-            "tickTime=200\ninitLimit=50\nsyncLimit=10\ndataDir={0}\nclientPortAddress=127.0.0.1\n\
-             clientPort={1}\nadmin.enableServer=false\n4lw.commands.whitelist=*\n",
+            "tickTime=200\ninitLimit=50\nsyncLimit=10\ndataDir={0}\n{port}Address=127.0.0.1\n\
+             {port}={1}\nadmin.enableServer=false\n4lw.commands.whitelist=*\n",
             directory.display(),
             self.members[member].ports[0].number(),
         );
@@ -261,7 +266,7 @@ impl Engine {
                 );
             }
         }
-        for line in &self.options.extra {
+        for line in extra {
             file += line;
             file += "\n";
         }

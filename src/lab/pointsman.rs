@@ -34,6 +34,8 @@ pub struct PointsmanOptions {
     pub password: Option<String>,
     /// `follow` instead of `embedded`.
     pub follow: bool,
+    /// Another `authority` than these two: its table.
+    pub authority: Option<String>,
     /// Where the record is; `None`: beside the configuration.
     pub state: Option<PathBuf>,
     /// Further lines of `[backend.main]`.
@@ -58,6 +60,7 @@ impl PointsmanOptions {
             nodes,
             password: None,
             follow: false,
+            authority: None,
             state: None,
             backend: String::new(),
             failover: String::new(),
@@ -376,9 +379,10 @@ impl Pointsman {
     fn config_text(&self, options: &PointsmanOptions) -> String {
         let path = |path: PathBuf| format!("{:?}", path.display().to_string());
         let nodes = format!("{:?}", options.nodes);
-        let authority = match options.follow {
-            true => r#"{ kind = "follow" }"#.to_owned(),
-            false => format!(
+        let authority = match &options.authority {
+            Some(authority) => authority.clone(),
+            None if options.follow => r#"{ kind = "follow" }"#.to_owned(),
+            None => format!(
                 r#"{{ kind = "embedded", state = {} }}"#,
                 path(self.state_file())
             ),

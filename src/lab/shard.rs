@@ -15,6 +15,8 @@ pub struct ShardOptions {
     pub program: Option<PathBuf>,
     /// `authority = follow` instead of `embedded`.
     pub follow: bool,
+    /// Another `authority` than these two: its table.
+    pub authority: Option<String>,
     /// Where the record is; `None`: beside the configuration.
     pub state: Option<PathBuf>,
     /// Further lines of `[backend.main]`.
@@ -109,6 +111,7 @@ impl ShardOptions {
             program: self.program.clone(),
             password: cluster.password().map(str::to_owned),
             follow: self.follow,
+            authority: self.authority.clone(),
             state: self.state.clone(),
             backend: self.backend.clone(),
             failover: self.failover.clone(),
