@@ -291,6 +291,17 @@ fn a_coordinator_is_checked() {
         "needs ca_file",
         "look at `tls`",
     );
+    refused_with(
+        "[backend.primary]\nsource = { kind = \"static\", nodes = [\"a:1\"] }\n\
+         authority = { kind = \"etcd\", endpoints = [\"a:1\"] }\n",
+        "can not be called `primary`",
+        "take another one",
+    );
+    refused_in_backend(
+        "publishers = [{ kind = \"kv\", store = \"etcd\", endpoints = [\"a:1\"] }]",
+        "`dns_update` and `kv` need",
+        "a coordinator",
+    );
     refused_in_backend(
         "publishers = [{ kind = \"kv\", store = \"redis\" }]",
         "there is no store `redis`",

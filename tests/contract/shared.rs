@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use data_encoding::BASE64;
+use pointsman::clock;
 use pointsman::control::authority::{Authority, SharedAuthority, Swap};
 use pointsman::control::publisher::{Announcement, KvPublisher, PublishError, Publisher};
 use pointsman::control::{StoreKind, StoreSettings, TlsSettings};
@@ -142,6 +143,16 @@ async fn shared_contract(kind: StoreKind) {
     one.load().await.expect("readable");
     let version = stores(&mut other, 5).await;
     sees(&mut one, version).await;
+    // By the watch: whoever only looked once a second would find each of these after a second.
+    let mut at_once = 0;
+    for epoch in 6..15 {
+        let version = stores(&mut other, epoch).await;
+        let began = clock::now();
+        sees(&mut one, version).await;
+        at_once += usize::from(clock::now() - began < Duration::from_millis(500));
+    }
+    assert!(at_once >= 7, "{at_once} of 9 changes were told at once");
+    let version = version_of(&mut one).await;
 
     // 8: opinions are read by everybody, replaced, and change no version.
     for beat in [1, 2] {
