@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process, waitid};
 use tokio::net::TcpStream;
 
 use super::{LabError, Port, Scratch, until};
@@ -107,9 +107,13 @@ impl Engine {
         self.members.iter().map(|m| m.ports[0].address()).collect()
     }
 
-    /// SIGSTOP to one server.
+    /// SIGSTOP to one server; returns when all its threads stand still.
     pub fn stop(&self, member: usize) {
         self.signal(member, Signal::STOP);
+        if let Some(pid) = self.pid(member) {
+            // A server that has ended does not answer either.
+            let _ = waitid(WaitId::Pid(pid), WaitIdOptions::STOPPED);
+        }
     }
 
     /// SIGCONT to one server.
@@ -143,11 +147,15 @@ impl Engine {
     }
 
     fn signal(&self, member: usize, signal: Signal) {
-        let process = self.members[member].process.as_ref();
-        if let Some(pid) = process.and_then(|p| Pid::from_raw(p.id() as i32)) {
+        if let Some(pid) = self.pid(member) {
             // It may have ended by itself.
             let _ = kill_process(pid, signal);
         }
+    }
+
+    fn pid(&self, member: usize) -> Option<Pid> {
+        let process = self.members[member].process.as_ref();
+        process.and_then(|process| Pid::from_raw(process.id() as i32))
     }
 
     fn directory(&self, member: usize) -> PathBuf {
