@@ -287,6 +287,11 @@ impl Engine {
         command
             .args(["-Xmx256m", "-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC"])
             .args(["-cp", "/etc/zookeeper/conf_example:/usr/share/java/*"])
+            // Otherwise an election waits up to 5 s for a server that hangs, and 60 s for a message.
+            .args([
+                "-Dzookeeper.cnxTimeout=500",
+                "-Dzookeeper.fastleader.maxNotificationInterval=500",
+            ])
             .arg("-Dzookeeper.serverCnxnFactory=org.apache.zookeeper.server.NettyServerCnxnFactory")
             .arg("org.apache.zookeeper.server.quorum.QuorumPeerMain")
             .arg("zoo.cfg");

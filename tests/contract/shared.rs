@@ -13,6 +13,7 @@ use pointsman::failover::{Opinion, Version};
 use pointsman::lab::{Engine, EngineOptions, until};
 use pointsman::resp::Credentials;
 use pointsman::topology::{Epoch, NodeId};
+use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::timeout;
 
 use super::authority::{Place, contract, record, stores, version_of};
@@ -101,6 +102,17 @@ fn is_here(kind: StoreKind) -> bool {
     missing.is_none()
 }
 
+/// Tests that run at the same time: more of them would only make one another's servers slow.
+static TURNS: Semaphore = Semaphore::const_new(3);
+
+/// Waits for a turn; `None`: it is not here.
+async fn turn(kind: StoreKind) -> Option<SemaphorePermit<'static>> {
+    if !is_here(kind) {
+        return None;
+    }
+    Some(TURNS.acquire().await.expect("never closed"))
+}
+
 async fn start(kind: StoreKind, members: usize) -> (Engine, Coordinator) {
     let engine = Engine::start(kind, members).await.expect("started");
     let place = Coordinator::of(&engine, kind);
@@ -132,9 +144,9 @@ async fn sees(authority: &mut Box<dyn Authority>, version: Version) {
 }
 
 async fn shared_contract(kind: StoreKind) {
-    if !is_here(kind) {
+    let Some(_turn) = turn(kind).await else {
         return;
-    }
+    };
     let (_engine, place) = start(kind, 1).await;
     contract(&place).await;
 
@@ -239,9 +251,9 @@ async fn zookeeper_keeps_the_contract() {
 /// 5 and 6: a coordinator that stands still or is gone is said within the bound, nothing is lost, and
 /// afterwards everything goes on.
 async fn trouble(kind: StoreKind) {
-    if !is_here(kind) {
+    let Some(_turn) = turn(kind).await else {
         return;
-    }
+    };
     let (mut engine, place) = start(kind, 1).await;
     let mut authority = place.usable().await;
     let version = stores(&mut authority, 1).await;
@@ -314,9 +326,9 @@ async fn zookeeper_in_trouble() {
 /// What was compacted away is no longer told by a watch; what is stored is read.
 #[tokio::test]
 async fn etcd_forgets_old_revisions() {
-    if !is_here(StoreKind::Etcd) {
+    let Some(_turn) = turn(StoreKind::Etcd).await else {
         return;
-    }
+    };
     let (engine, place) = start(StoreKind::Etcd, 1).await;
     let (mut one, mut other) = (place.open(), place.open());
     stores(&mut other, 1).await;
@@ -337,9 +349,9 @@ async fn etcd_forgets_old_revisions() {
 /// The session of a ZooKeeper that stood still for longer than it is kept is replaced.
 #[tokio::test]
 async fn zookeeper_forgets_a_session() {
-    if !is_here(StoreKind::ZooKeeper) {
+    let Some(_turn) = turn(StoreKind::ZooKeeper).await else {
         return;
-    }
+    };
     let (engine, place) = start(StoreKind::ZooKeeper, 1).await;
     let (mut one, mut other) = (place.open(), place.open());
     stores(&mut other, 1).await;
@@ -362,9 +374,9 @@ async fn zookeeper_forgets_a_session() {
 
 /// Of three servers any one may die or hang, also the leader: whoever it is, somebody answers.
 async fn one_of_three(kind: StoreKind) {
-    if !is_here(kind) {
+    let Some(_turn) = turn(kind).await else {
         return;
-    }
+    };
     let (mut engine, place) = start(kind, 3).await;
     let mut authority = place.usable().await;
     let mut version = stores(&mut authority, 1).await;
@@ -438,9 +450,9 @@ fn login(user: &str, password: &str) -> Option<Credentials> {
 
 #[tokio::test]
 async fn etcd_with_users() {
-    if !is_here(StoreKind::Etcd) {
+    let Some(_turn) = turn(StoreKind::Etcd).await else {
         return;
-    }
+    };
     let (mut engine, mut place) = start(StoreKind::Etcd, 1).await;
     let server = engine.endpoints()[0].clone();
     let client = reqwest::Client::new();
@@ -476,9 +488,9 @@ async fn etcd_with_users() {
 
 #[tokio::test]
 async fn consul_with_tokens() {
-    if !is_here(StoreKind::Consul) {
+    let Some(_turn) = turn(StoreKind::Consul).await else {
         return;
-    }
+    };
     let rules = "acl { enabled = true default_policy = \"deny\" \
                  tokens { master = \"geheim\" } }";
     let engine = Engine::with(EngineOptions {
@@ -503,9 +515,9 @@ async fn consul_with_tokens() {
 
 #[tokio::test]
 async fn zookeeper_with_users() {
-    if !is_here(StoreKind::ZooKeeper) {
+    let Some(_turn) = turn(StoreKind::ZooKeeper).await else {
         return;
-    }
+    };
     let (_engine, mut place) = start(StoreKind::ZooKeeper, 1).await;
     place.settings.prefix = "/private".to_owned();
     place.settings.credentials = login("one", "geheim");
@@ -559,9 +571,9 @@ impl Certificates {
 
 #[tokio::test]
 async fn etcd_with_certificates_on_both_sides() {
-    if !is_here(StoreKind::Etcd) {
+    let Some(_turn) = turn(StoreKind::Etcd).await else {
         return;
-    }
+    };
     let certificates = Certificates::new();
     let engine = Engine::with(EngineOptions {
         kind: StoreKind::Etcd,
@@ -602,9 +614,9 @@ async fn etcd_with_certificates_on_both_sides() {
 
 #[tokio::test]
 async fn zookeeper_with_certificates_on_both_sides() {
-    if !is_here(StoreKind::ZooKeeper) {
+    let Some(_turn) = turn(StoreKind::ZooKeeper).await else {
         return;
-    }
+    };
     let certificates = Certificates::new();
     let (certificate, key) = (
         certificates.pem("server.pem"),
@@ -651,7 +663,10 @@ async fn zookeeper_with_certificates_on_both_sides() {
 /// Another server than the one that was meant is an error, never an empty place.
 #[tokio::test]
 async fn the_wrong_server_is_not_taken_for_an_empty_one() {
-    if !is_here(StoreKind::Etcd) || !is_here(StoreKind::Consul) {
+    let Some(_turn) = turn(StoreKind::Etcd).await else {
+        return;
+    };
+    if !is_here(StoreKind::Consul) {
         return;
     }
     let (etcd, _) = start(StoreKind::Etcd, 1).await;
@@ -677,9 +692,9 @@ async fn the_wrong_server_is_not_taken_for_an_empty_one() {
 /// 9: what somebody else keeps under our key is never overwritten.
 #[tokio::test]
 async fn what_is_not_understood_is_never_overwritten() {
-    if !is_here(StoreKind::Etcd) {
+    let Some(_turn) = turn(StoreKind::Etcd).await else {
         return;
-    }
+    };
     let (engine, place) = start(StoreKind::Etcd, 1).await;
     let client = reqwest::Client::new();
     let server = engine.endpoints()[0].clone();
@@ -720,9 +735,9 @@ fn announcement(epoch: u64, to: &str) -> Announcement {
 
 /// Publishers of older and newer epochs race; the newest wins, and only older ones are refused.
 async fn kv_contract(kind: StoreKind) {
-    if !is_here(kind) {
+    let Some(_turn) = turn(kind).await else {
         return;
-    }
+    };
     let (_engine, place) = start(kind, 1).await;
     let publisher = || KvPublisher::new(place.settings.clone(), Some("redis".into()));
     let mut racers = Vec::new();

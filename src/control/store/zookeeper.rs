@@ -10,12 +10,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::Notify;
+use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 use zookeeper_client::{
     Acls, AddWatchMode, Client, CreateMode, Error, MultiWriteResult, SessionState, Stat, TlsOptions,
 };
 
 use super::{Boxed, Entry, LOOK, Store, StoreError, StoreSettings, WATCH_RETRY, Watch, Write};
+use crate::clock;
 use crate::resp::Credentials;
 
 /// Of no importance to us: no node of ours ends with the session.
@@ -30,6 +32,9 @@ pub(super) struct ZooKeeper {
     credentials: Option<Credentials>,
     tls: Option<TlsOptions>,
     session: Option<Client>,
+    /// At most one attempt. It outlives the call that began it: a server that hangs costs the first
+    /// calls their time, not all of them.
+    connecting: JoinSet<Result<Client, Error>>,
     /// What was read or written last.
     versions: HashMap<String, Versions>,
     watch: Watch,
@@ -73,6 +78,7 @@ impl ZooKeeper {
             credentials: settings.credentials.clone(),
             tls,
             session: None,
+            connecting: JoinSet::new(),
             versions: HashMap::new(),
             watch: Watch::default(),
         })
@@ -96,6 +102,18 @@ impl ZooKeeper {
         {
             return Ok(client.clone());
         }
+        if self.connecting.is_empty() {
+            self.connect();
+        }
+        let Some(Ok(connected)) = self.connecting.join_next().await else {
+            return Err(Error::ClientClosed);
+        };
+        let client = connected?;
+        self.session = Some(client.clone());
+        Ok(client)
+    }
+
+    fn connect(&mut self) {
         let mut connector = Client::connector()
             .with_session_timeout(SESSION)
             .with_connection_timeout(self.timeout / 2);
@@ -104,17 +122,13 @@ impl ZooKeeper {
             let secret = [user.as_bytes(), b":", credentials.password()].concat();
             connector = connector.with_auth("digest", &secret);
         }
-        let client = match self.tls.clone() {
-            Some(tls) => {
-                connector
-                    .with_tls(tls)
-                    .secure_connect(&self.cluster)
-                    .await?
+        let (cluster, tls) = (self.cluster.clone(), self.tls.clone());
+        self.connecting.spawn(async move {
+            match tls {
+                Some(tls) => connector.with_tls(tls).secure_connect(&cluster).await,
+                None => connector.connect(&cluster).await,
             }
-            None => connector.connect(&self.cluster).await?,
-        };
-        self.session = Some(client.clone());
-        Ok(client)
+        });
     }
 
     async fn read_all(&mut self) -> Result<Vec<Entry>, Error> {
@@ -285,13 +299,15 @@ impl Store for ZooKeeper {
 
     fn swap<'a>(&'a mut self, name: &'a str, expected: u64, value: Vec<u8>) -> Boxed<'a, Write> {
         Box::pin(async move {
-            // What fails before this is proof that nothing was sent.
+            let end = clock::now() + self.timeout;
+            // While there is no session nothing is sent.
             match timeout(self.timeout / 2, self.session()).await {
                 Ok(Ok(_)) => {}
                 Ok(Err(error)) => return Write::Unavailable(self.error(&error).0),
                 Err(_) => return Write::Unavailable(self.silent()),
             }
-            match timeout(self.timeout / 2, self.try_swap(name, expected, &value)).await {
+            let left = end.since(clock::now());
+            match timeout(left, self.try_swap(name, expected, &value)).await {
                 Ok(Ok(write)) => write,
                 Ok(Err(error)) if refuses(&error) => Write::Unavailable(self.error(&error).0),
                 Ok(Err(error)) => Write::Unknown(self.error(&error).0),
