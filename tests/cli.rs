@@ -37,6 +37,18 @@ fn written(directory: &Path, text: &str) -> String {
     file.display().to_string()
 }
 
+/// As in the image, which holds pointsman only.
+#[test]
+fn a_coordinator_without_tls_needs_no_certificates_of_the_system() {
+    let output = Command::new(env!("CARGO_BIN_EXE_pointsman"))
+        .args(["check", "--config", "config/etcd.toml"])
+        .env("SSL_CERT_FILE", "/nonexistent")
+        .env("SSL_CERT_DIR", "/nonexistent")
+        .output()
+        .expect("the program starts");
+    assert!(output.status.success(), "{output:?}");
+}
+
 #[test]
 fn help_is_documentation() {
     let said = said(&["--help"]);

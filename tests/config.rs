@@ -382,6 +382,27 @@ fn a_coordinator_is_checked() {
         "token_file",
     );
     refused_in_backend(
+        "authority = { kind = \"zookeeper\", endpoints = [\"a:1\"], auth = { password_env = \"PATH\" } }",
+        "has a name",
+        "username",
+    );
+    refused_in_backend(
+        "authority = { kind = \"zookeeper\", endpoints = [\"a:1\"], tls = {} }",
+        "needs ca_file",
+        "look at `tls`",
+    );
+    refused_with(
+        "[backend.primary]\nsource = { kind = \"static\", nodes = [\"a:1\"] }\n\
+         authority = { kind = \"etcd\", endpoints = [\"a:1\"] }\n",
+        "can not be called `primary`",
+        "take another one",
+    );
+    refused_in_backend(
+        "publishers = [{ kind = \"kv\", store = \"etcd\", endpoints = [\"a:1\"] }]",
+        "`dns_update` and `kv` need",
+        "a coordinator",
+    );
+    refused_in_backend(
         "publishers = [{ kind = \"kv\", store = \"redis\" }]",
         "there is no store `redis`",
         "etcd",

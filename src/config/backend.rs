@@ -121,11 +121,18 @@ fn read_one(header: Item<'_>) -> Option<ReadBackend<'_>> {
     {
         item.fail(
             format!(
-                "`dns_update` needs an authority whose epochs go on growing over a restart, and \
-                 `{}` counts from one again",
+                "`dns_update` and `kv` need an authority whose epochs go on growing over a \
+                 restart, and `{}` counts from one again",
                 authority.kind()
             ),
-            "use the authority `embedded`, or the built-in DNS server: [dns_server]",
+            "use the authority `embedded` or a coordinator, or the built-in DNS server: \
+             [dns_server]",
+        );
+    }
+    if name == "primary" && matches!(authority, Some(AuthoritySettings::Shared(_))) {
+        header.fail(
+            "a backend with a record in a coordinator can not be called `primary`",
+            "the publisher `kv` writes below that name: take another one",
         );
     }
     let backend = source.zip(authority).map(|(source, authority)| Backend {

@@ -42,7 +42,17 @@ pub(super) fn read(section: &Section<'_>, kind: &str) -> Option<StoreSettings> {
     }
     let credentials = match (token, login) {
         (Some(item), _) => Some(crate::resp::Credentials::new(None, auth::secret(&item)?)),
-        (None, Some(item)) => Some(auth::read(&item)?),
+        (None, Some(item)) => {
+            let credentials = auth::read(&item)?;
+            if kind == StoreKind::ZooKeeper && credentials.username.is_none() {
+                item.fail(
+                    "a ZooKeeper user has a name",
+                    "auth = { username = \"...\", password_file = \"...\" }",
+                );
+                return None;
+            }
+            Some(credentials)
+        }
         (None, None) => None,
     };
     let tls = match section.get("tls") {

@@ -12,7 +12,7 @@ use super::report::Ending;
 use super::sentinel::{AskOutcome, SentinelEvent, SentinelNews, SentinelStatus, Stage, Statement};
 use super::{Action, Decline, OpId, ProbeError};
 use crate::resp::info::{NodeInfo, Role};
-use crate::topology::{BytesLost, Epoch, Fault, Gate, NodeId, Outcome, Primary, Timestamp};
+use crate::topology::{BytesLost, Fault, Gate, NodeId, Outcome, Primary, Timestamp};
 
 /// Between two probes of the node that is about to be promoted.
 const WATCH: Duration = Duration::from_millis(4);
@@ -45,6 +45,8 @@ pub(super) struct Led {
     watch_at: Option<Timestamp>,
     consult_at: Option<Timestamp>,
     asked: Option<Asked>,
+    /// Whether a primary was ever published: the first one is announced although nothing changed.
+    has_served: bool,
     /// The former primary of a change that publishers do not know of, because its epoch is not known.
     untold: Option<NodeId>,
 }
@@ -552,9 +554,8 @@ impl Led {
             Some(_) => belief.epoch.max(core.published.epoch.next()),
         };
         core.phase("open");
-        let first = core.published.epoch == Epoch(0);
         core.publish(epoch, Gate::Open, Some(primary.clone()), false);
-        if first {
+        if before.is_none() && !std::mem::replace(&mut self.has_served, true) {
             core.push(Action::Announce {
                 epoch: belief.epoch,
                 from: None,

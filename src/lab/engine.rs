@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process, waitid};
 use tokio::net::TcpStream;
 
 use super::{LabError, Port, Scratch, until};
@@ -107,9 +107,13 @@ impl Engine {
         self.members.iter().map(|m| m.ports[0].address()).collect()
     }
 
-    /// SIGSTOP to one server.
+    /// SIGSTOP to one server; returns when all its threads stand still.
     pub fn stop(&self, member: usize) {
         self.signal(member, Signal::STOP);
+        if let Some(pid) = self.pid(member) {
+            // A server that has ended does not answer either.
+            let _ = waitid(WaitId::Pid(pid), WaitIdOptions::STOPPED);
+        }
     }
 
     /// SIGCONT to one server.
@@ -143,11 +147,15 @@ impl Engine {
     }
 
     fn signal(&self, member: usize, signal: Signal) {
-        let process = self.members[member].process.as_ref();
-        if let Some(pid) = process.and_then(|p| Pid::from_raw(p.id() as i32)) {
+        if let Some(pid) = self.pid(member) {
             // It may have ended by itself.
             let _ = kill_process(pid, signal);
         }
+    }
+
+    fn pid(&self, member: usize) -> Option<Pid> {
+        let process = self.members[member].process.as_ref();
+        process.and_then(|process| Pid::from_raw(process.id() as i32))
     }
 
     fn directory(&self, member: usize) -> PathBuf {
@@ -244,9 +252,14 @@ impl Engine {
 
     fn zookeeper(&self, member: usize) -> Result<Command, LabError> {
         let directory = self.directory(member);
+        let extra = &self.options.extra;
+        let port = match extra.iter().any(|line| line.starts_with("ssl.keyStore")) {
+            true => "secureClientPort",
+            false => "clientPort",
+        };
         let mut file = format!(
-            "tickTime=200\ninitLimit=50\nsyncLimit=10\ndataDir={0}\nclientPortAddress=127.0.0.1\n\
-             clientPort={1}\nadmin.enableServer=false\n4lw.commands.whitelist=*\n",
+            "tickTime=200\ninitLimit=50\nsyncLimit=10\ndataDir={0}\n{port}Address=127.0.0.1\n\
+             {port}={1}\nadmin.enableServer=false\n4lw.commands.whitelist=*\n",
             directory.display(),
             self.members[member].ports[0].number(),
         );
@@ -261,7 +274,7 @@ impl Engine {
                 );
             }
         }
-        for line in &self.options.extra {
+        for line in extra {
             file += line;
             file += "\n";
         }
@@ -274,6 +287,11 @@ impl Engine {
         command
             .args(["-Xmx256m", "-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC"])
             .args(["-cp", "/etc/zookeeper/conf_example:/usr/share/java/*"])
+            // Otherwise an election waits up to 5 s for a server that hangs, and 60 s for a message.
+            .args([
+                "-Dzookeeper.cnxTimeout=500",
+                "-Dzookeeper.fastleader.maxNotificationInterval=500",
+            ])
             .arg("-Dzookeeper.serverCnxnFactory=org.apache.zookeeper.server.NettyServerCnxnFactory")
             .arg("org.apache.zookeeper.server.quorum.QuorumPeerMain")
             .arg("zoo.cfg");

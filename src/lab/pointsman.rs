@@ -37,6 +37,8 @@ pub struct PointsmanOptions {
     /// The lines `source = ...` and `authority = ...`, instead of those that follow from `nodes` and
     /// `follow`.
     pub source: Option<String>,
+    /// Another `authority` than these two: its table.
+    pub authority: Option<String>,
     /// Where the record is; `None`: beside the configuration.
     pub state: Option<PathBuf>,
     /// Further lines of `[backend.main]`.
@@ -62,6 +64,7 @@ impl PointsmanOptions {
             password: None,
             follow: false,
             source: None,
+            authority: None,
             state: None,
             backend: String::new(),
             failover: String::new(),
@@ -380,9 +383,10 @@ impl Pointsman {
     fn config_text(&self, options: &PointsmanOptions) -> String {
         let path = |path: PathBuf| format!("{:?}", path.display().to_string());
         let nodes = format!("{:?}", options.nodes);
-        let authority = match options.follow {
-            true => r#"{ kind = "follow" }"#.to_owned(),
-            false => format!(
+        let authority = match &options.authority {
+            Some(authority) => authority.clone(),
+            None if options.follow => r#"{ kind = "follow" }"#.to_owned(),
+            None => format!(
                 r#"{{ kind = "embedded", state = {} }}"#,
                 path(self.state_file())
             ),

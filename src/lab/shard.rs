@@ -19,6 +19,8 @@ pub struct ShardOptions {
     pub follow: bool,
     /// Sentinels of the servers, which decide.
     pub sentinels: Option<SentinelOptions>,
+    /// Another `authority` than these two: its table.
+    pub authority: Option<String>,
     /// Where the record is; `None`: beside the configuration.
     pub state: Option<PathBuf>,
     /// Further lines of `[backend.main]`.
@@ -125,6 +127,7 @@ impl ShardOptions {
             program: self.program.clone(),
             password: cluster.password().map(str::to_owned),
             follow: self.follow,
+            authority: self.authority.clone(),
             state: self.state.clone(),
             backend: self.backend.clone(),
             failover: self.failover.clone(),

@@ -203,7 +203,7 @@ async fn dns_3_services_are_ordered_and_one_that_is_nowhere_hides_no_other() {
 }
 
 /// The next set, or nothing within `limit`.
-async fn next(source: &mut impl Source, limit: Duration) -> Option<Vec<NodeId>> {
+async fn within(source: &mut impl Source, limit: Duration) -> Option<Vec<NodeId>> {
     tokio::time::timeout(limit, source.next()).await.ok()
 }
 
@@ -229,7 +229,7 @@ async fn sentinel_keeps_the_contract() {
     let source = &mut opened.source;
     // 1: the full set, and a future that was dropped loses nothing.
     drop(source.next());
-    let set = next(source, SOON).await.expect("a set");
+    let set = within(source, SOON).await.expect("a set");
     let mut sorted = set.clone();
     sorted.sort();
     let mut all: Vec<NodeId> = cluster.nodes().iter().map(|n| n.id()).collect();
@@ -242,7 +242,7 @@ async fn sentinel_keeps_the_contract() {
         ..ServerOptions::default()
     };
     let late = Server::start(directory, late).await.unwrap();
-    let grown = next(source, SOON).await.expect("a greater set");
+    let grown = within(source, SOON).await.expect("a greater set");
     assert_eq!(grown[..3], set);
     assert_eq!(grown[3..], [late.id()]);
     // 2: what can not be asked empties nothing.
@@ -256,5 +256,5 @@ async fn sentinel_keeps_the_contract() {
         }
     };
     tokio::time::timeout(SOON, told).await.expect("it is told");
-    assert_eq!(next(&mut opened.source, Duration::from_secs(1)).await, None);
+    assert_eq!(within(&mut opened.source, Duration::from_secs(1)).await, None);
 }

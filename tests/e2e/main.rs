@@ -8,6 +8,7 @@ mod support;
 
 mod candidates;
 mod commands;
+mod coordinator;
 mod crash;
 mod demo;
 mod disk;

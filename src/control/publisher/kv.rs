@@ -32,8 +32,9 @@ impl KvPublisher {
         }
     }
 
-    /// The epoch is stored first and looked at in the same reading as the address: whoever finds its
-    /// address's version changed reads again, and then finds the newer epoch.
+    /// The epoch is stored before the address and read in the same moment or after it (a store reads
+    /// `redis` before `redis.epoch`): whoever sees an address also sees its epoch, and whoever finds
+    /// the address's version changed reads again, and then finds the newer epoch.
     async fn tell(&mut self, announcement: &Announcement) -> Result<(), PublishError> {
         let name = self.key.clone().unwrap_or(announcement.backend.clone());
         let epoch_name = format!("{name}.epoch");

@@ -6,8 +6,7 @@
 
 use std::sync::Arc;
 
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
+use data_encoding::BASE64;
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 use tokio::sync::Notify;
@@ -17,6 +16,7 @@ use super::http::{Answer, Http, Request};
 use super::{
     Boxed, Entry, Failure, LOOK, Store, StoreError, StoreSettings, WATCH_RETRY, Watch, Write,
 };
+use crate::topology::Timestamp;
 
 /// A blocking query answers within its wait, a sixteenth of that, and a round trip.
 const WATCH_SLACK: u32 = 3;
@@ -55,6 +55,7 @@ impl Consul {
         target: &str,
         body: Vec<u8>,
         repeatable: bool,
+        end: Timestamp,
     ) -> Result<Answer, Failure> {
         let request = Request {
             method,
@@ -63,14 +64,17 @@ impl Consul {
             body,
             repeatable,
         };
-        self.http.ask(&request).await
+        self.http.ask(&request, end).await
     }
 
     async fn read_all(&mut self) -> Result<Vec<Entry>, Failure> {
+        let end = self.http.end();
         let target = format!("/v1/kv/{}?recurse&consistent", self.directory);
-        let answer = self.ask(Method::GET, &target, Vec::new(), true).await?;
+        let answer = self
+            .ask(Method::GET, &target, Vec::new(), true, end)
+            .await?;
         if answer.status == StatusCode::NOT_FOUND && answer.body.is_empty() {
-            return self.really_empty().await.map(|()| Vec::new());
+            return self.really_empty(end).await.map(|()| Vec::new());
         }
         if !answer.status.is_success() {
             return Err(refused(&answer));
@@ -81,9 +85,11 @@ impl Consul {
     }
 
     /// A list leaves out what the token may not read; a single key says so.
-    async fn really_empty(&mut self) -> Result<(), Failure> {
+    async fn really_empty(&mut self, end: Timestamp) -> Result<(), Failure> {
         let target = format!("/v1/kv/{}{PROBE}?consistent", self.directory);
-        let answer = self.ask(Method::GET, &target, Vec::new(), true).await?;
+        let answer = self
+            .ask(Method::GET, &target, Vec::new(), true, end)
+            .await?;
         match answer.status {
             StatusCode::NOT_FOUND | StatusCode::OK => Ok(()),
             _ => Err(refused(&answer)),
@@ -93,7 +99,7 @@ impl Consul {
     fn entry(&self, entry: &Value) -> Option<Entry> {
         let value = match entry.get("Value")? {
             Value::Null => Vec::new(),
-            value => STANDARD.decode(value.as_str()?).ok()?,
+            value => BASE64.decode(value.as_str()?.as_bytes()).ok()?,
         };
         let name = entry.get("Key")?.as_str()?;
         Some(Entry {
@@ -112,11 +118,12 @@ impl Consul {
         let transaction = json!([{ "KV": {
             "Verb": "cas",
             "Key": format!("{}{name}", self.directory),
-            "Value": STANDARD.encode(value),
+            "Value": BASE64.encode(value),
             "Index": expected,
         }}]);
         let body = transaction.to_string().into_bytes();
-        let answer = self.ask(Method::PUT, "/v1/txn", body, false).await?;
+        let end = self.http.end();
+        let answer = self.ask(Method::PUT, "/v1/txn", body, false, end).await?;
         // The transaction was rolled back.
         if answer.status == StatusCode::CONFLICT {
             let said = String::from_utf8_lossy(&answer.body);
@@ -138,7 +145,8 @@ impl Consul {
 
     async fn simple(&mut self, method: Method, name: &str, body: Vec<u8>) -> Result<(), Failure> {
         let target = format!("/v1/kv/{}{}", self.directory, escaped(name));
-        let answer = self.ask(method, &target, body, true).await?;
+        let end = self.http.end();
+        let answer = self.ask(method, &target, body, true, end).await?;
         match answer.status.is_success() {
             true => Ok(()),
             false => Err(refused(&answer)),

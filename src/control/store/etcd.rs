@@ -6,8 +6,7 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
+use data_encoding::BASE64;
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 use tokio::sync::Notify;
@@ -18,6 +17,7 @@ use super::{
     Boxed, Entry, Failure, LOOK, Store, StoreError, StoreSettings, WATCH_RETRY, Watch, Write,
 };
 use crate::resp::Credentials;
+use crate::topology::Timestamp;
 
 /// gRPC codes of errors that say that nothing was done: invalid argument, not found, permission
 /// denied, failed precondition, unimplemented, unauthenticated.
@@ -53,7 +53,7 @@ impl Etcd {
     }
 
     fn key(&self, name: &str) -> String {
-        STANDARD.encode(format!("{}{name}", self.directory))
+        BASE64.encode(format!("{}{name}", self.directory).as_bytes())
     }
 
     /// The keys of the directory: `range_end` is the first one behind them.
@@ -62,7 +62,7 @@ impl Etcd {
         if let Some(last) = end.last_mut() {
             *last += 1;
         }
-        json!({ "key": STANDARD.encode(&self.directory), "range_end": STANDARD.encode(end) })
+        json!({ "key": BASE64.encode(self.directory.as_bytes()), "range_end": BASE64.encode(&end) })
     }
 
     async fn read_all(&mut self) -> Result<Vec<Entry>, Failure> {
@@ -81,7 +81,7 @@ impl Etcd {
     }
 
     fn entry(&self, entry: &Value) -> Option<Entry> {
-        let bytes = |key: &str| STANDARD.decode(entry.get(key)?.as_str()?).ok();
+        let bytes = |key: &str| BASE64.decode(entry.get(key)?.as_str()?.as_bytes()).ok();
         let name = String::from_utf8(bytes("key")?).ok()?;
         Some(Entry {
             name: name.strip_prefix(&self.directory)?.to_owned(),
@@ -100,7 +100,7 @@ impl Etcd {
         let key = self.key(name);
         let transaction = json!({
             "compare": [{ "target": "MOD", "key": key, "mod_revision": expected.to_string() }],
-            "success": [{ "request_put": { "key": key, "value": STANDARD.encode(value) } }],
+            "success": [{ "request_put": { "key": key, "value": BASE64.encode(value) } }],
         });
         let answer = self.gateway.call("/v3/kv/txn", &transaction, false).await?;
         let done = answer.get("succeeded").and_then(Value::as_bool);
@@ -137,7 +137,7 @@ impl Store for Etcd {
 
     fn put<'a>(&'a mut self, name: &'a str, value: Vec<u8>) -> Boxed<'a, Result<(), StoreError>> {
         Box::pin(async move {
-            let put = json!({ "key": self.key(name), "value": STANDARD.encode(value) });
+            let put = json!({ "key": self.key(name), "value": BASE64.encode(&value) });
             let done = self.gateway.call("/v3/kv/put", &put, true).await;
             done.map(|_| ()).map_err(Failure::into_error)
         })
@@ -162,19 +162,24 @@ impl Store for Etcd {
 impl Gateway {
     /// Logs in where that is necessary, and asks. `repeatable`: it does no harm twice.
     async fn call(&mut self, path: &str, body: &Value, repeatable: bool) -> Result<Value, Failure> {
-        let token = self.token().await?;
-        match self.ask(path, body, token.as_deref(), repeatable).await {
+        let end = self.http.end();
+        let token = self.token(end).await?;
+        match self
+            .ask(path, body, token.as_deref(), repeatable, end)
+            .await
+        {
             // The server was started anew, or the token is too old: it did nothing.
             Err(Failure::Nothing(why)) if token.is_some() && why.contains("invalid auth token") => {
                 self.set_token(None);
-                let token = self.token().await?;
-                self.ask(path, body, token.as_deref(), repeatable).await
+                let token = self.token(end).await?;
+                self.ask(path, body, token.as_deref(), repeatable, end)
+                    .await
             }
             result => result,
         }
     }
 
-    async fn token(&mut self) -> Result<Option<String>, Failure> {
+    async fn token(&mut self, end: Timestamp) -> Result<Option<String>, Failure> {
         let Some(credentials) = self.credentials.clone() else {
             return Ok(None);
         };
@@ -190,7 +195,8 @@ impl Gateway {
             "name": credentials.username.as_deref().unwrap_or("root"),
             "password": String::from_utf8_lossy(credentials.password()),
         });
-        let answer = self.ask("/v3/auth/authenticate", &login, None, true).await;
+        let path = "/v3/auth/authenticate";
+        let answer = self.ask(path, &login, None, true, end).await;
         let answer = match answer {
             // Nobody has to log in here.
             Err(Failure::Nothing(why)) if why.contains("authentication is not enabled") => {
@@ -218,6 +224,7 @@ impl Gateway {
         body: &Value,
         token: Option<&str>,
         repeatable: bool,
+        end: Timestamp,
     ) -> Result<Value, Failure> {
         let request = Request {
             method: Method::POST,
@@ -226,7 +233,7 @@ impl Gateway {
             body: body.to_string().into_bytes(),
             repeatable,
         };
-        understand(&self.http.ask(&request).await?)
+        understand(&self.http.ask(&request, end).await?)
     }
 }
 
@@ -267,7 +274,8 @@ async fn watch(mut gateway: Gateway, range: Value, changed: Arc<Notify>) {
     let body = json!({ "create_request": range }).to_string().into_bytes();
     loop {
         // Without a token the server says so, and it is tried again.
-        let token = gateway.token().await.unwrap_or_default();
+        let end = gateway.http.end();
+        let token = gateway.token(end).await.unwrap_or_default();
         let request = Request {
             method: Method::POST,
             target: "/v3/watch",

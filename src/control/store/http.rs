@@ -2,10 +2,12 @@
 
 use std::time::Duration;
 
+use reqwest::redirect::Policy;
 use reqwest::{Certificate, Client, Identity, Method, StatusCode};
 
 use super::{Failure, StoreError, StoreSettings};
 use crate::clock;
+use crate::topology::Timestamp;
 
 /// A server that is silent must leave time for another one.
 const CONNECT_SHARE: u32 = 3;
@@ -45,6 +47,7 @@ impl Http {
     pub(super) fn new(settings: &StoreSettings) -> Result<Http, StoreError> {
         let mut builder = Client::builder()
             .no_proxy()
+            .redirect(Policy::none())
             .http1_only()
             .tcp_nodelay(true)
             .tcp_keepalive(KEEPALIVE)
@@ -69,6 +72,9 @@ impl Http {
                     .map_err(|error| unusable("our certificate or its key", error))?;
                 builder = builder.identity(identity);
             }
+        } else {
+            // Otherwise the system's are read, and a system without any is an error.
+            builder = builder.tls_certs_only([]);
         }
         let client = builder
             .build()
@@ -82,10 +88,21 @@ impl Http {
         })
     }
 
-    /// Ends within the timeout.
-    pub(super) async fn ask(&mut self, request: &Request<'_>) -> Result<Answer, Failure> {
-        let end = clock::now() + self.timeout;
-        let mut failure = Failure::Nothing("no server is configured".to_owned());
+    /// When a call that begins now has to be over, whatever it asks.
+    pub(super) fn end(&self) -> Timestamp {
+        clock::now() + self.timeout
+    }
+
+    /// Ends at `end`.
+    pub(super) async fn ask(
+        &mut self,
+        request: &Request<'_>,
+        end: Timestamp,
+    ) -> Result<Answer, Failure> {
+        let mut failure = Failure::Nothing(format!(
+            "{} was not asked in time",
+            self.servers[self.preferred]
+        ));
         for _ in 0..self.servers.len() {
             let left = end.since(clock::now());
             if left.is_zero() {

@@ -5,8 +5,10 @@
 //!
 //! 1. [`Store::read`] returns all of it, no older than the moment it was called (a linearizable read),
 //!    or an error; never a part of it and never an empty one because somebody could not be asked.
+//!    Of two names the one that sorts first is read first or in the same moment.
 //! 2. Each value has a version that grows with every change of the value, and that a value which was
-//!    deleted and made again does not have a second time. 0: there is no value.
+//!    deleted and made again does not have a second time. 0: there is no value. A name belongs either
+//!    to `swap` or to `put`.
 //! 3. [`Store::swap`] stores only if the version is the expected one. [`Write::Conflict`] and
 //!    [`Write::Unavailable`] mean that nothing was stored, [`Write::Unknown`] that nobody can say.
 //! 4. [`Store::changed`] is ready after anybody changed something in the directory, and every

@@ -1,20 +1,23 @@
 //! ZooKeeper (its Programmer's Guide). Reads come behind a `sync`, which makes them linearizable.
 //!
 //! A node's own version begins anew when it was deleted and made again; the transaction that changed
-//! it last (`mzxid`) does not. That is the version we show; the other one is kept beside it for
-//! the conditional write.
+//! it last (`mzxid`) does not. That is the version we show. The conditional write needs the other one,
+//! and proof that it is still the same node: whoever makes a node by `swap` writes the directory in the
+//! same transaction, and each later swap is conditional on the directory's version as well.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::Notify;
-use tokio::time::timeout;
+use tokio::task::JoinSet;
+use tokio::time::{sleep, timeout};
 use zookeeper_client::{
-    Acls, AddWatchMode, Client, CreateMode, Error, SessionState, Stat, TlsOptions,
+    Acls, AddWatchMode, Client, CreateMode, Error, MultiWriteResult, SessionState, Stat, TlsOptions,
 };
 
-use super::{Boxed, Entry, LOOK, Store, StoreError, StoreSettings, Watch, Write};
+use super::{Boxed, Entry, LOOK, Store, StoreError, StoreSettings, WATCH_RETRY, Watch, Write};
+use crate::clock;
 use crate::resp::Credentials;
 
 /// Of no importance to us: no node of ours ends with the session.
@@ -29,9 +32,22 @@ pub(super) struct ZooKeeper {
     credentials: Option<Credentials>,
     tls: Option<TlsOptions>,
     session: Option<Client>,
-    /// `mzxid` and version of what was read or written last.
-    versions: HashMap<String, (i64, i32)>,
+    /// At most one attempt. It outlives the call that began it: a server that hangs costs the first
+    /// calls their time, not all of them.
+    connecting: JoinSet<Result<Client, Error>>,
+    /// What was read or written last.
+    versions: HashMap<String, Versions>,
     watch: Watch,
+}
+
+/// Of one node.
+#[derive(Clone, Copy)]
+struct Versions {
+    /// The one we show.
+    mzxid: i64,
+    node: i32,
+    /// Never of a later moment than `node`.
+    directory: i32,
 }
 
 impl ZooKeeper {
@@ -41,10 +57,12 @@ impl ZooKeeper {
             Some(tls) => {
                 let text = |pem: &[u8]| String::from_utf8_lossy(pem).into_owned();
                 let unusable = |error: Error| StoreError(format!("the certificates: {error}"));
-                let mut options = TlsOptions::new();
-                if let Some(ca) = &tls.ca {
-                    options = options.with_pem_ca(&text(ca)).map_err(unusable)?;
-                }
+                let Some(ca) = &tls.ca else {
+                    let why =
+                        "ZooKeeper with TLS needs ca_file: whom the system trusts is not asked";
+                    return Err(StoreError(why.to_owned()));
+                };
+                let mut options = TlsOptions::new().with_pem_ca(&text(ca)).map_err(unusable)?;
                 if let Some((certificate, key)) = &tls.identity {
                     options = options
                         .with_pem_identity(&text(certificate), &text(key))
@@ -60,6 +78,7 @@ impl ZooKeeper {
             credentials: settings.credentials.clone(),
             tls,
             session: None,
+            connecting: JoinSet::new(),
             versions: HashMap::new(),
             watch: Watch::default(),
         })
@@ -83,6 +102,18 @@ impl ZooKeeper {
         {
             return Ok(client.clone());
         }
+        if self.connecting.is_empty() {
+            self.connect();
+        }
+        let Some(Ok(connected)) = self.connecting.join_next().await else {
+            return Err(Error::ClientClosed);
+        };
+        let client = connected?;
+        self.session = Some(client.clone());
+        Ok(client)
+    }
+
+    fn connect(&mut self) {
         let mut connector = Client::connector()
             .with_session_timeout(SESSION)
             .with_connection_timeout(self.timeout / 2);
@@ -91,26 +122,24 @@ impl ZooKeeper {
             let secret = [user.as_bytes(), b":", credentials.password()].concat();
             connector = connector.with_auth("digest", &secret);
         }
-        let client = match self.tls.clone() {
-            Some(tls) => {
-                connector
-                    .with_tls(tls)
-                    .secure_connect(&self.cluster)
-                    .await?
+        let (cluster, tls) = (self.cluster.clone(), self.tls.clone());
+        self.connecting.spawn(async move {
+            match tls {
+                Some(tls) => connector.with_tls(tls).secure_connect(&cluster).await,
+                None => connector.connect(&cluster).await,
             }
-            None => connector.connect(&self.cluster).await?,
-        };
-        self.session = Some(client.clone());
-        Ok(client)
+        });
     }
 
     async fn read_all(&mut self) -> Result<Vec<Entry>, Error> {
         let client = self.session().await?;
         client.sync("/").await?;
-        let names = match client.list_children(&self.directory).await {
+        let (mut names, directory) = match client.get_children(&self.directory).await {
             Err(Error::NoNode) => return Ok(Vec::new()),
-            names => names?,
+            found => found?,
         };
+        names.sort_unstable();
+        self.versions.clear();
         let mut entries = Vec::new();
         for name in names {
             let (value, stat) = match client.get_data(&self.path(&name)).await {
@@ -118,7 +147,7 @@ impl ZooKeeper {
                 Err(Error::NoNode) => continue,
                 found => found?,
             };
-            let version = self.remember(&name, &stat);
+            let version = self.remember(&name, directory.version, &stat);
             entries.push(Entry {
                 name,
                 value,
@@ -128,62 +157,119 @@ impl ZooKeeper {
         Ok(entries)
     }
 
-    fn remember(&mut self, name: &str, stat: &Stat) -> u64 {
-        self.versions
-            .insert(name.to_owned(), (stat.mzxid, stat.version));
-        u64::try_from(stat.mzxid).unwrap_or_default()
+    fn remember(&mut self, name: &str, directory: i32, stat: &Stat) -> u64 {
+        let versions = Versions {
+            mzxid: stat.mzxid,
+            node: stat.version,
+            directory,
+        };
+        self.versions.insert(name.to_owned(), versions);
+        versions.shown()
     }
 
+    /// Makes a node that others swap, and writes the directory.
     async fn create(&mut self, client: &Client, name: &str, value: &[u8]) -> Result<u64, Error> {
         let options = CreateMode::Persistent.with_acls(self.acls());
-        let made = client.create(&self.path(name), value, &options).await;
-        let (stat, _) = match made {
-            Err(Error::NoNode) => {
-                client.mkdir(&self.directory, &options).await?;
-                client.create(&self.path(name), value, &options).await?
-            }
-            made => made?,
+        let path = self.path(name);
+        let mut writer = client.new_multi_writer();
+        writer.add_set_data(&self.directory, &[], None)?;
+        writer.add_create(&path, value, &options)?;
+        let mut made = writer.commit().await?.into_iter();
+        // Both were changed by the same transaction; some servers do not say it of the new node.
+        let Some(MultiWriteResult::SetData { stat }) = made.next() else {
+            return Err(unexpected());
         };
-        Ok(self.remember(name, &stat))
+        let versions = Versions {
+            mzxid: stat.mzxid,
+            node: 0,
+            directory: stat.version,
+        };
+        self.versions.insert(name.to_owned(), versions);
+        Ok(versions.shown())
+    }
+
+    async fn make_directory(&self, client: &Client) -> Result<(), Error> {
+        let options = CreateMode::Persistent.with_acls(self.acls());
+        client.mkdir(&self.directory, &options).await
+    }
+
+    /// The versions that go with what we showed, if they are still the present ones.
+    async fn versions(
+        &mut self,
+        client: &Client,
+        name: &str,
+        expected: u64,
+    ) -> Result<Option<Versions>, Error> {
+        let known = self.versions.get(name).copied();
+        if let Some(known) = known.filter(|known| known.shown() == expected) {
+            return Ok(Some(known));
+        }
+        let Some(directory) = client.check_stat(&self.directory).await? else {
+            return Ok(None);
+        };
+        let Some(stat) = client.check_stat(&self.path(name)).await? else {
+            return Ok(None);
+        };
+        self.remember(name, directory.version, &stat);
+        let known = self.versions.get(name).copied();
+        Ok(known.filter(|known| known.shown() == expected))
     }
 
     async fn try_swap(&mut self, name: &str, expected: u64, value: &[u8]) -> Result<Write, Error> {
         let client = self.session().await?;
         if expected == 0 {
-            return match self.create(&client, name, value).await {
+            let made = match self.create(&client, name, value).await {
+                Err(Error::NoNode) => {
+                    self.make_directory(&client).await?;
+                    self.create(&client, name, value).await
+                }
+                made => made,
+            };
+            return match made {
                 Err(Error::NodeExists) => Ok(Write::Conflict),
                 made => Ok(Write::Done(made?)),
             };
         }
-        let known = self.versions.get(name).copied();
-        let Some((_, version)) = known.filter(|(mzxid, _)| u64::try_from(*mzxid) == Ok(expected))
-        else {
+        let Some(versions) = self.versions(&client, name, expected).await? else {
             return Ok(Write::Conflict);
         };
-        match client
-            .set_data(&self.path(name), value, Some(version))
-            .await
-        {
-            Err(Error::BadVersion | Error::NoNode) => Ok(Write::Conflict),
-            done => Ok(Write::Done(self.remember(name, &done?))),
+        let path = self.path(name);
+        let mut writer = client.new_multi_writer();
+        writer.add_check_version(&self.directory, versions.directory)?;
+        writer.add_set_data(&path, value, Some(versions.node))?;
+        match writer.commit().await.map_err(Error::from) {
+            Err(Error::BadVersion | Error::NoNode) => {
+                // The directory's may be another one although the node's is not.
+                self.versions.remove(name);
+                Ok(Write::Conflict)
+            }
+            done => match done?.pop() {
+                Some(MultiWriteResult::SetData { stat }) => {
+                    Ok(Write::Done(self.remember(name, versions.directory, &stat)))
+                }
+                _ => Err(unexpected()),
+            },
         }
     }
 
     async fn try_put(&mut self, name: &str, value: &[u8]) -> Result<(), Error> {
         let client = self.session().await?;
-        let done = match client.set_data(&self.path(name), value, None).await {
-            Err(Error::NoNode) => self.create(&client, name, value).await.map(|_| ()),
-            done => done.map(|stat| {
-                self.remember(name, &stat);
-            }),
+        let path = self.path(name);
+        let options = CreateMode::Persistent.with_acls(self.acls());
+        let made = match client.set_data(&path, value, None).await {
+            Err(Error::NoNode) => match client.create(&path, value, &options).await {
+                Err(Error::NoNode) => {
+                    self.make_directory(&client).await?;
+                    client.create(&path, value, &options).await.map(|_| ())
+                }
+                made => made.map(|_| ()),
+            },
+            done => return done.map(|_| ()),
         };
-        match done {
+        match made {
             // Somebody else made it meanwhile.
-            Err(Error::NodeExists) => client
-                .set_data(&self.path(name), value, None)
-                .await
-                .map(|_| ()),
-            done => done,
+            Err(Error::NodeExists) => client.set_data(&path, value, None).await.map(|_| ()),
+            made => made,
         }
     }
 
@@ -192,7 +278,11 @@ impl ZooKeeper {
     }
 
     fn silent(&self) -> String {
-        format!("ZooKeeper ({}) does not answer", self.cluster)
+        let tls = match self.tls.is_some() {
+            true => ", or refuses TLS or a certificate",
+            false => "",
+        };
+        format!("ZooKeeper ({}) does not answer{tls}", self.cluster)
     }
 }
 
@@ -209,13 +299,15 @@ impl Store for ZooKeeper {
 
     fn swap<'a>(&'a mut self, name: &'a str, expected: u64, value: Vec<u8>) -> Boxed<'a, Write> {
         Box::pin(async move {
-            // What fails before this is proof that nothing was sent.
+            let end = clock::now() + self.timeout;
+            // While there is no session nothing is sent.
             match timeout(self.timeout / 2, self.session()).await {
                 Ok(Ok(_)) => {}
                 Ok(Err(error)) => return Write::Unavailable(self.error(&error).0),
                 Err(_) => return Write::Unavailable(self.silent()),
             }
-            match timeout(self.timeout / 2, self.try_swap(name, expected, &value)).await {
+            let left = end.since(clock::now());
+            match timeout(left, self.try_swap(name, expected, &value)).await {
                 Ok(Ok(write)) => write,
                 Ok(Err(error)) if refuses(&error) => Write::Unavailable(self.error(&error).0),
                 Ok(Err(error)) => Write::Unknown(self.error(&error).0),
@@ -263,6 +355,16 @@ impl Store for ZooKeeper {
     }
 }
 
+impl Versions {
+    fn shown(self) -> u64 {
+        u64::try_from(self.mzxid).unwrap_or_default()
+    }
+}
+
+fn unexpected() -> Error {
+    Error::UnexpectedError("the answer does not fit the question".to_owned())
+}
+
 /// Whether the server looked at the request and did nothing.
 fn refuses(error: &Error) -> bool {
     matches!(
@@ -283,6 +385,7 @@ fn refuses(error: &Error) -> bool {
 async fn watch(client: Client, directory: String, changed: Arc<Notify>) {
     let mode = AddWatchMode::PersistentRecursive;
     let Ok(mut watcher) = client.watch(&directory, mode).await else {
+        sleep(WATCH_RETRY).await;
         changed.notify_one();
         return;
     };
