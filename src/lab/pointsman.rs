@@ -34,6 +34,8 @@ pub struct PointsmanOptions {
     pub password: Option<String>,
     /// `follow` instead of `embedded`.
     pub follow: bool,
+    /// The whole table of an authority instead of `embedded`.
+    pub authority: Option<String>,
     /// Where the record is; `None`: beside the configuration.
     pub state: Option<PathBuf>,
     /// Further lines of `[backend.main]`.
@@ -58,6 +60,7 @@ impl PointsmanOptions {
             nodes,
             password: None,
             follow: false,
+            authority: None,
             state: None,
             backend: String::new(),
             failover: String::new(),
@@ -376,12 +379,18 @@ impl Pointsman {
     fn config_text(&self, options: &PointsmanOptions) -> String {
         let path = |path: PathBuf| format!("{:?}", path.display().to_string());
         let nodes = format!("{:?}", options.nodes);
-        let authority = match options.follow {
-            true => r#"{ kind = "follow" }"#.to_owned(),
-            false => format!(
+        let authority = match (&options.authority, options.follow) {
+            (Some(authority), _) => authority.clone(),
+            (None, true) => r#"{ kind = "follow" }"#.to_owned(),
+            (None, false) => format!(
                 r#"{{ kind = "embedded", state = {} }}"#,
                 path(self.state_file())
             ),
+        };
+        // A proxy learns its nodes from the record.
+        let source = match options.nodes.is_empty() {
+            true => String::new(),
+            false => format!("source = {{ kind = \"static\", nodes = {nodes} }}"),
         };
         let auth = match options.password {
             Some(_) => format!(
@@ -398,7 +407,7 @@ impl Pointsman {
              [[listener]]\nbind = \"{bind}\"\nbackend = \"{BACKEND}\"\n\n\
              [[listener]]\nbind = \"unix:{socket}\"\nbackend = \"{BACKEND}\"\n\n\
              [backend.{BACKEND}]\n\
-             source = {{ kind = \"static\", nodes = {nodes} }}\n\
+             {source}\n\
              authority = {authority}\n{auth}\n{backend}\n\n\
              [backend.{BACKEND}.failover]\n{failover}\n\n\
              [backend.{BACKEND}.requests]\n{requests}\n\n{tables}\n",

@@ -109,6 +109,7 @@ impl ShardOptions {
             program: self.program.clone(),
             password: cluster.password().map(str::to_owned),
             follow: self.follow,
+            authority: None,
             state: self.state.clone(),
             backend: self.backend.clone(),
             failover: self.failover.clone(),

@@ -15,6 +15,7 @@ mod dns_server;
 mod dns_update;
 mod failover;
 mod hostile;
+mod monitors;
 mod network;
 mod outage;
 mod restart;

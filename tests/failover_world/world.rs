@@ -288,7 +288,10 @@ impl World {
             let authority = match &world.authority {
                 Authority::Shares(panel) => Authority::Shares(Panel {
                     domain: format!("host{index}").into(),
-                    domains: monitors as u32,
+                    domains: match panel.domains {
+                        0 => monitors as u32,
+                        few => few,
+                    },
                     ..panel.clone()
                 }),
                 other => other.clone(),
@@ -870,7 +873,7 @@ impl World {
         self.check_choice(index, node, &record);
     }
 
-    /// In one epoch one node becomes primary.
+    /// In one epoch one node becomes primary, and stays it unless it is fenced: it had restarted.
     fn check_promoted(&mut self, op: (usize, u32, OpId), node: usize, outcome: &NodeOpOutcome) {
         let Some(epoch) = self.promotions.get(&op).copied() else {
             return;
@@ -882,6 +885,7 @@ impl World {
             && before != node
             && self.nodes[before].running
             && self.nodes[before].role == Role::Primary
+            && !self.nodes[before].fenced
         {
             let text = format!("nodes {before} and {node} were promoted in epoch {epoch}");
             self.violate(text);
@@ -1220,10 +1224,7 @@ impl World {
     fn tell_others(&mut self, writer: usize) {
         for monitor in 0..self.monitors.len() {
             let lost = 10.max(self.noise.lost_watches);
-            if monitor == writer
-                || self.rng.chance(lost)
-                || !self.authority_reachable(monitor)
-            {
+            if monitor == writer || self.rng.chance(lost) || !self.authority_reachable(monitor) {
                 continue;
             }
             let life = self.monitors[monitor].life;
@@ -1477,7 +1478,12 @@ impl World {
 
     /// The primary that monitor 0 publishes with an open gate.
     pub fn serving(&self) -> Option<usize> {
-        let view = self.monitors[0].view.as_ref()?;
+        self.serving_at(0)
+    }
+
+    /// The same of another one.
+    pub fn serving_at(&self, index: usize) -> Option<usize> {
+        let view = self.monitors[index].view.as_ref()?;
         (view.gate == Gate::Open).then_some(index_of(&view.primary.as_ref()?.node))
     }
 
