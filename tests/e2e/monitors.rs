@@ -56,7 +56,7 @@ impl Panel {
         }
     }
 
-    fn all(&self) -> impl Iterator<Item = &Pointsman> {
+    fn all(&self) -> impl Iterator<Item = &Pointsman> + Clone {
         self.monitors.iter().chain(&self.sidecars)
     }
 
