@@ -138,6 +138,24 @@ async fn a_killed_primary_is_replaced_by_one_of_three_monitors() {
     a_killed_primary_on(StoreKind::Etcd, 3).await;
 }
 
+/// The same where this machine has the coordinator; says NOT RUN when not.
+async fn where_it_is_installed(kind: StoreKind) {
+    match Engine::missing(kind) {
+        Some(what) => eprintln!("NOT RUN: {what} is missing; scripts/setup.sh test gets it"),
+        None => a_killed_primary_on(kind, 1).await,
+    }
+}
+
+#[tokio::test]
+async fn a_killed_primary_is_replaced_with_a_record_in_consul() {
+    where_it_is_installed(StoreKind::Consul).await;
+}
+
+#[tokio::test]
+async fn a_killed_primary_is_replaced_with_a_record_in_zookeeper() {
+    where_it_is_installed(StoreKind::ZooKeeper).await;
+}
+
 #[tokio::test]
 async fn a_switchover_shows_to_no_client_of_a_sidecar() {
     let panel = Panel::start().await;
