@@ -823,7 +823,12 @@ fn the_short_files_are_valid_where_their_directories_exist() {
     let directory = tempfile::tempdir().expect("a directory");
     let here = directory.path().display().to_string();
     std::fs::write(directory.path().join("tsig"), "c2VjcmV0\n").expect("a file");
-    for file in ["config/static.toml", "config/dns-publish.toml"] {
+    for file in [
+        "config/static.toml",
+        "config/dns-publish.toml",
+        "config/monitor.toml",
+        "config/sidecar.toml",
+    ] {
         let text = std::fs::read_to_string(file).expect(file);
         let text = text.replace("/var/lib/pointsman", &here);
         let config = good(&text.replace("/etc/pointsman", &here));
