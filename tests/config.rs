@@ -367,6 +367,26 @@ fn a_coordinator_is_checked() {
             "belong together",
             "give both",
         ),
+        (
+            ", endpoints = [\"a:1\"], role = \"boss\"",
+            "there is no role `boss`",
+            "both, monitor, proxy",
+        ),
+        (
+            ", endpoints = [\"a:1\"], monitors = 0",
+            "must be a number from 1 to 99",
+            "monitors = 1",
+        ),
+        (
+            ", endpoints = [\"a:1\"], domain = \"zone a\"",
+            "can not be the name of a failure domain",
+            "without spaces",
+        ),
+        (
+            ", endpoints = [\"a:1\"], view_lease = \"100ms\"",
+            "is too short",
+            "1s or more",
+        ),
     ] {
         for kind in ["consul", "etcd", "zookeeper"] {
             refused_in_backend(
@@ -407,6 +427,30 @@ fn a_coordinator_is_checked() {
         "there is no store `redis`",
         "etcd",
     );
+}
+
+#[test]
+fn a_monitor_needs_no_listener_and_a_sidecar_no_source() {
+    let store = "kind = \"etcd\", endpoints = [\"a:1\"]";
+    let source = "source = { kind = \"static\", nodes = [\"10.0.0.1:6379\"] }";
+    let listener = "[[listener]]\nbind = \"127.0.0.1:6379\"\nbackend = \"main\"";
+    let read = |text: &str| Config::parse(Path::new("test.toml"), text);
+    let monitor =
+        format!("[backend.main]\n{source}\nauthority = {{ {store}, role = \"monitor\" }}");
+    let config = read(&monitor).unwrap();
+    assert!(config.warnings.is_empty(), "{:?}", config.warnings);
+    let error = read(&format!("{listener}\n{monitor}")).unwrap_err();
+    assert!(
+        error.to_string().contains("it carries no requests"),
+        "{error}"
+    );
+
+    let sidecar =
+        format!("{listener}\n[backend.main]\nauthority = {{ {store}, role = \"proxy\" }}");
+    let config = read(&sidecar).unwrap();
+    assert!(config.warnings.is_empty(), "{:?}", config.warnings);
+    let error = read(&format!("{sidecar}\n{source}")).unwrap_err();
+    assert!(error.to_string().contains("from the record"), "{error}");
 }
 
 #[test]
@@ -991,6 +1035,8 @@ fn the_short_files_are_valid_where_their_directories_exist() {
         "config/dns.toml",
         "config/dns-publish.toml",
         "config/sentinel-listener.toml",
+        "config/monitor.toml",
+        "config/sidecar.toml",
     ] {
         let text = std::fs::read_to_string(file).expect(file);
         let text = text.replace("/var/lib/pointsman", &here);

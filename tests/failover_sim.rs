@@ -682,8 +682,14 @@ fn a_fence_that_comes_late_is_taken_off_the_serving_primary() {
 
 #[test]
 fn of_two_monitors_that_claim_at_once_one_declines() {
-    for seed in 0..200 {
-        let mut world = World::new(seed, 3, 2, shared(None), Policy::default());
+    for seed in 0..10 {
+        // Each may decide alone.
+        let alone = Authority::Shares(Panel {
+            domain: "".into(),
+            domains: 1,
+            view_lease: None,
+        });
+        let mut world = World::new(seed, 3, 2, alone, Policy::default());
         assert!(world.run_while(2000 * MS, |w| w.is_settled().is_err()));
         world.run_for(300 * MS);
         world.kill(0);
@@ -700,6 +706,132 @@ fn of_two_monitors_that_claim_at_once_one_declines() {
         }
     }
     panic!("no claim was ever contended");
+}
+
+/// Three monitors and two sidecars that serve.
+fn panel_world(seed: u64, view_lease: Option<Duration>) -> World {
+    let mut world = World::new(seed, 3, 3, shared(view_lease), Policy::default());
+    world.add_sidecars(2);
+    let settled = world.run_while(3000 * MS, |w| w.is_settled().is_err());
+    assert!(settled, "{:?}\n{}", world.is_settled(), story(&world));
+    world.run_for(300 * MS);
+    world
+}
+
+/// When the last pointsman sends requests to another node than `old`.
+fn until_all_moved(world: &mut World, old: usize, limit: u64) -> u64 {
+    let began = world.now;
+    let moved = world.run_while(limit, |w| {
+        let all = 0..w.monitors.len();
+        all.into_iter()
+            .any(|m| w.serving_at(m).is_none_or(|n| n == old))
+    });
+    assert!(moved, "{}", story(world));
+    world.now - began
+}
+
+#[test]
+fn three_monitors_agree_and_their_sidecars_follow_at_once() {
+    for seed in 0..10 {
+        let mut world = panel_world(seed, None);
+        world.kill(0);
+        let took = until_all_moved(&mut world, 0, 3000 * MS);
+        assert!(took < 250 * MS, "{} ms\n{}", took / MS, story(&world));
+        assert!(!world.declined.contains(&Decline::NoMajority));
+        world.heal();
+        settle(&mut world, 8000 * MS);
+    }
+}
+
+#[test]
+fn a_monitor_that_alone_can_not_reach_the_primary_does_nothing_and_says_why() {
+    let mut world = panel_world(1, None);
+    // The veto of a replica that still receives is not needed for it.
+    world.clients = false;
+    world.monitor_cuts.insert((0, 0));
+    world.run_for(6000 * MS);
+    assert!(world.reports.is_empty(), "{}", story(&world));
+    assert!(world.violation.is_none(), "{}", story(&world));
+    let status = world.monitors[0].machine.status(Default::default());
+    let why = status.undecided.unwrap_or_default();
+    let expected = "2 of 3 failure domains must see the primary as lost; host0 does and host1, \
+                    host2 do not";
+    assert_eq!(why, expected);
+    assert_eq!(world.declined, [Decline::NoMajority]);
+    for other in 1..5 {
+        assert_eq!(world.serving_at(other), Some(0), "{}", story(&world));
+    }
+    // A second one: now most see it.
+    world.monitor_cuts.insert((1, 0));
+    world.monitor_cuts.insert((3, 0));
+    world.node_cuts.extend([(0, 1), (0, 2)]);
+    until_all_moved(&mut world, 0, 3000 * MS);
+}
+
+#[test]
+fn what_a_dead_monitor_said_counts_for_nobody() {
+    let mut world = panel_world(2, None);
+    world.clients = false;
+    world.monitor_cuts.insert((2, 0));
+    world.run_for(1500 * MS);
+    // It says so until its end.
+    world.monitors[2].paused_until = world.now + 60_000 * MS;
+    world.run_for(3000 * MS);
+    world.monitor_cuts.insert((0, 0));
+    world.run_for(4000 * MS);
+    assert!(world.reports.is_empty(), "{}", story(&world));
+    assert_eq!(world.serving_at(1), Some(0));
+}
+
+#[test]
+fn a_sidecar_goes_on_without_the_authority_and_refuses_a_switchover() {
+    let mut world = panel_world(3, None);
+    world.authority_up = false;
+    world.run_for(5000 * MS);
+    for sidecar in [3, 4] {
+        assert_eq!(world.serving_at(sidecar), Some(0), "{}", story(&world));
+        let status = world.monitors[sidecar].machine.status(Default::default());
+        assert!(status.undecided.is_some_and(|why| why.contains("down")));
+    }
+    let (request, to) = (9, None);
+    world.deliver(3, Event::SwitchoverRequested { request, to });
+    world.run_for(MS);
+    let (_, report, asked) = world.reports.last().expect("an answer");
+    assert_eq!(*asked, Some(9));
+    assert!(matches!(&report.outcome, Outcome::Aborted(why) if why.contains("monitor")));
+}
+
+#[test]
+fn a_switchover_gives_sidecars_time_and_loses_nothing() {
+    for seed in 0..10 {
+        let mut world = panel_world(seed, None);
+        let (request, to) = (1, Some(node_id(2)));
+        world.deliver(1, Event::SwitchoverRequested { request, to });
+        // A change that is not told is read a second later.
+        until_all_moved(&mut world, 0, 2500 * MS);
+        let report = world.last_report().expect("a report");
+        assert_eq!(report.outcome, Outcome::Done, "{}", story(&world));
+        settle(&mut world, 3000 * MS);
+        for (id, ..) in &world.acknowledged {
+            assert!(world.nodes[2].log.contains(id), "{}", story(&world));
+        }
+    }
+}
+
+#[test]
+fn in_strict_mode_a_sidecar_without_the_record_stops_before_another_is_promoted() {
+    let lease = Duration::from_secs(2);
+    let mut world = panel_world(4, Some(lease));
+    // Sidecar 3 is with the old primary, and everything else on the other side.
+    world.monitors[3].authority_cut = true;
+    world.monitor_cuts.extend([(0, 0), (1, 0), (2, 0), (4, 0)]);
+    world.node_cuts.extend([(0, 1), (0, 2)]);
+    let moved = world.run_while(6000 * MS, |w| w.serving_at(4).is_none_or(|n| n == 0));
+    assert!(moved, "{}", story(&world));
+    assert_eq!(world.serving_at(3), None, "{}", story(&world));
+    world.run_for(1000 * MS);
+    world.heal();
+    settle(&mut world, 8000 * MS);
 }
 
 // ---- chaos ----
@@ -744,6 +876,10 @@ fn disturb(world: &mut World, requests: &mut u64) {
         69..76 => {
             world.log("network healed".to_owned());
             world.mend();
+        }
+        76..79 if world.rng.chance(50) => {
+            let cut = &mut world.monitors[monitor].authority_cut;
+            *cut = !*cut;
         }
         76..79 => world.authority_up = !world.authority_up,
         79..84 => world.restart_monitor(monitor),
@@ -826,8 +962,9 @@ fn tidy_up(world: &mut World) {
 /// Runs one seed; `Err` with the step and the reason.
 fn run_seed(seed: u64, steps: u64, tracing: bool) -> Result<World, Box<(World, u64, String)>> {
     let mut chooser = Rng(seed ^ 0xC0FF_EE00);
+    let lease = chooser.chance(30).then_some(Duration::from_secs(2));
     let (monitors, authority) = match chooser.below(100) {
-        0..35 => (2, shared(None)),
+        0..35 => (2 + seed as usize % 2, shared(lease)),
         35..55 => (1 + seed as usize % 2, Authority::Follows),
         _ => (1, Authority::Decides),
     };
@@ -840,6 +977,11 @@ fn run_seed(seed: u64, steps: u64, tracing: bool) -> Result<World, Box<(World, u
     world.latency = [MS / 10, MS / 2, 2 * MS][chooser.below(3) as usize];
     if chooser.chance(15) {
         world.nodes[2].priority = 0;
+    }
+    if matches!(authority, Authority::Shares(_)) {
+        world.add_sidecars(chooser.below(3) as usize);
+        world.noise.lost_watches = chooser.below(3) * 30;
+        world.noise.slow_store = chooser.below(2) * 100 * MS;
     }
     let mut requests = 0;
     for step in 0..steps {

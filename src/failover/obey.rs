@@ -89,24 +89,23 @@ fn serve(core: &mut Core, record: &Record) {
     };
     let from = core.recorder.as_ref().and_then(|r| r.from.clone());
     let from = before.map(|p| p.node).or(from);
+    let from = from.filter(|from| *from != primary.node);
     core.publish(epoch, Gate::Open, Some(primary.clone()), false);
+    if !stays {
+        core.push(Action::Announce {
+            epoch,
+            from: from.clone(),
+            to: primary.node.clone(),
+        });
+    }
     match from {
-        Some(from) if from != primary.node => {
-            core.emit(
-                "+switch-master",
-                Some(&primary.node),
-                format!("epoch {epoch}"),
-                false,
-            );
-            core.push(Action::Announce {
-                epoch,
-                from: Some(from.clone()),
-                to: primary.node.clone(),
-            });
+        Some(from) => {
+            let detail = format!("epoch {epoch}");
+            core.emit("+switch-master", Some(&primary.node), detail, false);
+            core.phase("open");
             let recorder = core.recorder();
             recorder.from = Some(from);
             recorder.fault.get_or_insert(Fault::Followed);
-            core.phase("open");
             core.finish_report(Ending {
                 epoch,
                 outcome: Outcome::Done,
@@ -114,7 +113,7 @@ fn serve(core: &mut Core, record: &Record) {
                 bytes_lost: BytesLost::Unknown,
             });
         }
-        _ => core.emit("+monitor", Some(&primary.node), "as the record says", false),
+        None => core.emit("+monitor", Some(&primary.node), "as the record says", false),
     }
     core.recovered();
 }

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::core::{Core, Trust};
+use super::panel::LISTEN;
 use super::{Action, Authority, Decline, NodeOp, OpId, Record, RecordPhase, View};
 use crate::topology::{Epoch, Gate, NodeId, Primary};
 
@@ -100,9 +101,14 @@ impl Core {
             Authority::Obeys { .. } => REFRESH * 2,
             Authority::Decides | Authority::Follows | Authority::Sentinel => return false,
         };
-        let limit = self
-            .view_lease()
-            .map_or(limit, |lease| limit.min(lease / 4));
+        // Somebody else's decision ends soon, and requests wait for it.
+        let awaited = |r: &Record| r.phase != RecordPhase::Serving && r.by != self.me;
+        let limit = match &self.record {
+            Some(record) if awaited(record) => LISTEN,
+            _ => limit,
+        };
+        let lease = self.view_lease();
+        let limit = lease.map_or(limit, |lease| limit.min(lease / 4));
         self.now - self.record_at >= limit
     }
 

@@ -15,8 +15,8 @@ use crate::topology::{Epoch, Fault, Timestamp};
 pub(super) const BEAT: Duration = Duration::from_millis(500);
 /// An opinion that was not seen to be told again for this long may be that of a dead monitor.
 const FRESH: Duration = Duration::from_secs(2);
-/// Between two readings while others are needed, should no change of the record be told.
-const LISTEN: Duration = Duration::from_millis(100);
+/// Between two readings while others are waited for, should no change of the record be told.
+pub(super) const LISTEN: Duration = Duration::from_millis(100);
 
 /// What a monitor must know of those that share its record.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]

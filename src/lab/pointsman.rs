@@ -391,6 +391,11 @@ impl Pointsman {
                 path(self.state_file())
             ),
         };
+        // A proxy learns its nodes from the record.
+        let source = match options.nodes.is_empty() {
+            true => String::new(),
+            false => format!("source = {{ kind = \"static\", nodes = {nodes} }}"),
+        };
         let auth = match options.password {
             Some(_) => format!(
                 "auth = {{ password_file = {} }}",
@@ -398,9 +403,10 @@ impl Pointsman {
             ),
             None => String::new(),
         };
-        let source = options.source.clone().unwrap_or_else(|| {
-            format!("source = {{ kind = \"static\", nodes = {nodes} }}\nauthority = {authority}")
-        });
+        let source = options
+            .source
+            .clone()
+            .unwrap_or_else(|| format!("{source}\nauthority = {authority}"));
         let socket = self.scratch.path().join("redis.sock");
         format!(
             "[admin]\nbind = \"{admin}\"\n\n\

@@ -18,6 +18,7 @@ mod dns_update;
 mod failover;
 mod follow;
 mod hostile;
+mod monitors;
 mod network;
 mod outage;
 mod restart;

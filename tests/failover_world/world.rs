@@ -297,7 +297,10 @@ impl World {
             let authority = match &world.authority {
                 Authority::Shares(panel) => Authority::Shares(Panel {
                     domain: format!("host{index}").into(),
-                    domains: monitors as u32,
+                    domains: match panel.domains {
+                        0 => monitors as u32,
+                        few => few,
+                    },
                     ..panel.clone()
                 }),
                 other => other.clone(),
@@ -942,7 +945,7 @@ impl World {
         self.check_choice(index, node, &record);
     }
 
-    /// In one epoch one node becomes primary.
+    /// In one epoch one node becomes primary, and stays it unless it is fenced: it had restarted.
     fn check_promoted(&mut self, op: (usize, u32, OpId), node: usize, outcome: &NodeOpOutcome) {
         let Some(epoch) = self.promotions.get(&op).copied() else {
             return;
@@ -954,6 +957,7 @@ impl World {
             && before != node
             && self.nodes[before].running
             && self.nodes[before].role == Role::Primary
+            && !self.nodes[before].fenced
         {
             let text = format!("nodes {before} and {node} were promoted in epoch {epoch}");
             self.violate(text);
@@ -1551,7 +1555,12 @@ impl World {
 
     /// The primary that monitor 0 publishes with an open gate.
     pub fn serving(&self) -> Option<usize> {
-        let view = self.monitors[0].view.as_ref()?;
+        self.serving_at(0)
+    }
+
+    /// The same of another one.
+    pub fn serving_at(&self, index: usize) -> Option<usize> {
+        let view = self.monitors[index].view.as_ref()?;
         (view.gate == Gate::Open).then_some(index_of(&view.primary.as_ref()?.node))
     }
 

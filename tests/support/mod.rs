@@ -19,7 +19,7 @@ use pointsman::topology::{FailoverReport, NodeId, Timestamp};
 pub const SOON: Duration = Duration::from_secs(20);
 
 /// Log lines of level WARN that any failover makes, or the return of a node after it.
-const FAILOVER_WORDS: &[&str] = &[
+pub const FAILOVER_WORDS: &[&str] = &[
     "\"event\":\"+sdown\"",
     "\"event\":\"+odown\"",
     "\"event\":\"+switch-master\"",
