@@ -4,7 +4,7 @@ use std::path::Path;
 
 use pointsman::admin::{AdminSettings, AllowRemote};
 use pointsman::config::{Bind, Config, ConfigErrors};
-use pointsman::control::{AuthoritySettings, PublisherSettings};
+use pointsman::control::{AuthoritySettings, PublisherSettings, SourceSettings};
 use pointsman::failover::Policy;
 use pointsman::proxy::{BackendSettings, Settings};
 use pointsman::telemetry::LogSettings;
@@ -244,7 +244,7 @@ fn necessary_parts_are_asked_for() {
 
 #[test]
 fn what_comes_later_is_refused_by_name() {
-    for kind in ["sentinel", "dns", "etcd", "consul", "zookeeper", "cluster"] {
+    for kind in ["sentinel", "dns", "etcd", "consul", "zookeeper"] {
         refused(
             "\"static\"",
             &format!("\"{kind}\""),
@@ -252,11 +252,11 @@ fn what_comes_later_is_refused_by_name() {
             "static",
         );
     }
-    for kind in ["etcd", "consul", "zookeeper", "sentinel", "cluster"] {
+    for kind in ["etcd", "consul", "zookeeper", "sentinel"] {
         refused_in_backend(
             &format!("authority = {{ kind = \"{kind}\" }}"),
             "is not in this version",
-            "embedded, follow",
+            "cluster, embedded, follow",
         );
     }
     for kind in ["dns_update", "dns_server", "kv", "vip", "sentinel"] {
@@ -283,6 +283,44 @@ fn what_comes_later_is_refused_by_name() {
         "authority = \"follow\"",
         "must be a table",
         "{ kind = \"follow\" }",
+    );
+}
+
+#[test]
+fn a_cluster_decides_by_itself() {
+    let text = std::fs::read_to_string("config/cluster.toml").expect("config/cluster.toml");
+    let config = Config::parse(Path::new("cluster.toml"), &text).expect("valid");
+    assert!(config.warnings.is_empty(), "{:?}", config.warnings);
+    let backend = &config.backends[0];
+    assert!(matches!(&backend.source, SourceSettings::Cluster { nodes } if nodes.len() == 3));
+    assert_eq!(backend.authority, AuthoritySettings::Cluster);
+    let refused = |more: &str, message: &str, hint: &str| {
+        let text = format!("{text}{more}\n");
+        let errors = Config::parse(Path::new("cluster.toml"), &text).expect_err(more);
+        let said = errors.to_string();
+        assert!(said.contains(message) && said.contains(hint), "{said}");
+    };
+    refused(
+        "authority = { kind = \"follow\" }",
+        "decides by itself",
+        "leave `authority` out",
+    );
+    refused(
+        "[backend.main.failover]\nsilent_after = \"2s\"",
+        "would do nothing",
+        "remove `failover`",
+    );
+    refused(
+        "publishers = []",
+        "nothing is published",
+        "remove `publishers`",
+    );
+    let named = format!("{text}authority = {{ kind = \"cluster\" }}\n");
+    assert!(Config::parse(Path::new("cluster.toml"), &named).is_ok());
+    refused_in_backend(
+        "authority = { kind = \"cluster\" }",
+        "needs a cluster as source",
+        "kind = \"cluster\"",
     );
 }
 

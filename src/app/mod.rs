@@ -21,11 +21,11 @@ pub use bind::BindError;
 use crate::admin::{self, Admin};
 use crate::clock;
 use crate::config::{Backend, Bind, Config};
-use crate::control::{self, Control, ControlHandle};
+use crate::control::{self, ClusterParts, Control, ControlHandle, SourceSettings};
 use crate::proxy::{self, Proxy, Socket};
 use crate::topology::{
-    EvidenceReceiver, EvidenceSender, Topology, TopologyReader, TopologyWriter, channel,
-    evidence_channel,
+    ClusterReader, EvidenceReceiver, EvidenceSender, Topology, TopologyReader, TopologyWriter,
+    channel, cluster_channel, evidence_channel,
 };
 
 use bind::{Bound, SocketFile};
@@ -66,6 +66,8 @@ struct Parts {
     reader: TopologyReader,
     evidence: EvidenceSender,
     evidence_end: EvidenceReceiver,
+    /// Of a cluster.
+    cluster: Option<(ClusterParts, ClusterReader)>,
 }
 
 impl App {
@@ -122,11 +124,14 @@ impl App {
                 writer,
                 reader,
                 evidence_end,
+                cluster,
                 ..
             } = parts;
+            let cluster = cluster.map(|(parts, _)| parts);
             readers.push(reader);
             let requests = proxy.counter(index);
-            let control = operate::control_of(backend, &monitor, writer, evidence_end, requests);
+            let control =
+                operate::control_of(backend, &monitor, (writer, cluster), evidence_end, requests);
             controls.push(control);
         }
         let control = Control::start(controls)?;
@@ -177,7 +182,12 @@ impl Parts {
     fn new(backend: &Backend, workers: usize) -> Parts {
         let (writer, reader) = channel(Topology::unknown(backend.name.clone()), workers);
         let (evidence, evidence_end) = evidence_channel(EVIDENCE_CAPACITY);
+        let cluster = matches!(backend.source, SourceSettings::Cluster { .. }).then(|| {
+            let (map, reader) = cluster_channel();
+            (ClusterParts { map, workers }, reader)
+        });
         Parts {
+            cluster,
             writer,
             reader,
             evidence,
@@ -214,6 +224,7 @@ fn plan(
             .map(|(backend, parts)| proxy::BackendPlan {
                 name: backend.name.clone(),
                 topology: parts.reader.clone(),
+                cluster: parts.cluster.as_ref().map(|(_, reader)| reader.clone()),
                 evidence: parts.evidence.clone(),
                 credentials: backend.auth.clone(),
                 settings: backend.requests.clone(),

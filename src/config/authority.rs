@@ -7,14 +7,18 @@ use super::section::{Item, Section};
 use crate::control::AuthoritySettings;
 
 /// Kinds that the design names and this version does not have.
-const LATER: &[&str] = &["etcd", "consul", "zookeeper", "sentinel", "cluster"];
+const LATER: &[&str] = &["etcd", "consul", "zookeeper", "sentinel"];
 
 /// An authority, and the state file with its place where it has one.
 pub(super) type ReadAuthority<'d> = (AuthoritySettings, Option<(PathBuf, Item<'d>)>);
 
 pub(super) fn read<'d>(item: &Item<'d>) -> Option<ReadAuthority<'d>> {
-    let (section, kind) = with_kind(item, "authority", &["embedded", "follow"], LATER)?;
+    let (section, kind) = with_kind(item, "authority", &["cluster", "embedded", "follow"], LATER)?;
     match kind {
+        "cluster" => {
+            section.finish();
+            Some((AuthoritySettings::Cluster, None))
+        }
         "embedded" => embedded(section),
         _ => {
             section.finish();

@@ -7,7 +7,7 @@ use super::authority::{self, same_file};
 use super::listener::ReadListener;
 use super::section::{Bound, Item, Section};
 use super::{Backend, auth, publisher, source};
-use crate::control::AuthoritySettings;
+use crate::control::{AuthoritySettings, SourceSettings};
 use crate::failover::Policy;
 use crate::proxy::BackendSettings;
 use crate::topology::NodeId;
@@ -77,11 +77,15 @@ fn read_one(header: Item<'_>) -> Option<ReadBackend<'_>> {
             "for example source = { kind = \"static\", nodes = [\"10.0.0.1:6379\"] }",
         )
         .and_then(|item| source::read(&item));
+    let is_cluster = matches!(source, Some((SourceSettings::Cluster { .. }, _)));
+    let unnamed = match is_cluster {
+        true => AuthoritySettings::Cluster,
+        false => AuthoritySettings::Follow,
+    };
     let authority = section
         .get("authority")
-        .map_or(Some((AuthoritySettings::Follow, None)), |item| {
-            authority::read(&item)
-        });
+        .map_or(Some((unnamed, None)), |item| authority::read(&item));
+    check_cluster(&section, source.is_some(), is_cluster, &authority);
     let credentials = section.get("auth").and_then(|item| auth::read(&item));
     let failover = failover(&section);
     let requests = requests(&section, &failover);
@@ -109,6 +113,46 @@ fn read_one(header: Item<'_>) -> Option<ReadBackend<'_>> {
         nodes: nodes.unwrap_or_default(),
         state: state.flatten(),
     })
+}
+
+/// A cluster decides by itself, and only a cluster does.
+fn check_cluster(
+    section: &Section<'_>,
+    has_source: bool,
+    is_cluster: bool,
+    authority: &Option<authority::ReadAuthority<'_>>,
+) {
+    let by_cluster = matches!(authority, Some((AuthoritySettings::Cluster, _)));
+    if let Some(item) = section.get("authority")
+        && has_source
+        && authority.is_some()
+        && by_cluster != is_cluster
+    {
+        match is_cluster {
+            true => item.fail(
+                "a cluster decides by itself who is primary",
+                "leave `authority` out, or write { kind = \"cluster\" }",
+            ),
+            false => item.fail(
+                "the authority `cluster` needs a cluster as source",
+                "source = { kind = \"cluster\", nodes = [\"10.0.0.1:6379\"] }",
+            ),
+        }
+    }
+    for (key, why) in [
+        (
+            "failover",
+            "a cluster detects and decides by itself: these settings would do nothing",
+        ),
+        (
+            "publishers",
+            "of a cluster nothing is published: its nodes tell where the slots are",
+        ),
+    ] {
+        if let Some(item) = section.get(key).filter(|_| is_cluster) {
+            item.fail(why, format!("remove `{key}`"));
+        }
+    }
 }
 
 fn check_name(header: &Item<'_>) {

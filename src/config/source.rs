@@ -7,18 +7,24 @@ use crate::control::SourceSettings;
 use crate::topology::NodeId;
 
 /// Kinds that the design names and this version does not have.
-const LATER: &[&str] = &["sentinel", "dns", "etcd", "consul", "zookeeper", "cluster"];
+const LATER: &[&str] = &["sentinel", "dns", "etcd", "consul", "zookeeper"];
 
 /// A source, and the nodes that the file itself names.
 pub(super) type ReadSource<'d> = (SourceSettings, Vec<(NodeId, Item<'d>)>);
 
 pub(super) fn read<'d>(item: &Item<'d>) -> Option<ReadSource<'d>> {
-    let (section, _) = with_kind(item, "source", &["static"], LATER)?;
-    fixed(section)
+    let (section, kind) = with_kind(item, "source", &["cluster", "static"], LATER)?;
+    let named = named(section)?;
+    let nodes = named.iter().map(|(node, _)| node.clone()).collect();
+    let settings = match kind {
+        "cluster" => SourceSettings::Cluster { nodes },
+        _ => SourceSettings::Static { nodes },
+    };
+    Some((settings, named))
 }
 
-/// The nodes are those of the file.
-fn fixed<'d>(section: Section<'d>) -> Option<ReadSource<'d>> {
+/// The nodes that the file names.
+fn named<'d>(section: Section<'d>) -> Option<Vec<(NodeId, Item<'d>)>> {
     let hint = "for example nodes = [\"10.0.0.1:6379\", \"10.0.0.2:6379\"]";
     let list = section.require("nodes", hint);
     section.finish();
@@ -38,8 +44,5 @@ fn fixed<'d>(section: Section<'d>) -> Option<ReadSource<'d>> {
             Ok(node) => nodes.push((node, item)),
         }
     }
-    let settings = SourceSettings::Static {
-        nodes: nodes.iter().map(|(node, _)| node.clone()).collect(),
-    };
-    Some((settings, nodes))
+    Some(nodes)
 }

@@ -24,6 +24,8 @@ pub struct ControlHandle {
     pub(super) backend: Arc<str>,
     pub(super) questions: mpsc::Sender<Question>,
     pub(super) reports: Reports,
+    /// Why no switchover can be asked for.
+    pub(super) refuses: Option<&'static str>,
 }
 
 impl ControlHandle {
@@ -48,8 +50,11 @@ impl ControlHandle {
     /// done, and if not, why. Dropping the future does not stop a switchover that has begun.
     ///
     /// # Errors
-    /// The control plane has stopped.
+    /// The control plane has stopped, or has no say in it.
     pub async fn switchover(&self, to: Option<NodeId>) -> Result<FailoverReport, String> {
+        if let Some(why) = self.refuses {
+            return Err(why.to_owned());
+        }
         let stopped = || "the control plane has stopped".to_owned();
         let (answer, report) = oneshot::channel();
         self.questions

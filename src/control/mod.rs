@@ -12,12 +12,13 @@
 //!   topology   the data plane's snapshot; who obeys it     <─────────┘
 //! ```
 //!
-//! `node` is the RESP connection under `probe` and `ops`. All backends run on one thread.
+//! `cluster` is all of that for a Redis Cluster, which decides by itself. `node` is the RESP connection under `probe` and `ops`. All backends run on one thread.
 
 pub mod authority;
 pub mod publisher;
 pub mod source;
 
+mod cluster;
 mod codec;
 mod driver;
 mod failpoint;
@@ -37,5 +38,6 @@ pub use node::Access;
 pub use ops::{Operator, Order, SharedReplicationAuth};
 pub use probe::{Probe, ProbeCaller, Sighting};
 pub use start::{
-    AuthoritySettings, BackendControl, Control, PublisherSettings, SourceSettings, StartError,
+    AuthoritySettings, BackendControl, ClusterParts, Control, PublisherSettings, SourceSettings,
+    StartError,
 };

@@ -10,20 +10,25 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use super::authority::{Authority, EmbeddedAuthority, FollowAuthority, StateError};
+use super::cluster::{self, Follower};
 use super::driver::{Driver, State};
 use super::failpoint::Failpoint;
 use super::gauges::Gauges;
 use super::handle::ControlHandle;
+use super::node::Access;
 use super::publisher::{HookPublisher, Publisher};
 use super::reports::{Reports, RequestCounter};
 use super::source::{Source, StaticSource};
 use super::staff::{Common, Staff};
 use crate::failover::{self, Machine, Policy};
 use crate::resp::Credentials;
-use crate::topology::{EvidenceReceiver, NodeId, RequestCounts, TopologyWriter};
+use crate::topology::{ClusterWriter, EvidenceReceiver, NodeId, RequestCounts, TopologyWriter};
 
 /// Questions that wait for a driver.
 const QUESTIONS: usize = 64;
+
+/// What who asks for a switchover of a cluster is told.
+const CLUSTER_DECIDES: &str = "the cluster decides who is primary: send CLUSTER FAILOVER to the replica that is to be promoted";
 
 /// How the connections of a monitor that may decide are named.
 const MONITOR_MARK: &str = "pointsman-monitor:";
@@ -49,15 +54,31 @@ pub struct BackendControl {
     pub publishers: Vec<PublisherSettings>,
     /// Where the snapshot goes.
     pub topology: TopologyWriter,
+    /// Where that of a cluster goes.
+    pub cluster: Option<ClusterParts>,
     /// What the data plane sees.
     pub evidence: EvidenceReceiver,
     /// The data plane's counters since the start of the process.
     pub requests: Box<dyn Fn() -> RequestCounts + Send + Sync>,
 }
 
+/// What a cluster needs besides.
+#[derive(Debug)]
+pub struct ClusterParts {
+    /// Where its slots are.
+    pub map: ClusterWriter,
+    /// How many workers read the topologies of its shards.
+    pub workers: usize,
+}
+
 /// Where nodes are learned.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum SourceSettings {
+    /// A Redis Cluster, of which these nodes are asked first. Its authority is the cluster.
+    Cluster {
+        /// At least one, no duplicates.
+        nodes: Vec<NodeId>,
+    },
     /// The nodes are these.
     Static {
         /// In the operator's order; at least one, no duplicates.
@@ -68,6 +89,8 @@ pub enum SourceSettings {
 /// Who decides.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum AuthoritySettings {
+    /// The Redis Cluster that is the source.
+    Cluster,
     /// This monitor, with a record in this file.
     Embedded {
         /// The file; its directory exists.
@@ -130,6 +153,7 @@ impl Control {
                 backend: backend.backend.clone(),
                 questions,
                 reports: reports.clone(),
+                refuses: backend.cluster.is_some().then_some(CLUSTER_DECIDES),
             });
             prepared.push((backend, authority, questions_end, reports));
         }
@@ -187,7 +211,7 @@ impl Drop for Control {
 impl BackendControl {
     fn open_authority(&self) -> Result<Box<dyn Authority>, StartError> {
         match &self.authority {
-            AuthoritySettings::Follow => Ok(Box::new(FollowAuthority)),
+            AuthoritySettings::Follow | AuthoritySettings::Cluster => Ok(Box::new(FollowAuthority)),
             AuthoritySettings::Embedded { state } => {
                 let embedded = EmbeddedAuthority::new(state, self.backend.clone());
                 match embedded.check() {
@@ -208,6 +232,25 @@ impl BackendControl {
         reports: Reports,
         stop: CancellationToken,
     ) {
+        if let (Some(parts), SourceSettings::Cluster { nodes }) = (self.cluster, &self.source) {
+            let access = Access {
+                node: NodeId::new(""),
+                credentials: self.credentials,
+                mark: format!("{FOLLOWER_MARK}{}", self.monitor).into(),
+                unacked_after: self.policy.unacked_after,
+            };
+            let follower = Follower {
+                backend: self.backend,
+                seeds: nodes.clone(),
+                access,
+                workers: parts.workers,
+                home: self.topology,
+                map: parts.map,
+                evidence: self.evidence,
+                questions,
+            };
+            return cluster::follow(follower, stop).await;
+        }
         let rule = self.authority.rule();
         let decides = rule != failover::Authority::Follows;
         let prefix = if decides { MONITOR_MARK } else { FOLLOWER_MARK };
@@ -249,13 +292,15 @@ impl SourceSettings {
     /// The nodes that are known before anybody was asked.
     fn known(&self) -> Vec<NodeId> {
         match self {
-            SourceSettings::Static { nodes } => nodes.clone(),
+            SourceSettings::Static { nodes } | SourceSettings::Cluster { nodes } => nodes.clone(),
         }
     }
 
     fn open(self) -> Box<dyn Source> {
         match self {
-            SourceSettings::Static { nodes } => Box::new(StaticSource::new(nodes)),
+            SourceSettings::Static { nodes } | SourceSettings::Cluster { nodes } => {
+                Box::new(StaticSource::new(nodes))
+            }
         }
     }
 }
@@ -264,6 +309,7 @@ impl AuthoritySettings {
     /// As the configuration calls it.
     pub fn kind(&self) -> &'static str {
         match self {
+            AuthoritySettings::Cluster => "cluster",
             AuthoritySettings::Embedded { .. } => "embedded",
             AuthoritySettings::Follow => "follow",
         }
@@ -272,7 +318,7 @@ impl AuthoritySettings {
     fn rule(&self) -> failover::Authority {
         match self {
             AuthoritySettings::Embedded { .. } => failover::Authority::Decides,
-            AuthoritySettings::Follow => failover::Authority::Follows,
+            AuthoritySettings::Cluster | AuthoritySettings::Follow => failover::Authority::Follows,
         }
     }
 }

@@ -4,6 +4,7 @@
 mod action;
 mod candidate;
 mod choice;
+mod cluster;
 mod commit;
 mod core;
 mod detector;
@@ -28,6 +29,7 @@ mod unfence;
 mod unplanned;
 
 pub use action::{Action, Decline, NodeOp, OpId, View};
+pub use cluster::{ClusterPicture, ClusterShard, ClusterView};
 pub use event::{Event, NodeOpOutcome, Observation, ProbeError, SwapOutcome};
 pub use machine::{Authority, Machine};
 pub use policy::Policy;

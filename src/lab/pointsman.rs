@@ -32,6 +32,8 @@ pub struct PointsmanOptions {
     pub nodes: Vec<String>,
     /// What it logs in to the nodes with.
     pub password: Option<String>,
+    /// The nodes are a Redis Cluster.
+    pub cluster: bool,
     /// `follow` instead of `embedded`.
     pub follow: bool,
     /// Where the record is; `None`: beside the configuration.
@@ -55,6 +57,7 @@ impl PointsmanOptions {
             program: None,
             nodes,
             password: None,
+            cluster: false,
             follow: false,
             state: None,
             backend: String::new(),
@@ -373,7 +376,12 @@ impl Pointsman {
     fn config_text(&self, options: &PointsmanOptions) -> String {
         let path = |path: PathBuf| format!("{:?}", path.display().to_string());
         let nodes = format!("{:?}", options.nodes);
+        let source = match options.cluster {
+            true => "cluster",
+            false => "static",
+        };
         let authority = match options.follow {
+            _ if options.cluster => r#"{ kind = "cluster" }"#.to_owned(),
             true => r#"{ kind = "follow" }"#.to_owned(),
             false => format!(
                 r#"{{ kind = "embedded", state = {} }}"#,
@@ -387,6 +395,10 @@ impl Pointsman {
             ),
             None => String::new(),
         };
+        let failover = match options.cluster {
+            true => String::new(),
+            false => format!("[backend.{BACKEND}.failover]\n{}", options.failover),
+        };
         let socket = self.scratch.path().join("redis.sock");
         format!(
             "[admin]\nbind = \"{admin}\"\n\n\
@@ -395,9 +407,9 @@ impl Pointsman {
              [[listener]]\nbind = \"{bind}\"\nbackend = \"{BACKEND}\"\n\n\
              [[listener]]\nbind = \"unix:{socket}\"\nbackend = \"{BACKEND}\"\n\n\
              [backend.{BACKEND}]\n\
-             source = {{ kind = \"static\", nodes = {nodes} }}\n\
+             source = {{ kind = \"{source}\", nodes = {nodes} }}\n\
              authority = {authority}\n{auth}\n{backend}\n\n\
-             [backend.{BACKEND}.failover]\n{failover}\n\n\
+             {failover}\n\n\
              [backend.{BACKEND}.requests]\n{requests}\n",
             admin = self.admin.address(),
             level = options.log_level,
@@ -405,7 +417,7 @@ impl Pointsman {
             bind = self.port.address(),
             socket = socket.display(),
             backend = options.backend,
-            failover = options.failover,
+            failover = failover,
             requests = options.requests,
         )
     }

@@ -1,0 +1,6 @@
+//! A real Redis Cluster behind pointsman, and ordinary clients that know nothing of it.
+
+mod commands;
+mod failover;
+mod reshard;
+mod scene;

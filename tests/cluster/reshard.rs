@@ -1,0 +1,105 @@
+//! Slots move while clients work.
+
+use std::collections::BTreeSet;
+
+use pointsman::lab::Server;
+use pointsman::resp::key_slot;
+
+use crate::scene::{Scene, ask, hear, send};
+
+#[tokio::test]
+async fn slots_move_between_shards_without_an_error_for_anybody() {
+    let mut scene = Scene::start().await;
+    scene.traffic().await;
+    // To another shard, and to one that has none yet.
+    let new = scene.cluster.add(Server::program()).await.unwrap();
+    scene.cluster.meet(new).await.unwrap();
+    scene.cluster.settled().await.unwrap();
+    for slot in (0..300).step_by(3) {
+        scene.cluster.move_slot(slot, 0, 1).await.unwrap();
+        scene.cluster.move_slot(slot + 1, 0, new).await.unwrap();
+    }
+    scene.progress(50).await;
+    let verdict = scene.judged().await;
+    let total = verdict.total();
+    assert_eq!(total.all_errors(), 0, "{verdict}");
+    assert_eq!((total.lost, total.broken()), (0, 0), "{verdict}");
+    scene.assert_log_is_clean();
+}
+
+#[tokio::test]
+async fn the_slots_that_the_clients_use_move_under_their_hands() {
+    let mut scene = Scene::start().await;
+    scene.traffic().await;
+    for round in 0..3 {
+        for from in 0..3 {
+            let keys = scene.cluster.node(from).cli(&["KEYS", "*"]).await.unwrap();
+            let keys = keys.items().unwrap_or_default().iter();
+            // Those of the clients that have one key each, and some of those with many.
+            let slots: BTreeSet<u16> = keys
+                .filter_map(|key| key.text())
+                .filter(|key| !key.contains(":setter:") || key.ends_with("07"))
+                .map(|key| key_slot(key.as_bytes()))
+                .collect();
+            for slot in slots {
+                scene
+                    .cluster
+                    .move_slot(slot, from, (from + 1 + round % 2) % 3)
+                    .await
+                    .unwrap();
+            }
+        }
+    }
+    scene.progress(50).await;
+    let verdict = scene.judged().await;
+    let total = verdict.total();
+    assert_eq!(total.all_errors(), 0, "{verdict}");
+    assert_eq!((total.lost, total.broken()), (0, 0), "{verdict}");
+    scene.assert_log_is_clean();
+}
+
+#[tokio::test]
+async fn a_slot_on_its_way_is_asked_for_at_both_ends() {
+    let scene = Scene::start().await;
+    let mut client = scene.client().await;
+    let slot = key_slot(b"t");
+    let from = scene.node_of("t").await;
+    let to = (from + 1) % 3;
+    for number in 0..20 {
+        let reply = ask(&mut client, &format!("SET {{t}}{number} {number}")).await;
+        assert_eq!(reply, "OK");
+    }
+    scene.cluster.open_slot(slot, from, to).await.unwrap();
+    scene.cluster.move_keys(slot, from, to, 10).await.unwrap();
+    // Half of the keys are there, and new ones are made there.
+    for number in 0..30 {
+        send(&mut client, &format!("SET {{t}}{number} a")).await;
+        send(&mut client, &format!("APPEND {{t}}{number} b")).await;
+        send(&mut client, &format!("GET {{t}}{number}")).await;
+    }
+    for _ in 0..30 {
+        assert_eq!(hear(&mut client).await, "OK");
+        assert_eq!(hear(&mut client).await, "2");
+        assert_eq!(hear(&mut client).await, "ab");
+    }
+    // A transaction about a key that is there already, or not at all.
+    for request in ["MULTI", "SET {t}new 1", "GET {t}new", "EXEC"] {
+        send(&mut client, request).await;
+    }
+    for reply in ["OK", "QUEUED", "QUEUED", "[OK, 1]"] {
+        assert_eq!(hear(&mut client).await, reply);
+    }
+    // Keys at both ends: that has to wait until they are together.
+    let mut waits = scene.client().await;
+    send(&mut waits, "MGET {t}0 {t}1 {t}2 {t}3 {t}4 {t}5 {t}6 {t}7 {t}8 {t}9 {t}10 {t}11 {t}12 {t}13 {t}14 {t}15").await;
+    send(&mut waits, "BLPOP {t}list 0").await;
+    assert_eq!(ask(&mut client, "GET {t}0").await, "ab");
+    while scene.cluster.move_keys(slot, from, to, 10).await.unwrap() > 0 {}
+    let values = hear(&mut waits).await;
+    assert_eq!(values.matches("ab").count(), 16, "{values}");
+    scene.cluster.close_slot(slot, to).await.unwrap();
+    assert_eq!(ask(&mut client, "RPUSH {t}list e").await, "1");
+    assert_eq!(hear(&mut waits).await, "[{t}list, e]");
+    assert_eq!(scene.node_of("t").await, to);
+    scene.assert_log_is_clean();
+}
