@@ -24,7 +24,7 @@ use super::scans::Iteration;
 use super::session::{Park, ReplyMode};
 use super::worker::{Backend, Worker, follow_gaps, follow_topology};
 use crate::clock;
-use crate::resp::command::{Join, Patience, Reach, patience, reach, refused, replay};
+use crate::resp::command::{Channels, Join, Patience, Reach, patience, reach, refused, replay};
 use crate::resp::{
     Command, Limits, OwnError, Replay, Request, RequestScanner, Special, encode_request, key_slot,
 };
@@ -32,6 +32,10 @@ use crate::topology::{ClusterMap, Gate, TopologyReader};
 
 /// A SCAN cursor of ours: the node's, and in the lowest bits the number of the shard.
 const SHARD_BITS: u32 = 10;
+
+/// Channels in several slots could part at any time.
+const ONE_SLOT: &str =
+    "all shard channels of a connection must be in one hash slot: use another connection";
 
 const CROSS_SLOT: &[u8] = b"-CROSSSLOT Keys in request don't hash to the same slot\r\n";
 
@@ -291,7 +295,7 @@ impl Worker {
                 .map(|(_, b)| b),
         };
         if let Some(aim) = aim
-            && let Some(step) = self.bind(index, slot, aim)?
+            && let Some(step) = self.bind(index, special, slot, aim)?
         {
             return Ok(step);
         }
@@ -339,22 +343,37 @@ impl Worker {
     }
 
     /// The session's own connection must be at the shard `aim`. Some step: it can not be there.
-    fn bind(&mut self, index: usize, slot: Option<u16>, aim: usize) -> Result<Option<Step>, Park> {
+    fn bind(
+        &mut self,
+        index: usize,
+        special: Special,
+        slot: Option<u16>,
+        aim: usize,
+    ) -> Result<Option<Step>, Park> {
         let session = &mut self.sessions[index];
         let busy = session.inflight > 0;
         let Some(pin) = &mut session.pin else {
             return Ok(None);
         };
-        let open = pin.tx.is_some() || pin.watch != Watch::None;
+        let listens = !pin.channels[Channels::Sharded as usize].is_empty();
+        let open = pin.tx.is_some() || pin.watch != Watch::None || listens;
         if !busy && !open {
             pin.bound = None;
         }
         let lane = pin.lane;
+        let about_shard_channels = matches!(
+            special,
+            Special::Subscribe(Channels::Sharded) | Special::Unsubscribe(Channels::Sharded)
+        );
+        if about_shard_channels && listens && pin.bound != slot {
+            self.refuse_queued(index, ONE_SLOT);
+            return Ok(Some(Step::Next));
+        }
         // Where the slot has moved, the node says so and the lane follows.
         if self.lanes[lane].backend == aim || slot.is_some() && pin.bound == slot {
             return Ok(None);
         }
-        if pin.bound.is_some() && open {
+        if pin.bound.is_some() && open && !listens {
             self.refuse_with(index, CROSS_SLOT);
             return Ok(Some(Step::Next));
         }

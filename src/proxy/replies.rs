@@ -340,6 +340,14 @@ impl Worker {
             b'+' => pin.monitor && frame.get(1).is_some_and(u8::is_ascii_digit),
             _ => false,
         };
+        // The slot of its channel has moved, and the lane follows.
+        let moved = frame[0] != b'+' && !subscription_next && word() == b"sunsubscribe";
+        if moved && self.backends[self.lanes[lane].backend].in_cluster() {
+            let state = &mut self.lanes[lane];
+            state.retire = true;
+            state.wake_task();
+            return true;
+        }
         if message && word() == b"tracking-redir-broken" {
             self.redirection_broken(of);
         } else if message {

@@ -55,6 +55,51 @@ async fn requests_that_may_be_replayed_see_no_error_when_a_primary_is_killed() {
     scene.assert_log_is_clean();
 }
 
+/// How far from the promised 100 ms a shared, busy test machine may be.
+const SLOW_MACHINE: Duration = Duration::from_millis(500);
+
+#[tokio::test]
+async fn the_pause_is_the_clusters_own_election_and_hardly_more() {
+    let scene = Scene::start().await;
+    let mut client = scene.client().await;
+    assert_eq!(crate::scene::ask(&mut client, "SET foo 1").await, "OK");
+    let victim = scene.node_of("foo").await;
+    scene.cluster.node(victim).kill();
+    let began = pointsman::clock::now();
+    let through = async {
+        let reply = crate::scene::ask(&mut client, "SET foo 2").await;
+        (reply, pointsman::clock::now())
+    };
+    // As soon as the replica takes a write itself, the election is over.
+    let direct = async {
+        let mut replica = scene.cluster.node(victim + 3).client().await.unwrap();
+        while !replica.call(&["SET", "foo", "3"]).await.unwrap().is_ok() {
+            tokio::task::yield_now().await;
+        }
+        pointsman::clock::now()
+    };
+    let ((reply, answered), elected) = tokio::join!(through, direct);
+    assert_eq!(reply, "OK");
+    let more = answered.since(elected);
+    eprintln!("election {:?}, {more:?} more", elected.since(began));
+    assert!(more < SLOW_MACHINE, "{more:?} after the election");
+}
+
+#[tokio::test]
+async fn a_primary_that_hangs_is_replaced_and_reaches_nobody_when_it_wakes_up() {
+    let mut scene = Scene::start().await;
+    scene.traffic().await;
+    let victim = scene.node_of("foo").await;
+    scene.cluster.node(victim).stop();
+    scene.progress(30).await;
+    scene.cluster.node(victim).cont();
+    scene.cluster.settled().await.unwrap();
+    scene.progress(30).await;
+    let verdict = scene.judged().await;
+    assert_the_promise_was_kept(&verdict);
+    scene.assert_log_is_clean();
+}
+
 #[tokio::test]
 async fn a_planned_failover_is_no_error_for_anybody() {
     let mut scene = Scene::start().await;

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use pointsman::lab::Server;
 use pointsman::resp::key_slot;
 
-use crate::scene::{Scene, ask, hear, send};
+use crate::scene::{Scene, ask, hear, message, send};
 
 #[tokio::test]
 async fn slots_move_between_shards_without_an_error_for_anybody() {
@@ -55,6 +55,43 @@ async fn the_slots_that_the_clients_use_move_under_their_hands() {
     let total = verdict.total();
     assert_eq!(total.all_errors(), 0, "{verdict}");
     assert_eq!((total.lost, total.broken()), (0, 0), "{verdict}");
+    scene.assert_log_is_clean();
+}
+
+#[tokio::test]
+async fn a_subscription_follows_its_slot() {
+    let scene = Scene::start().await;
+    let mut publisher = scene.client().await;
+    let (mut two, mut three) = (scene.client().await, scene.client3().await);
+    send(&mut two, "SSUBSCRIBE {t}x {t}y").await;
+    for count in ["[ssubscribe, {t}x, 1]", "[ssubscribe, {t}y, 2]"] {
+        assert_eq!(hear(&mut two).await, count);
+    }
+    send(&mut three, "SSUBSCRIBE {t}x").await;
+    assert_eq!(message(&mut three).await, "[ssubscribe, {t}x, 1]");
+    let from = scene.node_of("t").await;
+    let to = (from + 1) % 3;
+    scene
+        .cluster
+        .move_slot(key_slot(b"t"), from, to)
+        .await
+        .unwrap();
+    // They were told nothing of it, and hear again as soon as they are there.
+    let deadline = pointsman::clock::now() + crate::scene::SOON;
+    while ask(&mut publisher, "SPUBLISH {t}y ready").await != "1"
+        || ask(&mut publisher, "SPUBLISH {t}x m").await != "2"
+    {
+        assert!(pointsman::clock::now() < deadline, "nobody listens");
+    }
+    assert_eq!(message(&mut three).await, "[smessage, {t}x, m]");
+    loop {
+        match message(&mut two).await.as_str() {
+            "[smessage, {t}y, ready]" => {}
+            other => break assert_eq!(other, "[smessage, {t}x, m]"),
+        }
+    }
+    let elsewhere = ask(&mut three, "SSUBSCRIBE other").await;
+    assert!(elsewhere.contains("one hash slot"), "{elsewhere}");
     scene.assert_log_is_clean();
 }
 
