@@ -24,12 +24,22 @@ pub struct Sharded {
     /// Kept as long as the nodes: their ports for each other.
     bus: Vec<Port>,
     scratch: Scratch,
+    password: Option<String>,
 }
 
 impl Sharded {
     /// Starts three primaries and a replica of each; returns when the cluster says that it is well.
     pub async fn start(program: PathBuf) -> Result<Sharded, LabError> {
+        Sharded::with_password(program, None).await
+    }
+
+    /// The same with `requirepass` and `masterauth` of every node.
+    pub async fn with_password(
+        program: PathBuf,
+        password: Option<&str>,
+    ) -> Result<Sharded, LabError> {
         let mut cluster = Sharded {
+            password: password.map(str::to_owned),
             nodes: Vec::new(),
             names: Vec::new(),
             bus: Vec::new(),
@@ -68,6 +78,7 @@ impl Sharded {
         let options = ServerOptions {
             program,
             config,
+            password: self.password.clone(),
             ..ServerOptions::default()
         };
         let number = self.nodes.len();
@@ -136,10 +147,46 @@ impl Sharded {
                 if replication.contains("master_link_status:down") {
                     return Err(format!("{}: {replication}", node.id()));
                 }
+                if replication.contains("state=online") {
+                    self.streams(node).await.map_err(|e| e.to_string())?;
+                }
             }
             Ok(())
         })
         .await
+    }
+
+    /// A primary begins to stream only when its replica's first acknowledgement came, up to a second after
+    /// the link is up: a write goes to it and comes back acknowledged.
+    async fn streams(&self, node: &Server) -> Result<(), LabError> {
+        let mut client = node.client().await?;
+        let failed = || LabError::client(format!("write to {}", node.id()));
+        for number in 0..64 {
+            let key = format!("lab:settled:{number}");
+            if !client
+                .call(&["SET", &key, ""])
+                .await
+                .map_err(failed())?
+                .is_ok()
+            {
+                // Its slot is elsewhere.
+                continue;
+            }
+            let copies = client
+                .call(&["WAIT", "1", "2000"])
+                .await
+                .map_err(failed())?;
+            client.call(&["DEL", &key]).await.map_err(failed())?;
+            return match copies.number() {
+                Some(1..) => Ok(()),
+                _ => Err(LabError::Unexpected(format!(
+                    "{} does not stream",
+                    node.id()
+                ))),
+            };
+        }
+        // It serves hardly any slot.
+        Ok(())
     }
 
     /// The number of the living primary that serves a hash slot, by its own word.

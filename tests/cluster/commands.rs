@@ -254,3 +254,65 @@ async fn a_client_that_knows_clusters_sees_one_node() {
     );
     scene.assert_log_is_clean();
 }
+
+#[tokio::test]
+async fn users_are_those_of_the_nodes() {
+    let scene = Scene::locked("secret").await;
+    let mut client = scene.client().await;
+    for key in KEYS {
+        let refused = ask(&mut client, &format!("GET {key}")).await;
+        assert!(refused.contains("NOAUTH"), "{refused}");
+    }
+    assert!(ask(&mut client, "AUTH wrong").await.contains("WRONGPASS"));
+    assert_eq!(ask(&mut client, "AUTH secret").await, "OK");
+    for key in KEYS {
+        assert_eq!(ask(&mut client, &format!("SET {key} 1")).await, "OK");
+    }
+    assert_eq!(ask(&mut client, "MGET foo bar qux").await, "[1, 1, 1]");
+    let ann = ["ACL", "SETUSER", "ann", "on", ">pw", "~*", "&*", "+@all"];
+    for node in scene.cluster.nodes() {
+        assert!(node.cli(&ann).await.unwrap().is_ok());
+    }
+    assert_eq!(ask(&mut client, "AUTH ann pw").await, "OK");
+    assert_eq!(ask(&mut client, "ACL WHOAMI").await, "ann");
+    for key in KEYS {
+        assert_eq!(ask(&mut client, &format!("GET {key}")).await, "1");
+    }
+    assert_eq!(ask(&mut client, "RESET").await, "RESET");
+    assert!(ask(&mut client, "GET foo").await.contains("NOAUTH"));
+    scene.assert_log_is_clean();
+}
+
+#[tokio::test]
+async fn a_client_that_wants_no_replies_gets_none() {
+    let scene = Scene::start().await;
+    let mut client = scene.client().await;
+    for request in [
+        "CLIENT REPLY OFF",
+        "SET foo 1",
+        "SET bar 2",
+        "MSET foo 3 qux 4",
+        "DBSIZE",
+    ] {
+        send(&mut client, request).await;
+    }
+    assert_eq!(ask(&mut client, "CLIENT REPLY ON").await, "OK");
+    send(&mut client, "CLIENT REPLY SKIP").await;
+    send(&mut client, "GET bar").await;
+    assert_eq!(ask(&mut client, "MGET foo bar qux").await, "[3, 2, 4]");
+    // Local answers and those of shards in one pipeline.
+    for request in [
+        "GET foo",
+        "CLUSTER KEYSLOT foo",
+        "GET bar",
+        "PING",
+        "CLIENT GETNAME",
+        "GET qux",
+    ] {
+        send(&mut client, request).await;
+    }
+    for reply in ["3", "12182", "2", "PONG", "nil", "4"] {
+        assert_eq!(hear(&mut client).await, reply);
+    }
+    scene.assert_log_is_clean();
+}

@@ -26,7 +26,17 @@ impl Scene {
     }
 
     pub async fn with(change: impl FnOnce(&mut PointsmanOptions)) -> Scene {
-        let cluster = Sharded::start(Server::program()).await.unwrap();
+        Scene::behind(Sharded::start(Server::program()).await.unwrap(), change).await
+    }
+
+    /// With a password at every node.
+    pub async fn locked(password: &str) -> Scene {
+        let cluster = Sharded::with_password(Server::program(), Some(password));
+        let give = |options: &mut PointsmanOptions| options.password = Some(password.to_owned());
+        Scene::behind(cluster.await.unwrap(), give).await
+    }
+
+    async fn behind(cluster: Sharded, change: impl FnOnce(&mut PointsmanOptions)) -> Scene {
         let mut options = PointsmanOptions {
             program: Some(env!("CARGO_BIN_EXE_pointsman").into()),
             cluster: true,
