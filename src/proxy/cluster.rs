@@ -56,13 +56,47 @@ pub(super) struct ClusterSession {
     generation: u64,
     /// Requests of it that wait for the cluster to settle.
     pub(super) detained: u32,
+    /// Where requests were sent on to that were refused elsewhere, and which of them was the last one.
+    away: Vec<Away>,
     /// Where a connection of its own is to be made.
     pub(super) aim: Option<usize>,
     /// The shard that its last request with a key went to.
     last: Option<u16>,
 }
 
+/// See [`ClusterSession::away`].
+struct Away {
+    slot: Option<u16>,
+    place: u64,
+    lane: usize,
+}
+
 impl ClusterSession {
+    /// Whether a request that was refused may go to `lane`: nothing of its slot that came before it is on
+    /// another way. If so, it is noted.
+    pub(super) fn may_follow(&mut self, slot: Option<u16>, place: u64, lane: usize) -> bool {
+        self.settle_away();
+        let next = place == self.order.first();
+        let apart = |away: &Away| away.slot == slot && (away.lane != lane || away.place > place);
+        let may = next || self.detained == 0 && !self.away.iter().any(apart);
+        if may {
+            self.went(slot, place, lane);
+        }
+        may
+    }
+
+    /// It goes to `lane`.
+    pub(super) fn went(&mut self, slot: Option<u16>, place: u64, lane: usize) {
+        self.away.retain(|away| away.slot != slot);
+        self.away.push(Away { slot, place, lane });
+    }
+
+    /// Forgets what is answered.
+    fn settle_away(&mut self) {
+        let first = self.order.first();
+        self.away.retain(|away| away.place >= first);
+    }
+
     /// Whether the lane is its lane at a shard.
     pub(super) fn uses(&self, lane: usize) -> bool {
         self.lanes.contains(&Some(lane))
@@ -325,7 +359,10 @@ impl Worker {
         let Some(cluster) = &mut self.sessions[index].cluster else {
             return Ok(());
         };
+        cluster.settle_away();
+        // Nor does anything new go where a request was refused, until that is answered.
         if cluster.detained > 0
+            || !cluster.away.is_empty()
             || cluster.generation != generation && cluster.order.len() > 0 && busy
         {
             return Err(Park::Drained);

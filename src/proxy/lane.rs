@@ -521,6 +521,14 @@ impl Entry {
         }
     }
 
+    /// Its place in its session's order, where it has one.
+    pub(super) fn place(&self) -> u64 {
+        match &self.kind {
+            Kind::Part(part) => part.place,
+            _ => 0,
+        }
+    }
+
     /// As if nothing had been said about it.
     pub(super) fn reset_part(&mut self) {
         if let Kind::Part(part) = &mut self.kind {

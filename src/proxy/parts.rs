@@ -7,6 +7,7 @@ use bytes::{Bytes, BytesMut};
 
 use super::lane::{Entry, SessionRef};
 use super::scans::Iteration;
+use super::session::Session;
 use super::worker::Worker;
 use crate::resp::command::Join;
 use crate::resp::reply::{elements, payload};
@@ -81,6 +82,11 @@ pub(super) struct Joining {
 impl Order {
     pub(super) fn len(&self) -> usize {
         self.places.len()
+    }
+
+    /// The place that is answered next.
+    pub(super) fn first(&self) -> u64 {
+        self.first
     }
 
     /// The place of a request that begins.
@@ -246,8 +252,11 @@ impl Worker {
         session.inflight -= count;
         session.learn(count, bytes);
         self.backends[session.backend].turn.replied += u64::from(count);
-        let pinned = session.pin.is_some();
+        let (pinned, detained) = (session.pin.is_some(), cluster_detains(session));
         self.got_replies(of.index);
+        if detained {
+            self.release_detained_of(of);
+        }
         if pinned {
             self.settle_pin(of);
         }
@@ -259,6 +268,10 @@ impl Worker {
             self.finish_part(of, &part, &reply, Some(&reply));
         }
     }
+}
+
+fn cluster_detains(session: &Session) -> bool {
+    session.cluster.as_ref().is_some_and(|c| c.detained > 0)
 }
 
 #[cfg(test)]

@@ -2,11 +2,12 @@
 //!
 //! Requests of one session for one slot travel over the same lane, are all refused there, and follow each
 //! other to the next one. Where the node has only lost its primary's place, the lane keeps them
-//! (`Draining`), as it does with any "look again".
+//! (`Draining`), as it does with any "look again". Where a slot moves so fast that two of them would take different ways, the
+//! later one is *detained* until all before it are answered.
 
 use bytes::Bytes;
 
-use super::lane::{Entry, Kind, own_error};
+use super::lane::{Entry, Kind, SessionRef, own_error};
 use super::parts::Sort;
 use super::replies::{LaneEnd, look_again_in};
 use super::worker::Worker;
@@ -199,9 +200,16 @@ impl Worker {
         let Some((number, shard)) = target else {
             return self.detain(entry, bytes);
         };
-        let asking = matches!(to, Redirect::Ask(_));
-        let frame = ready(&mut entry, bytes, asking);
+        let (slot, place) = (part.slot, part.place);
         let lane = self.lane_at(of.index, number, shard);
+        let follows = self.sessions[of.index]
+            .cluster
+            .as_mut()
+            .is_some_and(|cluster| cluster.may_follow(slot, place, lane));
+        if !follows {
+            return self.detain(entry, bytes);
+        }
+        let frame = ready(&mut entry, bytes, matches!(to, Redirect::Ask(_)));
         self.push_entry(lane, entry, &frame);
     }
 
@@ -240,31 +248,60 @@ impl Worker {
 
     /// Detained requests are sent again, or get their error.
     pub(super) fn release_detained(&mut self) {
-        for (entry, frame) in std::mem::take(&mut self.detained) {
-            let (Some(of), Kind::Part(part)) = (entry.session, &entry.kind) else {
-                continue;
+        let mut sessions: Vec<_> = self
+            .detained
+            .iter()
+            .filter_map(|(e, _)| e.session)
+            .collect();
+        sessions.dedup();
+        for of in sessions {
+            self.release_detained_of(of);
+        }
+    }
+
+    /// Those of one session, up to the first that has to wait for an earlier one.
+    pub(super) fn release_detained_of(&mut self, of: SessionRef) {
+        let mine = |(entry, _): &mut (Entry, Bytes)| entry.session == Some(of);
+        let mut mine: Vec<(Entry, Bytes)> = self.detained.extract_if(.., mine).collect();
+        mine.sort_by_key(|(entry, _)| entry.place());
+        let Some(session) = self.session(of) else {
+            return;
+        };
+        let Some(cluster) = &mut session.cluster else {
+            return;
+        };
+        let (backend, mut next) = (session.backend, cluster.order.first());
+        let timeout = self.backends[backend].plan.settings.hold_timeout;
+        let mut expired = Vec::new();
+        for (mut entry, frame) in mine {
+            let place = entry.place();
+            let slot = match &mut entry.kind {
+                Kind::Part(part) => {
+                    part.redirects = 0;
+                    part.slot
+                }
+                _ => None,
             };
-            let slot = part.slot;
-            let now = self.now;
-            let Some(session) = self.session(of) else {
-                continue;
-            };
-            let Some(cluster) = &mut session.cluster else {
-                continue;
-            };
-            cluster.detained -= 1;
-            let timeout = self.backends[self.sessions[of.index].backend]
-                .plan
-                .settings
-                .hold_timeout;
-            if slot.is_none() || now.since(entry.since) >= timeout {
-                let reason = format!("no shard took it for {timeout:?}");
-                self.backends[self.sessions[of.index].backend].turn.refused += 1;
-                self.finish_entry(entry, own_error(OwnError::NotExecuted(&reason)));
+            let late = self.now.since(entry.since) >= timeout;
+            if !late && slot.is_some() && place > next {
+                self.detained.push((entry, frame));
                 continue;
             }
+            next = next.max(place + 1);
             let lane = self.slot_lane(of.index, slot);
-            self.push_entry(lane, entry, &frame);
+            if let Some(cluster) = &mut self.sessions[of.index].cluster {
+                cluster.detained -= 1;
+                cluster.went(slot, place, lane);
+            }
+            match late || slot.is_none() {
+                true => expired.push(entry),
+                false => self.push_entry(lane, entry, &frame),
+            }
+        }
+        for entry in expired {
+            let reason = format!("no shard took it for {timeout:?}");
+            self.backends[backend].turn.refused += 1;
+            self.finish_entry(entry, own_error(OwnError::NotExecuted(&reason)));
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use pointsman::lab::Server;
+use pointsman::lab::{Client, Server, Value};
 use pointsman::resp::key_slot;
 
 use crate::scene::{Scene, ask, hear, message, send};
@@ -56,6 +56,51 @@ async fn the_slots_that_the_clients_use_move_under_their_hands() {
     assert_eq!(total.all_errors(), 0, "{verdict}");
     assert_eq!((total.lost, total.broken()), (0, 0), "{verdict}");
     scene.assert_log_is_clean();
+}
+
+#[tokio::test]
+async fn what_a_client_sent_later_never_overtakes() {
+    let scene = Scene::start().await;
+    let mut client = scene.client().await;
+    for tag in ["t", "u", "v", "w", "x", "y"] {
+        // Twice, one after the other, and not back: see docs/cluster.md.
+        let slot = key_slot(tag.as_bytes());
+        let first = scene.node_of(tag).await;
+        let moves = async {
+            for round in 0..2 {
+                let (from, to) = ((first + round) % 3, (first + round + 1) % 3);
+                scene.cluster.move_slot(slot, from, to).await.unwrap();
+            }
+        };
+        let key = format!("{{{tag}}}list");
+        let list = pushed_meanwhile(&mut client, &key, moves).await;
+        assert!(list > 600, "{list}");
+    }
+    scene.assert_log_is_clean();
+}
+
+/// Some hundred requests are on their way at any time until `moves` is over; they run in their order.
+async fn pushed_meanwhile(client: &mut Client, key: &str, moves: impl Future<Output = ()>) -> i64 {
+    tokio::pin!(moves);
+    let (mut sent, mut heard, mut moving) = (0, 0, true);
+    while moving || heard < sent {
+        while moving && sent < heard + 300 {
+            sent += 1;
+            client.queue(&["RPUSH", key, &sent.to_string()]);
+        }
+        client.flush().await.unwrap();
+        tokio::select! {
+            () = &mut moves, if moving => moving = false,
+            reply = hear(client) => {
+                heard += 1;
+                assert_eq!(reply, heard.to_string());
+            }
+        }
+    }
+    let list = client.call(&["LRANGE", key, "0", "-1"]).await.unwrap();
+    let list = list.items().unwrap().iter().filter_map(Value::number);
+    assert!(list.eq(1..=sent));
+    sent
 }
 
 #[tokio::test]
