@@ -18,13 +18,14 @@ use super::codec::Command;
 use super::handle::Question;
 use super::line::{Failed, read_info};
 use super::node::{Access, Connection, info_commands};
+use crate::clock;
 use crate::failover::{
     ClusterPicture, ClusterView, Health, NodeRole, NodeStatus, ProbeError, Status,
 };
 use crate::resp::cluster_nodes::parse_cluster_nodes;
 use crate::resp::info::{NodeInfo, Role};
 use crate::topology::{
-    ClusterMap, ClusterWriter, Epoch, EvidenceReceiver, Gate, NodeId, Primary, Topology,
+    ClusterMap, ClusterWriter, Epoch, EvidenceReceiver, Gate, NodeId, Primary, Timestamp, Topology,
     TopologyReader, TopologyWriter, channel,
 };
 
@@ -60,8 +61,8 @@ struct State {
     writers: Vec<(TopologyWriter, TopologyReader)>,
     /// Where the nodes said last that they are.
     known: BTreeSet<NodeId>,
-    /// How each node answered last.
-    nodes: BTreeMap<NodeId, Option<ProbeError>>,
+    /// How each node answered last, and when it did.
+    nodes: BTreeMap<NodeId, (Option<ProbeError>, Option<Timestamp>)>,
     pace: watch::Sender<Duration>,
     /// Told when everybody is to be asked at once.
     hurry: watch::Sender<u64>,
@@ -100,12 +101,13 @@ impl State {
     fn answered(&mut self, node: NodeId, answer: Result<ClusterView, ProbeError>) {
         let news = match answer {
             Ok(view) => {
-                self.nodes.insert(node, None);
+                self.nodes.insert(node, (None, Some(clock::now())));
                 self.picture.heard(view)
             }
             Err(error) => {
                 tracing::debug!(backend = %self.follower.backend, %node, ?error, "no answer");
-                self.nodes.insert(node.clone(), Some(error));
+                let seen = self.nodes.get(&node).and_then(|(_, seen)| *seen);
+                self.nodes.insert(node.clone(), (Some(error), seen));
                 self.picture.lost(&node)
             }
         };
@@ -251,14 +253,14 @@ impl State {
 
     fn status(&self) -> Status {
         let home = self.follower.home.current();
-        let whole = self.picture.is_whole();
+        let (whole, now) = (self.picture.is_whole(), clock::now());
         let primaries: Vec<&NodeId> = self
             .picture
             .shards()
             .iter()
             .filter_map(|shard| shard.primary.as_ref().map(|p| &p.node))
             .collect();
-        let nodes = self.nodes.iter().map(|(node, error)| NodeStatus {
+        let nodes = self.nodes.iter().map(|(node, (error, seen))| NodeStatus {
             node: node.clone(),
             role: Some(match primaries.contains(&node) {
                 true => NodeRole::Primary,
@@ -268,7 +270,7 @@ impl State {
             offset: None,
             lag_bytes: None,
             link_up: None,
-            last_seen: None,
+            last_seen: seen.map(|seen| now.since(seen)),
             not_promotable: None,
             repointing: None,
         });

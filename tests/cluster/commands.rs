@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use pointsman::lab::Client;
 use pointsman::resp::key_slot;
 
-use crate::scene::{Scene, ask, hear, message, send};
+use crate::scene::{SOON, Scene, ask, hear, message, send};
 
 /// Keys of three shards.
 const KEYS: [&str; 3] = ["foo", "bar", "qux"];
@@ -253,6 +253,33 @@ async fn a_client_that_knows_clusters_sees_one_node() {
         "[foo]"
     );
     scene.assert_log_is_clean();
+}
+
+#[tokio::test]
+async fn an_operator_sees_the_nodes_and_that_the_cluster_decides() {
+    let scene = Scene::start().await;
+    let program = env!("CARGO_BIN_EXE_pointsman");
+    let run = async |arguments: &[&str]| {
+        let mut command = tokio::process::Command::new(program);
+        let output = command
+            .args(arguments)
+            .args(["--admin", &scene.pointsman.admin()]);
+        let output = output.output().await.expect("it starts");
+        String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned()
+    };
+    pointsman::lab::until("a status of six nodes", SOON, async || {
+        let status = run(&["status"]).await;
+        let of_role = |role: &str| status.matches(&format!(" {role} ")).count();
+        let all = of_role("primary") == 3 && of_role("replica") == 3;
+        match all && status.contains("the cluster decides") && !status.contains("never") {
+            true => Ok(()),
+            false => Err(status),
+        }
+    })
+    .await
+    .unwrap();
+    let refused = run(&["switchover", "main"]).await;
+    assert!(refused.contains("CLUSTER FAILOVER"), "{refused}");
 }
 
 #[tokio::test]
