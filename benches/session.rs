@@ -42,6 +42,7 @@ impl Scene {
             backends: vec![BackendPlan {
                 name: Arc::from("bench"),
                 topology: reader,
+                cluster: None,
                 evidence,
                 credentials: None,
                 settings: BackendSettings::default(),

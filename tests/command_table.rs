@@ -6,7 +6,7 @@ mod redis;
 use std::collections::BTreeSet;
 
 use bytes::BytesMut;
-use pointsman::resp::command::{self, Special};
+use pointsman::resp::command::{self, Reach, Special};
 use pointsman::resp::{Limits, Replay, RequestScanner, encode_request, reply};
 
 use redis::{Server, version};
@@ -84,6 +84,87 @@ fn the_table_agrees_with_the_servers_own_description() {
         wrong.extend(disagreements(described, in_full));
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+/// Where the server finds keys by other means than the place of the first one, as we do.
+const KEYS_ELSEWHERE: &[&str] = &[
+    // A channel of a shard is no key to COMMAND, and in a slot all the same.
+    "SPUBLISH",
+    "SSUBSCRIBE",
+    "SUNSUBSCRIBE",
+    // Old servers do not tell of the subcommands that have one.
+    "MEMORY",
+    "OBJECT",
+    "XGROUP",
+    "XINFO",
+    "DEBUG",
+    "PFDEBUG",
+];
+
+#[test]
+fn first_keys_are_where_the_server_says() {
+    let server = Server::start();
+    let mut connection = server.connect();
+    let description = connection.ask("COMMAND");
+    let mut wrong = Vec::new();
+    for frame in reply::elements(&description) {
+        let fields: Vec<&[u8]> = reply::elements(frame).collect();
+        let name = String::from_utf8_lossy(reply::payload(fields[0]).expect("a name"));
+        let name = name.to_uppercase();
+        let first = reply::payload(fields[3]).and_then(pointsman::resp::integer);
+        let first = first.expect("a number") as usize;
+        let flags: Vec<&[u8]> = reply::elements(fields[2])
+            .filter_map(reply::payload)
+            .collect();
+        let movable = flags.contains(&&b"movablekeys"[..]);
+        if movable || name.contains('.') || KEYS_ELSEWHERE.contains(&name.as_str()) {
+            continue;
+        }
+        let ours = match reach(&format!("{name} 1 1 1 1 1")) {
+            Reach::Key(at) => at,
+            Reach::Split { .. } => 1,
+            Reach::Any | Reach::All(_) | Reach::Scan | Reach::Slot(_) => 0,
+        };
+        if ours != first {
+            wrong.push(format!("{name}: the server says {first}, we {ours}"));
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
+fn keys_that_move_are_where_the_server_finds_them() {
+    let server = Server::start();
+    let mut connection = server.connect();
+    for line in [
+        "EVAL body 1 key arg",
+        "EVALSHA sha 1 key arg",
+        "ZUNION 1 key",
+        "ZINTER 1 key",
+        "ZDIFF 1 key",
+        "ZUNIONSTORE key 1 a",
+        "GEORADIUS key 1 1 1 km",
+        "SORT key BY w",
+        "XREAD COUNT 1 STREAMS key 0",
+        "XREADGROUP GROUP g c STREAMS key >",
+        "MIGRATE host 1 key 0 10",
+    ] {
+        let keys = connection.ask(&format!("COMMAND GETKEYS {line}"));
+        let first = reply::first_element(&keys).map(<[u8]>::to_vec);
+        let Reach::Key(at) = reach(line) else {
+            panic!("{line}");
+        };
+        let ours = line.split(' ').nth(at).map(str::as_bytes);
+        assert_eq!(first.as_deref(), ours, "{line}");
+    }
+}
+
+fn reach(line: &str) -> Reach {
+    let args: Vec<&[u8]> = line.split(' ').map(str::as_bytes).collect();
+    let mut frame = BytesMut::new();
+    encode_request(&mut frame, &args);
+    let scanned = RequestScanner::default().scan(&frame, &Limits::default());
+    command::reach(&scanned.expect("valid").expect("complete"), &frame)
 }
 
 fn disagreements(described: &Described, in_full: bool) -> Vec<String> {

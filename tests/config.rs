@@ -455,7 +455,7 @@ fn a_monitor_needs_no_listener_and_a_sidecar_no_source() {
 
 #[test]
 fn what_comes_later_is_refused_by_name() {
-    for kind in ["etcd", "consul", "zookeeper", "cluster"] {
+    for kind in ["etcd", "consul", "zookeeper"] {
         refused(
             "\"static\"",
             &format!("\"{kind}\""),
@@ -463,11 +463,6 @@ fn what_comes_later_is_refused_by_name() {
             "static",
         );
     }
-    refused_in_backend(
-        "authority = { kind = \"cluster\" }",
-        "is not in this version",
-        "follow",
-    );
     refused_in_backend(
         "publishers = [{ kind = \"dns_server\" }]",
         "no publisher",
@@ -495,6 +490,44 @@ fn what_comes_later_is_refused_by_name() {
         "authority = \"follow\"",
         "must be a table",
         "{ kind = \"follow\" }",
+    );
+}
+
+#[test]
+fn a_cluster_decides_by_itself() {
+    let text = std::fs::read_to_string("config/cluster.toml").expect("config/cluster.toml");
+    let config = Config::parse(Path::new("cluster.toml"), &text).expect("valid");
+    assert!(config.warnings.is_empty(), "{:?}", config.warnings);
+    let backend = &config.backends[0];
+    assert!(matches!(&backend.source, SourceSettings::Cluster { nodes } if nodes.len() == 3));
+    assert_eq!(backend.authority, AuthoritySettings::Cluster);
+    let refused = |more: &str, message: &str, hint: &str| {
+        let text = format!("{text}{more}\n");
+        let errors = Config::parse(Path::new("cluster.toml"), &text).expect_err(more);
+        let said = errors.to_string();
+        assert!(said.contains(message) && said.contains(hint), "{said}");
+    };
+    refused(
+        "authority = { kind = \"follow\" }",
+        "decides by itself",
+        "leave `authority` out",
+    );
+    refused(
+        "[backend.main.failover]\nsilent_after = \"2s\"",
+        "would do nothing",
+        "remove `failover`",
+    );
+    refused(
+        "publishers = []",
+        "nothing is published",
+        "remove `publishers`",
+    );
+    let named = format!("{text}authority = {{ kind = \"cluster\" }}\n");
+    assert!(Config::parse(Path::new("cluster.toml"), &named).is_ok());
+    refused_in_backend(
+        "authority = { kind = \"cluster\" }",
+        "needs a cluster as source",
+        "kind = \"cluster\"",
     );
 }
 

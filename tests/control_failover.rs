@@ -55,6 +55,7 @@ impl Plane {
             },
             publishers,
             topology: writer,
+            cluster: None,
             evidence: evidence_end,
             requests: Box::new(RequestCounts::default),
         }])

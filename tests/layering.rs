@@ -21,7 +21,7 @@ const LAYERS: &[Layer] = &[
     // Bytes in, values out.
     Layer { name: "resp",      uses: &[],                           crates: Only(&["bytes", "redis_protocol", "memchr", "itoa", "thiserror", "serde", "sha1", "tokio_util"]), never: IO },
     // The pure core: nothing that can wait, lock, log, count, roll dice or read a clock.
-    Layer { name: "failover",  uses: &["topology", "resp::info"],   crates: Only(&["serde", "humantime_serde"]), never: IMPURE },
+    Layer { name: "failover",  uses: &["topology", "resp::info", "resp::cluster_nodes"],   crates: Only(&["serde", "humantime_serde"]), never: IMPURE },
     // Names and labels.
     Layer { name: "metrics",   uses: &["topology", "clock"],        crates: Any, never: &[] },
     Layer { name: "telemetry", uses: &["metrics", "topology"],      crates: Any, never: &[] },

@@ -23,13 +23,13 @@ pub use bind::BindError;
 use crate::admin::{self, Admin};
 use crate::clock;
 use crate::config::{Backend, Bind, Config};
-use crate::control::{self, Control, ControlHandle};
+use crate::control::{self, ClusterParts, Control, ControlHandle, SourceSettings};
 use crate::names::{self, Names, NamesSettings};
 use crate::proxy::{self, Proxy, Socket};
 use crate::sentinel::{self, Sentinel, SentinelSettings};
 use crate::topology::{
-    EvidenceReceiver, EvidenceSender, Topology, TopologyReader, TopologyWriter, channel,
-    evidence_channel,
+    ClusterReader, EvidenceReceiver, EvidenceSender, Topology, TopologyReader, TopologyWriter,
+    channel, cluster_channel, evidence_channel,
 };
 
 use bind::{Bound, SocketFile};
@@ -74,6 +74,8 @@ struct Parts {
     reader: TopologyReader,
     evidence: EvidenceSender,
     evidence_end: EvidenceReceiver,
+    /// Of a cluster.
+    cluster: Option<(ClusterParts, ClusterReader)>,
 }
 
 impl App {
@@ -148,11 +150,14 @@ impl App {
                 writer,
                 reader,
                 evidence_end,
+                cluster,
                 ..
             } = parts;
+            let cluster = cluster.map(|(parts, _)| parts);
             readers.push(reader);
             let requests = proxy.counter(index);
-            let control = operate::control_of(backend, &monitor, writer, evidence_end, requests);
+            let control =
+                operate::control_of(backend, &monitor, (writer, cluster), evidence_end, requests);
             controls.push(control);
         }
         let dns = match (&config.dns_server, dns) {
@@ -241,7 +246,12 @@ impl Parts {
     fn new(backend: &Backend, workers: usize) -> Parts {
         let (writer, reader) = channel(Topology::unknown(backend.name.clone()), workers);
         let (evidence, evidence_end) = evidence_channel(EVIDENCE_CAPACITY);
+        let cluster = matches!(backend.source, SourceSettings::Cluster { .. }).then(|| {
+            let (map, reader) = cluster_channel();
+            (ClusterParts { map, workers }, reader)
+        });
         Parts {
+            cluster,
             writer,
             reader,
             evidence,
@@ -278,6 +288,7 @@ fn plan(
             .map(|(backend, parts)| proxy::BackendPlan {
                 name: backend.name.clone(),
                 topology: parts.reader.clone(),
+                cluster: parts.cluster.as_ref().map(|(_, reader)| reader.clone()),
                 evidence: parts.evidence.clone(),
                 credentials: backend.auth.clone(),
                 settings: backend.requests.clone(),

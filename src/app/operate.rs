@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use crate::admin::{Answer, Operator};
 use crate::config::Backend;
-use crate::control::{BackendControl, ControlHandle};
+use crate::control::{BackendControl, ClusterParts, ControlHandle};
 use crate::failover::Status;
 use crate::topology::{EvidenceReceiver, FailoverReport, NodeId, RequestCounts, TopologyWriter};
 
@@ -27,7 +27,7 @@ impl Operator for ControlHandle {
 pub(super) fn control_of(
     backend: &Backend,
     monitor: &Arc<str>,
-    topology: TopologyWriter,
+    (topology, cluster): (TopologyWriter, Option<ClusterParts>),
     evidence: EvidenceReceiver,
     requests: impl Fn() -> RequestCounts + Send + Sync + 'static,
 ) -> BackendControl {
@@ -40,6 +40,7 @@ pub(super) fn control_of(
         authority: backend.authority.clone(),
         publishers: backend.publishers.clone(),
         topology,
+        cluster,
         evidence,
         requests: Box::new(requests),
     }

@@ -9,10 +9,8 @@ use super::section::{Item, Section};
 use super::store;
 use crate::control::{AuthoritySettings, Role, SharedSettings, SourceSettings};
 
-/// Kinds that the design names and this version does not have.
-const LATER: &[&str] = &["cluster"];
-
 const KINDS: &[&str] = &[
+    "cluster",
     "consul",
     "embedded",
     "etcd",
@@ -32,8 +30,12 @@ const VIEW_LEASE_LEAST: Duration = Duration::from_secs(1);
 pub(super) type ReadAuthority<'d> = (AuthoritySettings, Option<(PathBuf, Item<'d>)>);
 
 pub(super) fn read<'d>(item: &Item<'d>) -> Option<ReadAuthority<'d>> {
-    let (section, kind) = with_kind(item, "authority", KINDS, LATER)?;
+    let (section, kind) = with_kind(item, "authority", KINDS, &[])?;
     match kind {
+        "cluster" => {
+            section.finish();
+            Some((AuthoritySettings::Cluster, None))
+        }
         "embedded" => embedded(section),
         "consul" | "etcd" | "zookeeper" => {
             let shared = shared(&section, kind);

@@ -93,6 +93,12 @@ fn read_one(header: Item<'_>) -> Option<ReadBackend<'_>> {
             )
             .and_then(|item| source::read(&item)),
     };
+    let is_cluster = matches!(source, Some((SourceSettings::Cluster { .. }, _)));
+    let authority = match (&decides, is_cluster) {
+        (None, true) => Some((AuthoritySettings::Cluster, None)),
+        _ => authority,
+    };
+    check_cluster(&section, source.is_some(), is_cluster, &authority);
     let credentials = section.get("auth").and_then(|item| auth::read(&item));
     let failover = failover(&section);
     let requests = requests(&section, &failover);
@@ -163,6 +169,46 @@ fn source_of_proxy<'d>(section: &Section<'d>) -> Option<source::ReadSource<'d>> 
                 "leave `source` out, or the role `proxy`",
             );
             None
+        }
+    }
+}
+
+/// A cluster decides by itself, and only a cluster does.
+fn check_cluster(
+    section: &Section<'_>,
+    has_source: bool,
+    is_cluster: bool,
+    authority: &Option<authority::ReadAuthority<'_>>,
+) {
+    let by_cluster = matches!(authority, Some((AuthoritySettings::Cluster, _)));
+    if let Some(item) = section.get("authority")
+        && has_source
+        && authority.is_some()
+        && by_cluster != is_cluster
+    {
+        match is_cluster {
+            true => item.fail(
+                "a cluster decides by itself who is primary",
+                "leave `authority` out, or write { kind = \"cluster\" }",
+            ),
+            false => item.fail(
+                "the authority `cluster` needs a cluster as source",
+                "source = { kind = \"cluster\", nodes = [\"10.0.0.1:6379\"] }",
+            ),
+        }
+    }
+    for (key, why) in [
+        (
+            "failover",
+            "a cluster detects and decides by itself: these settings would do nothing",
+        ),
+        (
+            "publishers",
+            "of a cluster nothing is published: its nodes tell where the slots are",
+        ),
+    ] {
+        if let Some(item) = section.get(key).filter(|_| is_cluster) {
+            item.fail(why, format!("remove `{key}`"));
         }
     }
 }

@@ -9,17 +9,30 @@ use crate::control::sentinel::{ListedSentinel, SentinelSettings};
 use crate::topology::NodeId;
 
 /// Kinds that the design names and this version does not have.
-const LATER: &[&str] = &["etcd", "consul", "zookeeper", "cluster"];
+const LATER: &[&str] = &["etcd", "consul", "zookeeper"];
 
 /// A source, and the nodes that the file itself names.
 pub(super) type ReadSource<'d> = (SourceSettings, Vec<(NodeId, Item<'d>)>);
 
 pub(super) fn read<'d>(item: &Item<'d>) -> Option<ReadSource<'d>> {
-    let (section, kind) = with_kind(item, "source", &["dns", "sentinel", "static"], LATER)?;
+    let (section, kind) = with_kind(
+        item,
+        "source",
+        &["cluster", "dns", "sentinel", "static"],
+        LATER,
+    )?;
     match kind {
         "dns" => Some((SourceSettings::Dns(dns::read(section)?), Vec::new())),
         "sentinel" => sentinel(section).map(|settings| (settings, Vec::new())),
-        _ => fixed(section),
+        kind => {
+            let named = named(section)?;
+            let nodes = named.iter().map(|(node, _)| node.clone()).collect();
+            let settings = match kind {
+                "cluster" => SourceSettings::Cluster { nodes },
+                _ => SourceSettings::Static { nodes },
+            };
+            Some((settings, named))
+        }
     }
 }
 
@@ -108,8 +121,8 @@ fn listed_sentinel(item: &Item<'_>) -> Option<ListedSentinel> {
     }
 }
 
-/// The nodes are those of the file.
-fn fixed<'d>(section: Section<'d>) -> Option<ReadSource<'d>> {
+/// The nodes that the file names.
+fn named<'d>(section: Section<'d>) -> Option<Vec<(NodeId, Item<'d>)>> {
     let hint = "for example nodes = [\"10.0.0.1:6379\", \"10.0.0.2:6379\"]";
     let list = section.require("nodes", hint);
     section.finish();
@@ -129,8 +142,5 @@ fn fixed<'d>(section: Section<'d>) -> Option<ReadSource<'d>> {
             Ok(node) => nodes.push((node, item)),
         }
     }
-    let settings = SourceSettings::Static {
-        nodes: nodes.iter().map(|(node, _)| node.clone()).collect(),
-    };
-    Some((settings, nodes))
+    Some(nodes)
 }

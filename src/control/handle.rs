@@ -25,6 +25,8 @@ pub struct ControlHandle {
     pub(super) questions: mpsc::Sender<Question>,
     pub(super) reports: Reports,
     pub(super) notices: broadcast::Sender<Notice>,
+    /// Why no switchover can be asked for.
+    pub(super) refuses: Option<&'static str>,
 }
 
 impl ControlHandle {
@@ -54,8 +56,11 @@ impl ControlHandle {
     /// done, and if not, why. Dropping the future does not stop a switchover that has begun.
     ///
     /// # Errors
-    /// The control plane has stopped.
+    /// The control plane has stopped, or has no say in it.
     pub async fn switchover(&self, to: Option<NodeId>) -> Result<FailoverReport, String> {
+        if let Some(why) = self.refuses {
+            return Err(why.to_owned());
+        }
         let stopped = || "the control plane has stopped".to_owned();
         let (answer, report) = oneshot::channel();
         self.questions

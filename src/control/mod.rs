@@ -13,6 +13,7 @@
 //!   topology   the data plane's snapshot; who obeys it     <─────────┘
 //! ```
 //!
+//! `cluster` is all of that for a Redis Cluster, which decides by itself.
 //! `store` is the coordinator under a shared record: etcd, Consul, ZooKeeper.
 //! `node` is the RESP connection under `probe` and `ops`. All backends run on one thread.
 
@@ -21,6 +22,7 @@ pub mod publisher;
 pub mod sentinel;
 pub mod source;
 
+mod cluster;
 mod codec;
 mod driver;
 mod failpoint;
@@ -41,7 +43,7 @@ pub use node::Access;
 pub use ops::{Operator, Order, SharedReplicationAuth};
 pub use probe::{Probe, ProbeCaller, Sighting};
 pub use start::{
-    AuthoritySettings, BackendControl, Control, PublisherSettings, Role, SharedSettings,
-    SourceSettings, StartError,
+    AuthoritySettings, BackendControl, ClusterParts, Control, PublisherSettings, Role,
+    SharedSettings, SourceSettings, StartError,
 };
 pub use store::{StoreKind, StoreSettings, TlsSettings};

@@ -12,10 +12,12 @@ use tokio_util::sync::CancellationToken;
 use super::authority::{
     Authority, AuthorityError, EmbeddedAuthority, FollowAuthority, SharedAuthority, StateError,
 };
+use super::cluster::{self, Follower};
 use super::driver::{Driver, State};
 use super::failpoint::Failpoint;
 use super::gauges::Gauges;
 use super::handle::ControlHandle;
+use super::node::Access;
 use super::publisher::{
     DnsUpdatePublisher, DnsUpdateSettings, HookPublisher, KvPublisher, Publisher,
 };
@@ -26,13 +28,18 @@ use super::staff::{Common, Staff};
 use super::store::StoreSettings;
 use crate::failover::{self, Event, Machine, Panel, Policy};
 use crate::resp::Credentials;
-use crate::topology::{EvidenceReceiver, NodeId, Notice, RequestCounts, TopologyWriter};
+use crate::topology::{
+    ClusterWriter, EvidenceReceiver, NodeId, Notice, RequestCounts, TopologyWriter,
+};
 
 /// Questions that wait for a driver.
 const QUESTIONS: usize = 64;
 
 /// Notices that a listener may be behind.
 const NOTICES: usize = 256;
+
+/// What who asks for a switchover of a cluster is told.
+const CLUSTER_DECIDES: &str = "the cluster decides who is primary: send CLUSTER FAILOVER to the replica that is to be promoted";
 
 /// How the connections of a monitor that may decide are named.
 const MONITOR_MARK: &str = "pointsman-monitor:";
@@ -58,15 +65,31 @@ pub struct BackendControl {
     pub publishers: Vec<PublisherSettings>,
     /// Where the snapshot goes.
     pub topology: TopologyWriter,
+    /// Where that of a cluster goes.
+    pub cluster: Option<ClusterParts>,
     /// What the data plane sees.
     pub evidence: EvidenceReceiver,
     /// The data plane's counters since the start of the process.
     pub requests: Box<dyn Fn() -> RequestCounts + Send + Sync>,
 }
 
+/// What a cluster needs besides.
+#[derive(Debug)]
+pub struct ClusterParts {
+    /// Where its slots are.
+    pub map: ClusterWriter,
+    /// How many workers read the topologies of its shards.
+    pub workers: usize,
+}
+
 /// Where nodes are learned.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum SourceSettings {
+    /// A Redis Cluster, of which these nodes are asked first. Its authority is the cluster.
+    Cluster {
+        /// At least one, no duplicates.
+        nodes: Vec<NodeId>,
+    },
     /// The nodes are those that names stand for, see [`DnsSource`].
     Dns(DnsSettings),
     /// Those that Sentinel names.
@@ -83,6 +106,8 @@ pub enum SourceSettings {
 /// Who decides.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum AuthoritySettings {
+    /// The Redis Cluster that is the source.
+    Cluster,
     /// This monitor, with a record in this file.
     Embedded {
         /// The file; its directory exists.
@@ -191,6 +216,7 @@ impl Control {
                 backend: backend.backend.clone(),
                 questions,
                 reports: Reports::default(),
+                refuses: backend.cluster.is_some().then_some(CLUSTER_DECIDES),
                 notices: broadcast::channel(NOTICES).0,
             };
             let (reports, notices) = (handle.reports.clone(), handle.notices.clone());
@@ -252,9 +278,9 @@ impl Drop for Control {
 impl BackendControl {
     fn open_authority(&self) -> Result<Box<dyn Authority>, StartError> {
         match &self.authority {
-            AuthoritySettings::Follow | AuthoritySettings::Sentinel => {
-                Ok(Box::new(FollowAuthority))
-            }
+            AuthoritySettings::Cluster
+            | AuthoritySettings::Follow
+            | AuthoritySettings::Sentinel => Ok(Box::new(FollowAuthority)),
             AuthoritySettings::Shared(shared) => {
                 let shared = SharedAuthority::new(&shared.store, self.backend.clone());
                 Ok(Box::new(shared.map_err(|source| {
@@ -285,6 +311,25 @@ impl BackendControl {
         notices: broadcast::Sender<Notice>,
         stop: CancellationToken,
     ) {
+        if let (Some(parts), SourceSettings::Cluster { nodes }) = (self.cluster, &self.source) {
+            let access = Access {
+                node: NodeId::new(""),
+                credentials: self.credentials,
+                mark: format!("{FOLLOWER_MARK}{}", self.monitor).into(),
+                unacked_after: self.policy.unacked_after,
+            };
+            let follower = Follower {
+                backend: self.backend,
+                seeds: nodes.clone(),
+                access,
+                workers: parts.workers,
+                home: self.topology,
+                map: parts.map,
+                evidence: self.evidence,
+                questions,
+            };
+            return cluster::follow(follower, stop).await;
+        }
         let rule = self.authority.rule();
         let decides = rule.has_record();
         let prefix = if decides { MONITOR_MARK } else { FOLLOWER_MARK };
@@ -344,7 +389,7 @@ impl SourceSettings {
     /// The nodes that are known before anybody was asked.
     fn known(&self) -> Vec<NodeId> {
         match self {
-            SourceSettings::Static { nodes } => nodes.clone(),
+            SourceSettings::Cluster { nodes } | SourceSettings::Static { nodes } => nodes.clone(),
             SourceSettings::Dns(_) | SourceSettings::Record | SourceSettings::Sentinel(_) => {
                 Vec::new()
             }
@@ -369,7 +414,9 @@ impl SourceSettings {
                     told: sentinels.told,
                 }
             }
-            SourceSettings::Static { nodes } => Opened::source(StaticSource::new(nodes)),
+            SourceSettings::Cluster { nodes } | SourceSettings::Static { nodes } => {
+                Opened::source(StaticSource::new(nodes))
+            }
         }
     }
 }
@@ -378,6 +425,7 @@ impl AuthoritySettings {
     /// As the configuration calls it.
     pub fn kind(&self) -> &'static str {
         match self {
+            AuthoritySettings::Cluster => "cluster",
             AuthoritySettings::Embedded { .. } => "embedded",
             AuthoritySettings::Follow => "follow",
             AuthoritySettings::Sentinel => "sentinel",
@@ -392,7 +440,7 @@ impl AuthoritySettings {
             // Its configuration epochs.
             | AuthoritySettings::Sentinel
             | AuthoritySettings::Shared(_) => true,
-            AuthoritySettings::Follow => false,
+            AuthoritySettings::Cluster | AuthoritySettings::Follow => false,
         }
     }
 
@@ -400,7 +448,8 @@ impl AuthoritySettings {
     pub fn role(&self) -> Option<Role> {
         match self {
             AuthoritySettings::Shared(shared) => Some(shared.role),
-            AuthoritySettings::Embedded { .. }
+            AuthoritySettings::Cluster
+            | AuthoritySettings::Embedded { .. }
             | AuthoritySettings::Follow
             | AuthoritySettings::Sentinel => None,
         }
@@ -409,7 +458,7 @@ impl AuthoritySettings {
     fn rule(&self) -> failover::Authority {
         match self {
             AuthoritySettings::Embedded { .. } => failover::Authority::Decides,
-            AuthoritySettings::Follow => failover::Authority::Follows,
+            AuthoritySettings::Cluster | AuthoritySettings::Follow => failover::Authority::Follows,
             AuthoritySettings::Sentinel => failover::Authority::Sentinel,
             AuthoritySettings::Shared(shared) => match shared.role {
                 Role::Both | Role::Monitor => failover::Authority::Shares(Panel {

@@ -6,6 +6,7 @@ mod belief;
 mod candidate;
 mod choice;
 mod claims;
+mod cluster;
 mod commit;
 mod core;
 mod council;
@@ -36,6 +37,7 @@ mod unfence;
 mod unplanned;
 
 pub use action::{Action, Decline, NodeOp, OpId, View};
+pub use cluster::{ClusterPicture, ClusterShard, ClusterView};
 pub use event::{Event, NodeOpOutcome, Observation, ProbeError, SwapOutcome};
 pub use machine::{Authority, Machine};
 pub use panel::Panel;

@@ -126,7 +126,8 @@ impl Node {
                 true
             }
             EvidenceKind::NotPrimary | EvidenceKind::Reborn | EvidenceKind::Loading => true,
-            EvidenceKind::ConnectTimeout => false,
+            // Of clusters nothing is decided here.
+            EvidenceKind::ConnectTimeout | EvidenceKind::Moved => false,
         }
     }
 

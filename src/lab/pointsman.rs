@@ -32,6 +32,8 @@ pub struct PointsmanOptions {
     pub nodes: Vec<String>,
     /// What it logs in to the nodes with.
     pub password: Option<String>,
+    /// The nodes are a Redis Cluster.
+    pub cluster: bool,
     /// `follow` instead of `embedded`.
     pub follow: bool,
     /// The lines `source = ...` and `authority = ...`, instead of those that follow from `nodes` and
@@ -62,6 +64,7 @@ impl PointsmanOptions {
             program: None,
             nodes,
             password: None,
+            cluster: false,
             follow: false,
             source: None,
             authority: None,
@@ -385,6 +388,7 @@ impl Pointsman {
         let nodes = format!("{:?}", options.nodes);
         let authority = match &options.authority {
             Some(authority) => authority.clone(),
+            None if options.cluster => r#"{ kind = "cluster" }"#.to_owned(),
             None if options.follow => r#"{ kind = "follow" }"#.to_owned(),
             None => format!(
                 r#"{{ kind = "embedded", state = {} }}"#,
@@ -394,6 +398,9 @@ impl Pointsman {
         // A proxy learns its nodes from the record.
         let source = match options.nodes.is_empty() {
             true => String::new(),
+            false if options.cluster => {
+                format!("source = {{ kind = \"cluster\", nodes = {nodes} }}")
+            }
             false => format!("source = {{ kind = \"static\", nodes = {nodes} }}"),
         };
         let auth = match options.password {
@@ -407,6 +414,10 @@ impl Pointsman {
             .source
             .clone()
             .unwrap_or_else(|| format!("{source}\nauthority = {authority}"));
+        let failover = match options.cluster {
+            true => String::new(),
+            false => format!("[backend.{BACKEND}.failover]\n{}", options.failover),
+        };
         let socket = self.scratch.path().join("redis.sock");
         format!(
             "[admin]\nbind = \"{admin}\"\n\n\
@@ -416,7 +427,7 @@ impl Pointsman {
              [[listener]]\nbind = \"unix:{socket}\"\nbackend = \"{BACKEND}\"\n\n\
              [backend.{BACKEND}]\n\
              {source}\n{auth}\n{backend}\n\n\
-             [backend.{BACKEND}.failover]\n{failover}\n\n\
+             {failover}\n\n\
              [backend.{BACKEND}.requests]\n{requests}\n\n{tables}\n",
             admin = self.admin.address(),
             level = options.log_level,
@@ -424,7 +435,7 @@ impl Pointsman {
             bind = self.port.address(),
             socket = socket.display(),
             backend = options.backend,
-            failover = options.failover,
+            failover = failover,
             requests = options.requests,
             tables = options.tables,
         )

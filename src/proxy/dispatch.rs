@@ -3,7 +3,7 @@
 use bytes::{Bytes, BytesMut};
 
 use super::client_command;
-use super::hook::{DISCARD, Hook, Sticky, note_offset};
+use super::hook::{DISCARD, Hook, Sticky, WAIT_CHANNEL, note_offset};
 use super::identity::{self, Change};
 use super::lane::{Entry, Kind, SessionRef};
 use super::pin::{Effect, POISON, Tx, Watch};
@@ -62,6 +62,10 @@ impl Worker {
         }
         let command = request.arg(frame, 0).and_then(lookup);
         let special = command.map_or(Special::None, |c| c.special);
+        if session.cluster.is_some() {
+            let step = self.dispatch_cluster(index, command, special, request, frame, rest);
+            return step.unwrap_or_else(Step::Park);
+        }
         if session.pin.is_none() && special == Special::None {
             let (lane, replay) = (session.lane, replay(command, request, frame));
             self.push(index, lane, Kind::Plain, replay, frame);
@@ -87,7 +91,7 @@ impl Worker {
         }
     }
 
-    fn dispatch_special(
+    pub(super) fn dispatch_special(
         &mut self,
         index: usize,
         command: Option<&'static Command>,
@@ -281,7 +285,7 @@ impl Worker {
 
     /// Looks for EXEC behind a MULTI: a transaction that arrived whole needs no connection of its own.
     /// Nothing else ends it for certain: DISCARD may be forbidden to the user.
-    fn unit(&mut self, index: usize, rest: &[u8]) -> Option<Unit> {
+    pub(super) fn unit(&mut self, index: usize, rest: &[u8]) -> Option<Unit> {
         if self.sessions[index].reply_mode != ReplyMode::On {
             return None;
         }
@@ -415,8 +419,12 @@ impl Worker {
     /// client's own writes are before that.
     fn wait(&mut self, index: usize, frame: &[u8]) -> Result<Step, Park> {
         let lane = self.pin(index)?;
-        let version = self.backends[self.sessions[index].backend].version;
-        self.push_internal(lane, note_offset(version));
+        let backend = &self.backends[self.lanes[lane].backend];
+        let note = match backend.in_cluster() {
+            true => note_offset(backend.version, &self.wait_channel(lane)),
+            false => note_offset(backend.version, WAIT_CHANNEL),
+        };
+        self.push_internal(lane, &note);
         self.blocks(index, lane);
         let hook = Hook::Wait { blind: false };
         self.push_hook(index, lane, hook, Replay::Never, frame);
@@ -442,8 +450,23 @@ impl Worker {
         Step::Next
     }
 
-    fn remember_script(&mut self, index: usize, special: Special, request: &Request, frame: &[u8]) {
-        let backend = self.sessions[index].backend;
+    pub(super) fn remember_script(
+        &mut self,
+        index: usize,
+        special: Special,
+        request: &Request,
+        frame: &[u8],
+    ) {
+        self.remember_script_at(self.sessions[index].backend, special, request, frame);
+    }
+
+    pub(super) fn remember_script_at(
+        &mut self,
+        backend: usize,
+        special: Special,
+        request: &Request,
+        frame: &[u8],
+    ) {
         let scripts = &self.backends[backend].shared.scripts;
         let body = match special {
             Special::Eval => request.arg(frame, 1),
@@ -483,8 +506,8 @@ impl Worker {
                 session.reply_mode = ReplyMode::On;
             }
         }
-        let backend = &mut self.backends[session.backend];
         let state = &mut self.lanes[lane];
+        let backend = &mut self.backends[state.backend];
         if state.upstream.is_none() || backend.topology.gate == Gate::Closed {
             backend.turn.held += 1;
         }
@@ -530,6 +553,12 @@ impl Worker {
                 return;
             }
         }
+        if let Some(cluster) = &mut session.cluster
+            && cluster.order.len() > 0
+        {
+            session.inflight += 1;
+            return cluster.order.answer(reply);
+        }
         let of = SessionRef {
             index,
             serial: session.serial,
@@ -546,8 +575,13 @@ impl Worker {
     }
 
     /// The same; inside of MULTI, EXEC must fail then.
-    fn refuse_queued(&mut self, index: usize, reason: &str) {
+    pub(super) fn refuse_queued(&mut self, index: usize, reason: &str) {
         self.refuse(index, reason);
+        self.poison(index);
+    }
+
+    /// A command was refused: the EXEC behind it must fail.
+    pub(super) fn poison(&mut self, index: usize) {
         let Some(pin) = &mut self.sessions[index].pin else {
             return;
         };
@@ -603,10 +637,10 @@ fn effect(special: Special, request: &Request, frame: &[u8]) -> (Option<Effect>,
 }
 
 /// A MULTI ... EXEC that arrived whole.
-struct Unit {
+pub(super) struct Unit {
     /// Bytes behind MULTI.
-    len: usize,
+    pub(super) len: usize,
     /// Commands behind MULTI, EXEC included.
-    commands: u32,
-    class: Replay,
+    pub(super) commands: u32,
+    pub(super) class: Replay,
 }

@@ -1,13 +1,13 @@
 //! Requests whose replies change the state of their session.
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 
 use super::lane::{LOST, LaneKey, may_replay, own_error};
 use super::scans::Iteration;
 use super::settings::Retry;
 use super::tracking::Tracking;
 use crate::resp::command::{Channels, lookup, with_timeout};
-use crate::resp::{Limits, OwnError, Replay, RequestScanner};
+use crate::resp::{Limits, OwnError, Replay, RequestScanner, encode_request};
 use crate::topology::Timestamp;
 
 /// What the reply to a request means for its session.
@@ -146,12 +146,17 @@ impl Hook {
 
 /// Makes its connection take note of the node's offset: any command does before Redis 7.2, since then only
 /// one that is replicated. This one changes nothing, and no pattern sees a message of a shard channel.
-pub(super) fn note_offset(version: Option<(u16, u16)>) -> &'static [u8] {
+pub(super) fn note_offset(version: Option<(u16, u16)>, channel: &[u8]) -> BytesMut {
+    let mut frame = BytesMut::new();
     match version {
-        Some(version) if version < (7, 2) => b"*1\r\n$4\r\nPING\r\n",
-        _ => b"*3\r\n$8\r\nSPUBLISH\r\n$14\r\npointsman:wait\r\n$0\r\n\r\n",
+        Some(version) if version < (7, 2) => encode_request(&mut frame, &[b"PING"]),
+        _ => encode_request(&mut frame, &[b"SPUBLISH", channel, b""]),
     }
+    frame
 }
+
+/// Where that message goes.
+pub(super) const WAIT_CHANNEL: &[u8] = b"pointsman:wait";
 
 /// What a WAIT is told that would not have waited for the client's writes.
 pub(super) const BLIND: &str =

@@ -51,6 +51,7 @@ impl Worker {
             self.expire(lane);
         }
         self.end_idle_lanes();
+        self.release_detained();
         self.wake_writers(None);
         for backend in 0..self.backends.len() {
             self.feed_starved(backend);

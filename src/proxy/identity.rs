@@ -218,6 +218,7 @@ impl Worker {
             pin.tainted = true;
         }
         self.unpin(index);
+        self.leave_shards(index);
         let session = &mut self.sessions[index];
         let (backend, left, serial) = (session.backend, session.lane, session.serial);
         let key = LaneKey::initial();

@@ -20,6 +20,7 @@ use bytes::{Bytes, BytesMut};
 
 use super::hook::Hook;
 use super::intake::Intake;
+use super::parts::{Part, Sort};
 use super::queue::{ByteQueue, Spares};
 use super::replies::LaneEnd;
 use super::settings::Retry;
@@ -109,6 +110,8 @@ pub(super) enum Kind {
     Local(Bytes),
     /// The session's state depends on it.
     Hook(Box<Hook>),
+    /// Of a cluster: it has a place in its session's order.
+    Part(Box<Part>),
 }
 
 /// A connection that was verified as the primary of its epoch.
@@ -182,17 +185,22 @@ pub(super) struct Lane {
     pub(super) served: bool,
     /// When it was last used (idle lanes end).
     pub(super) idle_since: Timestamp,
+    /// Where it goes on when its connection has ended: at this shard of the cluster, and whether it has to
+    /// ask there for a slot that is on its way.
+    pub(super) moves_to: Option<(usize, bool)>,
     /// Connects that failed in a row.
     pub(super) failures: u32,
 }
 
 /// What became of the entries of a lost upstream.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub(super) struct Losses {
     pub(super) replayed: u64,
     pub(super) unknown: u64,
     /// Entries whose session had left; nobody awaits them any more.
     pub(super) orphans: Vec<Hook>,
+    /// Parts whose outcome is unknown, with what is said about it.
+    pub(super) answered: Vec<(Entry, Bytes)>,
 }
 
 impl Lane {
@@ -226,6 +234,7 @@ impl Lane {
             denied: false,
             served: false,
             idle_since: now,
+            moves_to: None,
             failures: 0,
         }
     }
@@ -343,6 +352,13 @@ impl Lane {
         self.queue.iter().take(self.sent).any(|e| e.replies > 0)
     }
 
+    /// Whether all that is awaited are commands of a transaction, and its end: refused like the first one.
+    pub(super) fn ends_a_transaction(&self) -> bool {
+        self.queue.iter().take(self.sent).all(|entry| {
+            matches!(&entry.kind, Kind::Hook(hook) if hook.ends_transaction() || matches!(**hook, Hook::Queued))
+        })
+    }
+
     /// Requests on their way that do not wait at the node by their nature.
     pub(super) fn busy(&self) -> bool {
         self.upstream.is_some()
@@ -416,6 +432,10 @@ impl Lane {
                     losses.unknown += 1;
                     kept.push((Entry::local(session, reply, since), Vec::new()));
                 }
+                AfterLoss::Answered(entry, reply) => {
+                    losses.unknown += 1;
+                    losses.answered.push((entry, reply));
+                }
             }
         }
         self.written = 0;
@@ -429,6 +449,7 @@ impl Lane {
 enum AfterLoss {
     Keep(Entry, Vec<Bytes>),
     Unknown(Bytes, SessionRef, Timestamp),
+    Answered(Entry, Bytes),
 }
 
 /// Why a request's outcome is unknown, for the client.
@@ -500,6 +521,39 @@ impl Entry {
         }
     }
 
+    /// Its place in its session's order, where it has one.
+    pub(super) fn place(&self) -> u64 {
+        match &self.kind {
+            Kind::Part(part) => part.place,
+            _ => 0,
+        }
+    }
+
+    /// As if nothing had been said about it.
+    pub(super) fn reset_part(&mut self) {
+        if let Kind::Part(part) = &mut self.kind {
+            self.replies = part.replies();
+            self.skip = u32::from(part.asking);
+            if let Sort::Unit(_, came) = &mut part.sort {
+                came.clear();
+            }
+        }
+    }
+
+    /// What is sent to another process: an iteration begins anew there.
+    fn anew(&mut self, bytes: &[Bytes]) -> Vec<Bytes> {
+        let again = match &self.kind {
+            Kind::Part(part) => match (&part.sort, part.asking) {
+                (Sort::Scan(iteration, _), false) => iteration.anew(&bytes.concat()),
+                _ => None,
+            },
+            _ => None,
+        };
+        let bytes = again.map_or_else(|| bytes.to_vec(), |again| vec![again]);
+        self.len = bytes.iter().map(Bytes::len).sum();
+        bytes
+    }
+
     fn after_loss(
         mut self,
         was_sent: bool,
@@ -520,6 +574,19 @@ impl Entry {
                 }
                 Err(reply) => AfterLoss::Unknown(reply, session, self.since),
             };
+        }
+        if let Kind::Part(part) = &mut self.kind {
+            let again = !was_sent || may_replay(self.replay, retry);
+            if again && self.losses < MAX_LOSSES {
+                self.reset_part();
+                let bytes = self.anew(bytes);
+                return AfterLoss::Keep(self, bytes);
+            }
+            let reply = match &mut part.sort {
+                Sort::Unit(_, came) => unknown_unit(std::mem::take(came), self.replies),
+                _ => own_error(OwnError::Unknown(LOST)),
+            };
+            return AfterLoss::Answered(self, reply);
         }
         let again = !was_sent || self.replies == 0 || may_replay(self.replay, retry);
         if again && self.losses < MAX_LOSSES {

@@ -128,7 +128,10 @@ impl Worker {
         };
         let state = &mut self.lanes[lane];
         let backend = &mut self.backends[state.backend];
-        if backend.topology.epoch != epoch || state.close {
+        let primary = backend.topology.primary.as_ref();
+        // A pinned lane may be at another shard of a cluster by now.
+        let same = primary.is_some_and(|primary| primary.run_id == what.primary.run_id);
+        if backend.topology.epoch != epoch || !same || state.close {
             return false;
         }
         let kind = if state.pinned {
@@ -351,8 +354,16 @@ impl Worker {
         for hook in losses.orphans {
             self.orphaned(hook);
         }
+        for (entry, reply) in losses.answered {
+            self.finish_entry(entry, reply);
+        }
+        let moves_to = self.lanes[lane].moves_to.take();
+        if let Some((to, _)) = moves_to {
+            self.move_lane(lane, to);
+        }
         if pinned {
-            self.restore_pin(lane);
+            let asks = moves_to.is_some_and(|(_, asks)| asks);
+            self.restore_pin(lane, asks);
         }
         if self.lanes[lane].leaving {
             self.give_up(lane);
@@ -361,7 +372,11 @@ impl Worker {
         self.settle();
         self.obey(index);
         match (end, signal) {
-            (LaneEnd::Signal, Some(Signal::NoReplicas)) => Duration::from_millis(20),
+            _ if moves_to.is_some() => Duration::ZERO,
+            (
+                LaneEnd::Signal,
+                Some(Signal::NoReplicas | Signal::ClusterDown | Signal::TryAgain | Signal::Ask),
+            ) => Duration::from_millis(20),
             (LaneEnd::Signal | LaneEnd::Garbage, _) => FIRST_PAUSE,
             _ => Duration::ZERO,
         }
@@ -405,7 +420,8 @@ impl Worker {
         let mut out = Vec::new();
         for (index, session) in &mut self.sessions {
             let owns = owner.is_some_and(|of| of.index == index && of.serial == session.serial);
-            if owns || session.lane == lane {
+            let at_shard = session.cluster.as_ref().is_some_and(|c| c.uses(lane));
+            if owns || session.lane == lane || at_shard {
                 session.kill();
                 out.push(index);
             }
@@ -455,11 +471,15 @@ impl Worker {
             } else {
                 turn.refused += 1;
             }
+            if let Kind::Part(_) = entry.kind {
+                self.finish_entry(entry, error);
+                continue;
+            }
             let mut error = error;
             match entry.kind {
                 Kind::Local(own) => error = own,
                 Kind::Hook(hook) => self.abandon(of, *hook),
-                Kind::Plain | Kind::Unit(_) => {}
+                Kind::Plain | Kind::Unit(_) | Kind::Part(_) => {}
             }
             self.finish_request(of, &error, Some(&error), entry.mute);
         }
@@ -546,6 +566,7 @@ impl Worker {
             return;
         }
         self.unpin(of.index);
+        self.leave_shards(of.index);
         let session = self.sessions.remove(of.index);
         session.client.update(|s| s.trackers.clear());
         let backend = &mut self.backends[session.backend];

@@ -19,9 +19,12 @@
 //! that is allowed (`lane.rs` has the rules). `session_turn.rs` reads and cuts requests, `dispatch.rs`
 //! decides the way of those that are not plain, `replies.rs` is the way back, `lane_task.rs` the life of
 //! a connection; `pin.rs` is the state of a pinned one, `tracking.rs` CLIENT TRACKING over two of them,
-//! `identity.rs` who a client is, `client_command.rs` what it asks about clients.
+//! `identity.rs` who a client is, `client_command.rs` what it asks about clients. `cluster.rs` is what is
+//! different where the backend is a cluster, `parts.rs` the order of replies of several shards.
 
 mod client_command;
+mod cluster;
+mod cluster_command;
 mod dial;
 mod dispatch;
 mod hook;
@@ -31,8 +34,10 @@ mod intake;
 mod lane;
 mod lane_task;
 mod listener;
+mod parts;
 mod pin;
 mod queue;
+mod redirects;
 mod registry;
 mod replies;
 mod scans;
@@ -46,9 +51,10 @@ mod tracking;
 mod turn;
 mod worker;
 
+use std::collections::HashMap;
 use std::io;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
@@ -59,7 +65,7 @@ pub use settings::{BackendSettings, Retry, Settings};
 
 use crate::metrics::WorkerMetrics;
 use crate::resp::Credentials;
-use crate::topology::{EvidenceSender, RequestCounts, Timestamp, TopologyReader};
+use crate::topology::{ClusterReader, EvidenceSender, RequestCounts, Timestamp, TopologyReader};
 
 use listener::Acceptor;
 use registry::Registry;
@@ -83,8 +89,10 @@ pub struct Plan {
 pub struct BackendPlan {
     /// Its name in the configuration.
     pub name: Arc<str>,
-    /// Who is primary.
+    /// Who is primary; of a cluster, who answers what is about no key.
     pub topology: TopologyReader,
+    /// Of a cluster: where its slots are.
+    pub cluster: Option<ClusterReader>,
     /// Where to tell what was seen.
     pub evidence: EvidenceSender,
     /// pointsman's own credentials, used only to verify a node for clients that may not run INFO.
@@ -107,6 +115,24 @@ struct Shared {
     registry: Registry,
     clients: Arc<Clients>,
     backends: Vec<Arc<SharedBackend>>,
+    /// The shards of clusters, by their backend and number.
+    shards: Mutex<HashMap<(usize, u16), Arc<SharedBackend>>>,
+}
+
+impl Shared {
+    /// A shard of a cluster, the same for all workers.
+    fn shard(&self, cluster: usize, number: u16, home: &SharedBackend) -> Arc<SharedBackend> {
+        let mut shards = self.shards.lock().unwrap_or_else(PoisonError::into_inner);
+        let made = || {
+            Arc::new(SharedBackend {
+                scripts: home.scripts.copy(),
+                counts: home.counts.clone(),
+                paused_until: home.paused_until.clone(),
+                ..SharedBackend::default()
+            })
+        };
+        shards.entry((cluster, number)).or_insert_with(made).clone()
+    }
 }
 
 /// One backend, over all workers.
@@ -115,9 +141,9 @@ struct SharedBackend {
     scripts: Scripts,
     scans: Scans,
     gaps: Gaps,
-    counts: Counts,
+    counts: Arc<Counts>,
     /// [`Timestamp::as_millis`] until which a client had all others paused (CLIENT PAUSE).
-    paused_until: AtomicU64,
+    paused_until: Arc<AtomicU64>,
 }
 
 impl SharedBackend {
@@ -183,6 +209,7 @@ pub fn start(plan: Plan) -> io::Result<Proxy> {
         registry: Registry::default(),
         clients: Arc::new(Clients((0..count).map(|_| AtomicUsize::new(0)).collect())),
         backends: plan.backends.iter().map(|_| Arc::default()).collect(),
+        shards: Mutex::default(),
     });
     let mut workers = Vec::with_capacity(count);
     let mut threads = Vec::with_capacity(count + 1);
@@ -253,7 +280,7 @@ impl Proxy {
                 replayed,
                 refused,
                 unknown,
-            } = &backend.counts;
+            } = &*backend.counts;
             RequestCounts {
                 held: get(held),
                 replayed: get(replayed),

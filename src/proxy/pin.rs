@@ -9,6 +9,7 @@ use bytes::{Bytes, BytesMut};
 use super::hook::{Hook, Sticky};
 use super::identity::Change;
 use super::lane::{Entry, Kind, SessionRef};
+use super::redirects::ASKING;
 use super::registry::{Client, OwnUpstream};
 use super::session::Park;
 use super::tracking::{Tracked, Tracking};
@@ -30,6 +31,8 @@ pub(super) struct Pin {
     pub(super) tracking: Tracked,
     /// CLIENT NO-TOUCH as it was said, to say it again.
     pub(super) sticky: Option<Bytes>,
+    /// Of a cluster: the hash slot that its transaction or WATCH is about.
+    pub(super) bound: Option<u16>,
     /// The connection can not be given to another session afterwards.
     pub(super) tainted: bool,
 }
@@ -95,6 +98,7 @@ impl Pin {
             monitor: false,
             tracking: Tracked::default(),
             sticky: None,
+            bound: None,
             tainted: false,
         }
     }
@@ -181,7 +185,7 @@ impl Pin {
     }
 
     /// What is sent on a new connection before everything else.
-    fn restore(&self, now: Timestamp) -> Vec<(Entry, Vec<Bytes>)> {
+    fn restore(&self, now: Timestamp, asks: bool) -> Vec<(Entry, Vec<Bytes>)> {
         let mut entries = Vec::new();
         let mut add = |bytes: Bytes, replies: u32| {
             entries.push((Entry::internal(bytes.len(), replies, now), vec![bytes]));
@@ -204,6 +208,10 @@ impl Pin {
         }
         if self.monitor {
             add(Bytes::from_static(b"*1\r\n$7\r\nMONITOR\r\n"), 1);
+        }
+        if asks {
+            // It is valid for the next command, and up to EXEC where that is MULTI.
+            add(Bytes::from_static(ASKING), 1);
         }
         if let Some(tx) = &self.tx
             && tx.count > 0
@@ -234,7 +242,8 @@ impl Worker {
             index,
             serial: session.serial,
         };
-        let (backend, key) = (session.backend, session.key.clone());
+        let aim = session.cluster.as_ref().and_then(|cluster| cluster.aim);
+        let (backend, key) = (aim.unwrap_or(session.backend), session.key.clone());
         let idle = self.backends[backend]
             .idle_pinned
             .get_mut(&key)
@@ -310,7 +319,7 @@ impl Worker {
 
     /// The upstream of a pinned lane is gone: puts what rebuilds the connection's state before what
     /// its session still waits for.
-    pub(super) fn restore_pin(&mut self, index: usize) {
+    pub(super) fn restore_pin(&mut self, index: usize, asks: bool) {
         let Some(of) = self.lanes[index].owner else {
             return;
         };
@@ -334,7 +343,7 @@ impl Worker {
         pin.tainted = true;
         let aiming = pin.tracking.lost();
         let gap = pin.subscribed() || pin.monitor;
-        let entries = pin.restore(now);
+        let entries = pin.restore(now, asks);
         let lane = &mut self.lanes[index];
         let state = &mut self.backends[lane.backend];
         if gap {

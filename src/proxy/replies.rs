@@ -207,7 +207,7 @@ impl Worker {
 
     /// A session has more to write, and perhaps may go on.
     #[inline]
-    fn got_replies(&mut self, index: usize) {
+    pub(super) fn got_replies(&mut self, index: usize) {
         let session = &mut self.sessions[index];
         if !session.dirty {
             session.dirty = true;
@@ -239,6 +239,11 @@ impl Worker {
         {
             self.on_reply(lane, identity::WRONG_PASSWORD, None)?;
             return self.on_reply(lane, frame, owned);
+        }
+        if matches!(state.queue.front(), Some(head) if matches!(head.kind, Kind::Part(_))) {
+            let result = self.on_part_reply(lane, frame, owned);
+            self.settle_head(lane);
+            return result;
         }
         let draining = state
             .upstream
@@ -304,7 +309,7 @@ impl Worker {
                     self.on_hook_reply(lane, frame);
                 }
             }
-            Kind::Plain | Kind::Local(_) => {
+            Kind::Plain | Kind::Local(_) | Kind::Part(_) => {
                 head.replies -= 1;
                 if head.replies == 0 {
                     self.pop_entry(lane);
@@ -335,6 +340,14 @@ impl Worker {
             b'+' => pin.monitor && frame.get(1).is_some_and(u8::is_ascii_digit),
             _ => false,
         };
+        // The slot of its channel has moved, and the lane follows.
+        let moved = frame[0] != b'+' && !subscription_next && word() == b"sunsubscribe";
+        if moved && self.backends[self.lanes[lane].backend].in_cluster() {
+            let state = &mut self.lanes[lane];
+            state.retire = true;
+            state.wake_task();
+            return true;
+        }
         if message && word() == b"tracking-redir-broken" {
             self.redirection_broken(of);
         } else if message {
@@ -358,13 +371,20 @@ impl Worker {
 
     /// Whether an error means that the node is not the primary (any more), instead of being the
     /// request's own fault. A node that was verified again and repeats it is believed in the end.
-    fn means_look_again(&mut self, lane: usize, frame: &[u8]) -> bool {
-        let Some(signal) = look_again(frame) else {
+    pub(super) fn means_look_again(&mut self, lane: usize, frame: &[u8]) -> bool {
+        let in_cluster = self.backends[self.lanes[lane].backend].in_cluster();
+        let Some(signal) = look_again_in(frame, in_cluster) else {
             return false;
         };
+        let to = self.lane_belongs(lane, frame);
         let state = &mut self.lanes[lane];
         let backend = &self.backends[state.backend];
-        let patience = backend.plan.settings.noreplicas_timeout;
+        let patience = match signal {
+            Signal::Moved | Signal::Ask | Signal::TryAgain | Signal::ClusterDown => {
+                backend.plan.settings.hold_timeout
+            }
+            _ => backend.plan.settings.noreplicas_timeout,
+        };
         let since = *state.signal_since.get_or_insert(self.now);
         let same_primary = state
             .upstream
@@ -379,6 +399,7 @@ impl Worker {
         };
         let kind = match signal {
             Signal::Loading => EvidenceKind::Loading,
+            Signal::Moved | Signal::Ask | Signal::ClusterDown => EvidenceKind::Moved,
             _ => EvidenceKind::NotPrimary,
         };
         if let Some(primary) = &backend.topology.primary
@@ -393,14 +414,16 @@ impl Worker {
             signal,
             kept: Vec::new(),
         });
+        state.moves_to = to;
         true
     }
 
     /// The connection is being given up: what was refused, or may run again, is kept for the next
     /// primary; what ran keeps its reply.
-    fn gather_proof(&mut self, lane: usize, frame: &[u8]) -> Result<(), LaneEnd> {
+    pub(super) fn gather_proof(&mut self, lane: usize, frame: &[u8]) -> Result<(), LaneEnd> {
         let state = &mut self.lanes[lane];
         let retry = self.backends[state.backend].plan.settings.retry;
+        let in_cluster = self.backends[state.backend].in_cluster();
         let Some(head) = state.queue.front_mut() else {
             return Err(LaneEnd::Garbage);
         };
@@ -420,7 +443,10 @@ impl Worker {
                 head.replies = super::lane::count_replies(replies);
                 replies.clear();
             }
-            Kind::Plain if look_again(frame).is_none() && !may_replay(head.replay, retry) => {
+            Kind::Plain
+                if look_again_in(frame, in_cluster).is_none()
+                    && !may_replay(head.replay, retry) =>
+            {
                 executed = Some(Bytes::copy_from_slice(frame));
             }
             _ => {}
@@ -445,7 +471,7 @@ impl Worker {
         if let Some(draining) = state.upstream.as_mut().and_then(|u| u.draining.as_mut()) {
             draining.kept.append(&mut kept);
         }
-        if pinned || !state.awaits_reply() {
+        if !state.awaits_reply() || pinned && !state.ends_a_transaction() {
             Err(LaneEnd::Signal)
         } else {
             Ok(())
@@ -546,7 +572,7 @@ struct Run {
 
 /// Errors that prove that the request did not run here and may run elsewhere. An -UNBLOCKED by
 /// CLIENT UNBLOCK is the client's own.
-fn look_again(frame: &[u8]) -> Option<Signal> {
+pub(super) fn look_again(frame: &[u8]) -> Option<Signal> {
     const ABORTED: &[u8] = b"-EXECABORT Transaction discarded because of: ";
     if let Some(reason) = frame.strip_prefix(ABORTED) {
         return look_again(&[b"-", reason].concat());
@@ -554,8 +580,18 @@ fn look_again(frame: &[u8]) -> Option<Signal> {
     match signal(frame)? {
         Signal::Unblocked if !contains(frame, b"instance state changed") => None,
         // There is no cluster behind a replicated primary: an answer for the client.
-        Signal::ClusterDown | Signal::TryAgain => None,
+        Signal::ClusterDown | Signal::TryAgain | Signal::Moved | Signal::Ask => None,
         signal => Some(signal),
+    }
+}
+
+/// The same where the node may be one of a cluster.
+pub(super) fn look_again_in(frame: &[u8], cluster: bool) -> Option<Signal> {
+    match signal(frame) {
+        Some(Signal::ClusterDown | Signal::TryAgain | Signal::Moved | Signal::Ask) if cluster => {
+            signal(frame)
+        }
+        _ => look_again(frame),
     }
 }
 

@@ -42,6 +42,16 @@ impl Scripts {
         }
     }
 
+    /// The same bodies, of which no process is known to have them.
+    pub(super) fn copy(&self) -> Scripts {
+        let inner = self.lock();
+        Scripts(Mutex::new(Inner {
+            bodies: inner.bodies.clone(),
+            bytes: inner.bytes,
+            loaded_on: None,
+        }))
+    }
+
     /// SCRIPT FLUSH went through. Which process has them all stays true.
     pub(super) fn forget(&self) {
         let mut inner = self.lock();

@@ -4,6 +4,7 @@
 use std::io::{self, IoSlice};
 use std::sync::Arc;
 
+use super::cluster::ClusterSession;
 use super::intake::Intake;
 use super::lane::LaneKey;
 use super::pin::Pin;
@@ -69,6 +70,8 @@ pub(super) struct Session {
     pub(super) lane: usize,
     /// Its own lane, while its state demands one.
     pub(super) pin: Option<Box<Pin>>,
+    /// Of a cluster.
+    pub(super) cluster: Option<Box<ClusterSession>>,
     /// What was read and is not a complete request, or waits because the session is parked.
     pub(super) input: Intake,
     pub(super) scanner: RequestScanner,
@@ -111,6 +114,7 @@ impl Session {
             key,
             lane,
             pin: None,
+            cluster: None,
             input: Intake::default(),
             scanner: RequestScanner::default(),
             out: ByteQueue::default(),
@@ -150,6 +154,7 @@ impl Session {
     #[inline]
     pub(super) fn is_plain(&self) -> bool {
         self.pin.is_none()
+            && self.cluster.is_none()
             && !self.moving
             && self.reply_mode == ReplyMode::On
             && self.inflight < self.window

@@ -188,6 +188,7 @@ impl Worker {
 
     /// The session is somebody else, or elsewhere, from now on.
     fn move_to(&mut self, index: usize, key: LaneKey, lane: usize) {
+        self.leave_shards(index);
         let session = &mut self.sessions[index];
         let left = std::mem::replace(&mut session.lane, lane);
         session.key = key.clone();

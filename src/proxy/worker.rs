@@ -8,11 +8,13 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use slab::Slab;
 use tokio::runtime::LocalOptions;
 use tokio::sync::{Notify, mpsc};
 
-use super::lane::{Lane, LaneKey, SessionRef};
+use super::cluster::{ClusterBackend, ClusterSession, follow_cluster};
+use super::lane::{Entry, Lane, LaneKey, SessionRef};
 use super::listener::Accepted;
 use super::queue::Spares;
 use super::session::Session;
@@ -22,7 +24,7 @@ use super::{BackendPlan, Shared, SharedBackend, housekeeping, lane_task, turn};
 use crate::clock;
 use crate::metrics::{RejectReason, WorkerMetrics};
 use crate::resp::Limits;
-use crate::topology::{Gate, Timestamp, Topology};
+use crate::topology::{ClusterMap, Gate, Timestamp, Topology};
 
 /// What other threads tell a worker.
 pub(super) enum Message {
@@ -68,6 +70,8 @@ pub(super) struct Worker {
     /// Lanes that were made and have no task yet.
     pub(super) new_lanes: Vec<usize>,
     pub(super) spawner: Rc<Notify>,
+    /// Requests to clusters that wait until it is known where they belong.
+    pub(super) detained: Vec<(Entry, Bytes)>,
     messages: mpsc::UnboundedSender<Message>,
     pub(super) last_serial: u64,
 }
@@ -87,6 +91,10 @@ pub(super) struct Backend {
     pub(super) shared_lanes: HashMap<LaneKey, usize>,
     /// Pinned lanes with a clean connection that belong to nobody at present.
     pub(super) idle_pinned: HashMap<LaneKey, Vec<usize>>,
+    /// Where it is a cluster.
+    pub(super) cluster: Option<ClusterBackend>,
+    /// The cluster that it is a shard of.
+    pub(super) shard_of: Option<usize>,
     /// Bytes of unanswered requests in all lanes.
     pub(super) bytes: usize,
     /// Sessions that wait until `bytes` is low again.
@@ -139,6 +147,7 @@ async fn serve(
     for backend in 0..backends {
         tokio::task::spawn_local(follow_topology(worker.clone(), backend));
         tokio::task::spawn_local(follow_gaps(worker.clone(), backend));
+        tokio::task::spawn_local(follow_cluster(worker.clone(), backend));
     }
     tokio::task::spawn_local(spawn_lanes(worker.clone()));
     tokio::task::spawn_local(housekeeping::housekeeping(worker.clone()));
@@ -164,7 +173,7 @@ async fn serve(
     Ok(())
 }
 
-async fn follow_topology(worker: Rc<RefCell<Worker>>, backend: usize) {
+pub(super) async fn follow_topology(worker: Rc<RefCell<Worker>>, backend: usize) {
     let mut reader = worker.borrow().backends[backend].plan.topology.clone();
     worker
         .borrow_mut()
@@ -175,7 +184,7 @@ async fn follow_topology(worker: Rc<RefCell<Worker>>, backend: usize) {
 }
 
 /// Lanes that let subscribers go first go on when these are done.
-async fn follow_gaps(worker: Rc<RefCell<Worker>>, backend: usize) {
+pub(super) async fn follow_gaps(worker: Rc<RefCell<Worker>>, backend: usize) {
     let shared = worker.borrow().backends[backend].shared.clone();
     loop {
         shared.gaps.closed.notified().await;
@@ -194,6 +203,36 @@ async fn spawn_lanes(worker: Rc<RefCell<Worker>>) {
     }
 }
 
+impl Backend {
+    pub(super) fn new(plan: BackendPlan, shared: Arc<SharedBackend>) -> Self {
+        let cluster = plan.cluster.as_ref().map(|_| ClusterBackend {
+            map: Arc::new(ClusterMap::unknown()),
+            shards: Vec::new(),
+        });
+        Backend {
+            metrics: WorkerMetrics::new(&plan.name),
+            topology: plan.topology.current(),
+            cluster,
+            shard_of: None,
+            shared,
+            plan,
+            obeyed: 0,
+            version: None,
+            shared_lanes: HashMap::new(),
+            idle_pinned: HashMap::new(),
+            bytes: 0,
+            starved: Vec::new(),
+            turn: TurnCounts::default(),
+            held: 0,
+        }
+    }
+
+    /// Whether its nodes are those of a cluster.
+    pub(super) fn in_cluster(&self) -> bool {
+        self.shard_of.is_some() || self.cluster.is_some()
+    }
+}
+
 impl Worker {
     fn new(
         index: usize,
@@ -205,20 +244,7 @@ impl Worker {
         let backends = plans
             .into_iter()
             .zip(&shared.backends)
-            .map(|(plan, shared)| Backend {
-                metrics: WorkerMetrics::new(&plan.name),
-                topology: plan.topology.current(),
-                shared: shared.clone(),
-                plan,
-                obeyed: 0,
-                version: None,
-                shared_lanes: HashMap::new(),
-                idle_pinned: HashMap::new(),
-                bytes: 0,
-                starved: Vec::new(),
-                turn: TurnCounts::default(),
-                held: 0,
-            })
+            .map(|(plan, shared)| Backend::new(plan, shared.clone()))
             .collect();
         Ok(Worker {
             index,
@@ -240,6 +266,7 @@ impl Worker {
             busy: Rc::default(),
             new_lanes: Vec::new(),
             spawner: Rc::default(),
+            detained: Vec::new(),
             messages,
             last_serial: 0,
         })
@@ -270,8 +297,10 @@ impl Worker {
         let key = LaneKey::initial();
         let lane = self.shared_lane(backend, &key);
         let serial = self.last_serial;
-        self.sessions
-            .insert(Session::new(serial, backend, socket, client, key, lane));
+        let mut session = Session::new(serial, backend, socket, client, key, lane);
+        let of_cluster = self.backends[backend].cluster.is_some();
+        session.cluster = of_cluster.then(|| Box::new(ClusterSession::default()));
+        self.sessions.insert(session);
         let metrics = &self.backends[backend].metrics;
         metrics.clients.increment(1);
         metrics.clients_opened.increment(1);

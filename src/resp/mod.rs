@@ -4,6 +4,7 @@
 //! [`reply::ReplyScanner`] finds replies in what a node sends. Neither decodes into a tree nor
 //! allocates; both remember how far they got. [`command::lookup`] tells what a request is.
 
+pub mod cluster_nodes;
 pub mod command;
 pub mod error;
 pub mod info;
@@ -14,6 +15,7 @@ mod credentials;
 mod inline;
 mod number;
 mod own_error;
+mod slot;
 mod write;
 
 pub use command::{Command, Replay, Special};
@@ -23,6 +25,7 @@ pub use number::parse as integer;
 pub use own_error::OwnError;
 pub use reply::{ReplyKind, ReplyScanner, Signal};
 pub use request::{Limits, Request, RequestScanner};
+pub use slot::key_slot;
 pub use write::{
     encode_request, put_array, put_bulk, put_error, put_integer, put_map, put_null, put_ok,
     put_push, put_simple,

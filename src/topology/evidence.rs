@@ -32,6 +32,8 @@ pub enum EvidenceKind {
     Reborn,
     /// -LOADING.
     Loading,
+    /// -MOVED, -ASK, -CLUSTERDOWN: the slots of a cluster are not where they were.
+    Moved,
 }
 
 /// Held by every worker. Clones share the counters.

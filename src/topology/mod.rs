@@ -1,5 +1,6 @@
 //! Who is primary: plain values, one writer, many readers. No I/O and no decisions.
 
+mod cluster;
 mod evidence;
 mod handle;
 mod notice;
@@ -12,6 +13,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+pub use cluster::{ClusterMap, ClusterReader, ClusterWriter, HASH_SLOTS, cluster_channel};
 pub use evidence::{Evidence, EvidenceKind, EvidenceReceiver, EvidenceSender, evidence_channel};
 pub use handle::{TopologyReader, TopologyWriter, channel};
 pub use notice::Notice;

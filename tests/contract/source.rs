@@ -256,5 +256,8 @@ async fn sentinel_keeps_the_contract() {
         }
     };
     tokio::time::timeout(SOON, told).await.expect("it is told");
-    assert_eq!(within(&mut opened.source, Duration::from_secs(1)).await, None);
+    assert_eq!(
+        within(&mut opened.source, Duration::from_secs(1)).await,
+        None
+    );
 }

@@ -49,6 +49,7 @@ impl Plane {
             backends: vec![BackendPlan {
                 name: Arc::from("main"),
                 topology: reader,
+                cluster: None,
                 evidence: sender,
                 credentials: None,
                 settings,

@@ -82,6 +82,7 @@ impl Comparison {
             backends: vec![BackendPlan {
                 name: "main".into(),
                 topology: reader,
+                cluster: None,
                 evidence: sender,
                 credentials: None,
                 settings: BackendSettings::default(),

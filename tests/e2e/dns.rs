@@ -74,7 +74,11 @@ async fn scene_with(bind: &Bind, named: &[usize], source: &str, ttl: u32) -> Sce
     bind.update(&services(&nodes).replace(" 0 SRV", &format!(" {ttl} SRV")));
     let options = options(source.to_owned());
     let pointsman = Pointsman::start_ready(&options).await.unwrap();
-    Scene::of(Shard { pointsman, cluster })
+    Scene::of(Shard {
+        pointsman,
+        cluster,
+        sentinels: None,
+    })
 }
 
 async fn promote(node: &Server) {

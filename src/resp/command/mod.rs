@@ -2,10 +2,12 @@
 //! something about it.
 
 mod blocking;
+mod keys;
 mod refine;
 mod table;
 
 pub use blocking::{BlockingTimeout, Patience, patience, with_timeout};
+pub use keys::{Join, Reach, reach};
 pub use refine::{refused, replay};
 
 use refine::Refine;

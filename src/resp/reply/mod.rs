@@ -28,6 +28,10 @@ pub enum Signal {
     MasterDown,
     /// `-CLUSTERDOWN`
     ClusterDown,
+    /// `-MOVED slot host:port`: another node of the cluster serves the slot.
+    Moved,
+    /// `-ASK slot host:port`: the slot is on its way to that node.
+    Ask,
     /// `-TRYAGAIN`: the keys of a request are on their way between two nodes.
     TryAgain,
     /// `-UNBLOCKED`: it was blocked and the node became a replica.
@@ -75,6 +79,8 @@ fn signal_of_error(frame: &[u8]) -> Option<Signal> {
         b"LOADING" => Signal::Loading,
         b"MASTERDOWN" => Signal::MasterDown,
         b"CLUSTERDOWN" => Signal::ClusterDown,
+        b"MOVED" => Signal::Moved,
+        b"ASK" => Signal::Ask,
         b"TRYAGAIN" => Signal::TryAgain,
         b"UNBLOCKED" => Signal::Unblocked,
         b"REDIRECT" => Signal::Redirect,

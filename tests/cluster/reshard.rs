@@ -1,0 +1,187 @@
+//! Slots move while clients work.
+
+use std::collections::BTreeSet;
+
+use pointsman::lab::{Client, Server, Value};
+use pointsman::resp::key_slot;
+
+use crate::scene::{Scene, ask, hear, message, send};
+
+#[tokio::test]
+async fn slots_move_between_shards_without_an_error_for_anybody() {
+    let mut scene = Scene::start().await;
+    scene.traffic().await;
+    // To another shard, and to one that has none yet.
+    let new = scene.cluster.add(Server::program()).await.unwrap();
+    scene.cluster.meet(new).await.unwrap();
+    scene.cluster.settled().await.unwrap();
+    for slot in (0..300).step_by(3) {
+        scene.cluster.move_slot(slot, 0, 1).await.unwrap();
+        scene.cluster.move_slot(slot + 1, 0, new).await.unwrap();
+    }
+    scene.progress(50).await;
+    let verdict = scene.judged().await;
+    let total = verdict.total();
+    assert_eq!(total.all_errors(), 0, "{verdict}");
+    assert_eq!((total.lost, total.broken()), (0, 0), "{verdict}");
+    scene.assert_log_is_clean();
+}
+
+#[tokio::test]
+async fn the_slots_that_the_clients_use_move_under_their_hands() {
+    let mut scene = Scene::start().await;
+    scene.traffic().await;
+    for round in 0..3 {
+        for from in 0..3 {
+            let keys = scene.cluster.node(from).cli(&["KEYS", "*"]).await.unwrap();
+            let keys = keys.items().unwrap_or_default().iter();
+            // Those of the clients that have one key each, and some of those with many.
+            let slots: BTreeSet<u16> = keys
+                .filter_map(|key| key.text())
+                .filter(|key| !key.contains(":setter:") || key.ends_with("07"))
+                .map(|key| key_slot(key.as_bytes()))
+                .collect();
+            for slot in slots {
+                scene
+                    .cluster
+                    .move_slot(slot, from, (from + 1 + round % 2) % 3)
+                    .await
+                    .unwrap();
+            }
+        }
+    }
+    scene.progress(50).await;
+    let verdict = scene.judged().await;
+    let total = verdict.total();
+    assert_eq!(total.all_errors(), 0, "{verdict}");
+    assert_eq!((total.lost, total.broken()), (0, 0), "{verdict}");
+    scene.assert_log_is_clean();
+}
+
+#[tokio::test]
+async fn what_a_client_sent_later_never_overtakes() {
+    let scene = Scene::start().await;
+    let mut client = scene.client().await;
+    for tag in ["t", "u", "v", "w", "x", "y"] {
+        // Twice, one after the other, and not back: see docs/cluster.md.
+        let slot = key_slot(tag.as_bytes());
+        let first = scene.node_of(tag).await;
+        let moves = async {
+            for round in 0..2 {
+                let (from, to) = ((first + round) % 3, (first + round + 1) % 3);
+                scene.cluster.move_slot(slot, from, to).await.unwrap();
+            }
+        };
+        let key = format!("{{{tag}}}list");
+        let list = pushed_meanwhile(&mut client, &key, moves).await;
+        assert!(list > 600, "{list}");
+    }
+    scene.assert_log_is_clean();
+}
+
+/// Some hundred requests are on their way at any time until `moves` is over; they run in their order.
+async fn pushed_meanwhile(client: &mut Client, key: &str, moves: impl Future<Output = ()>) -> i64 {
+    tokio::pin!(moves);
+    let (mut sent, mut heard, mut moving) = (0, 0, true);
+    while moving || heard < sent {
+        while moving && sent < heard + 300 {
+            sent += 1;
+            client.queue(&["RPUSH", key, &sent.to_string()]);
+        }
+        client.flush().await.unwrap();
+        tokio::select! {
+            () = &mut moves, if moving => moving = false,
+            reply = hear(client) => {
+                heard += 1;
+                assert_eq!(reply, heard.to_string());
+            }
+        }
+    }
+    let list = client.call(&["LRANGE", key, "0", "-1"]).await.unwrap();
+    let list = list.items().unwrap().iter().filter_map(Value::number);
+    assert!(list.eq(1..=sent));
+    sent
+}
+
+#[tokio::test]
+async fn a_subscription_follows_its_slot() {
+    let scene = Scene::start().await;
+    let mut publisher = scene.client().await;
+    let (mut two, mut three) = (scene.client().await, scene.client3().await);
+    send(&mut two, "SSUBSCRIBE {t}x {t}y").await;
+    for count in ["[ssubscribe, {t}x, 1]", "[ssubscribe, {t}y, 2]"] {
+        assert_eq!(hear(&mut two).await, count);
+    }
+    send(&mut three, "SSUBSCRIBE {t}x").await;
+    assert_eq!(message(&mut three).await, "[ssubscribe, {t}x, 1]");
+    let from = scene.node_of("t").await;
+    let to = (from + 1) % 3;
+    scene
+        .cluster
+        .move_slot(key_slot(b"t"), from, to)
+        .await
+        .unwrap();
+    // They were told nothing of it, and hear again as soon as they are there.
+    let deadline = pointsman::clock::now() + crate::scene::SOON;
+    while ask(&mut publisher, "SPUBLISH {t}y ready").await != "1"
+        || ask(&mut publisher, "SPUBLISH {t}x m").await != "2"
+    {
+        assert!(pointsman::clock::now() < deadline, "nobody listens");
+    }
+    assert_eq!(message(&mut three).await, "[smessage, {t}x, m]");
+    loop {
+        match message(&mut two).await.as_str() {
+            "[smessage, {t}y, ready]" => {}
+            other => break assert_eq!(other, "[smessage, {t}x, m]"),
+        }
+    }
+    let elsewhere = ask(&mut three, "SSUBSCRIBE other").await;
+    assert!(elsewhere.contains("one hash slot"), "{elsewhere}");
+    scene.assert_log_is_clean();
+}
+
+#[tokio::test]
+async fn a_slot_on_its_way_is_asked_for_at_both_ends() {
+    let scene = Scene::start().await;
+    let mut client = scene.client().await;
+    let slot = key_slot(b"t");
+    let from = scene.node_of("t").await;
+    let to = (from + 1) % 3;
+    for number in 0..20 {
+        let reply = ask(&mut client, &format!("SET {{t}}{number} {number}")).await;
+        assert_eq!(reply, "OK");
+    }
+    scene.cluster.open_slot(slot, from, to).await.unwrap();
+    scene.cluster.move_keys(slot, from, to, 10).await.unwrap();
+    // Half of the keys are there, and new ones are made there.
+    for number in 0..30 {
+        send(&mut client, &format!("SET {{t}}{number} a")).await;
+        send(&mut client, &format!("APPEND {{t}}{number} b")).await;
+        send(&mut client, &format!("GET {{t}}{number}")).await;
+    }
+    for _ in 0..30 {
+        assert_eq!(hear(&mut client).await, "OK");
+        assert_eq!(hear(&mut client).await, "2");
+        assert_eq!(hear(&mut client).await, "ab");
+    }
+    // A transaction about a key that is there already, or not at all.
+    for request in ["MULTI", "SET {t}new 1", "GET {t}new", "EXEC"] {
+        send(&mut client, request).await;
+    }
+    for reply in ["OK", "QUEUED", "QUEUED", "[OK, 1]"] {
+        assert_eq!(hear(&mut client).await, reply);
+    }
+    // Keys at both ends: that has to wait until they are together.
+    let mut waits = scene.client().await;
+    send(&mut waits, "MGET {t}0 {t}1 {t}2 {t}3 {t}4 {t}5 {t}6 {t}7 {t}8 {t}9 {t}10 {t}11 {t}12 {t}13 {t}14 {t}15").await;
+    send(&mut waits, "BLPOP {t}list 0").await;
+    assert_eq!(ask(&mut client, "GET {t}0").await, "ab");
+    while scene.cluster.move_keys(slot, from, to, 10).await.unwrap() > 0 {}
+    let values = hear(&mut waits).await;
+    assert_eq!(values.matches("ab").count(), 16, "{values}");
+    scene.cluster.close_slot(slot, to).await.unwrap();
+    assert_eq!(ask(&mut client, "RPUSH {t}list e").await, "1");
+    assert_eq!(hear(&mut waits).await, "[{t}list, e]");
+    assert_eq!(scene.node_of("t").await, to);
+    scene.assert_log_is_clean();
+}

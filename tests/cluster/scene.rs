@@ -1,0 +1,141 @@
+//! Six servers in three shards, and pointsman in front of them.
+
+use std::time::Duration;
+
+use pointsman::lab::{
+    Client, Pointsman, PointsmanOptions, Protocol, Server, Sharded, Traffic, TrafficOptions, Value,
+    Verdict, judge,
+};
+use pointsman::resp::key_slot;
+
+/// For what should take a moment.
+pub const SOON: Duration = Duration::from_secs(30);
+
+/// What any failover of a shard logs at level WARN.
+const EXPECTED: &[&str] = &[];
+
+pub struct Scene {
+    pub pointsman: Pointsman,
+    pub cluster: Sharded,
+    traffic: Option<Traffic>,
+}
+
+impl Scene {
+    pub async fn start() -> Scene {
+        Scene::with(|_| {}).await
+    }
+
+    pub async fn with(change: impl FnOnce(&mut PointsmanOptions)) -> Scene {
+        Scene::behind(Sharded::start(Server::program()).await.unwrap(), change).await
+    }
+
+    /// With a password at every node.
+    pub async fn locked(password: &str) -> Scene {
+        let cluster = Sharded::with_password(Server::program(), Some(password));
+        let give = |options: &mut PointsmanOptions| options.password = Some(password.to_owned());
+        Scene::behind(cluster.await.unwrap(), give).await
+    }
+
+    async fn behind(cluster: Sharded, change: impl FnOnce(&mut PointsmanOptions)) -> Scene {
+        let mut options = PointsmanOptions {
+            program: Some(env!("CARGO_BIN_EXE_pointsman").into()),
+            cluster: true,
+            proxy: "workers = 1".into(),
+            // Two are enough to find the others.
+            ..PointsmanOptions::in_front_of(cluster.addresses()[..2].to_vec())
+        };
+        change(&mut options);
+        let pointsman = Pointsman::start_ready(&options).await.unwrap();
+        Scene {
+            pointsman,
+            cluster,
+            traffic: None,
+        }
+    }
+
+    pub async fn client(&self) -> Client {
+        self.pointsman.client(None).await.unwrap()
+    }
+
+    pub async fn client3(&self) -> Client {
+        Client::open(&self.pointsman.address(), Protocol::Resp3, None)
+            .await
+            .unwrap()
+    }
+
+    /// One client of every kind.
+    pub async fn traffic(&mut self) {
+        self.traffic_of(TrafficOptions::every_kind(self.pointsman.address()))
+            .await;
+    }
+
+    pub async fn traffic_of(&mut self, options: TrafficOptions) {
+        self.traffic = Some(Traffic::start(options).await.unwrap());
+        self.progress(20).await;
+    }
+
+    pub async fn progress(&self, more: u64) {
+        let traffic = self.traffic.as_ref().expect("traffic was started");
+        if let Err(error) = traffic.progress(more, SOON).await {
+            panic!("{error}\n{}", self.pointsman.log_tail());
+        }
+    }
+
+    /// Ends the traffic and judges. The last state is read through pointsman, for it is on several nodes.
+    pub async fn judged(&mut self) -> Verdict {
+        let traffic = self.traffic.take().expect("traffic was started");
+        let mut client = self.client().await;
+        judge(&traffic.stop(&mut client).await.unwrap())
+    }
+
+    /// The node that serves this key.
+    pub async fn node_of(&self, key: &str) -> usize {
+        let slot = key_slot(key.as_bytes());
+        self.cluster.primary_of(slot).await.unwrap()
+    }
+
+    pub fn assert_log_is_clean(&self) {
+        let lines = self.pointsman.unexpected_log_lines(EXPECTED);
+        assert!(lines.is_empty(), "{}", lines.join("\n"));
+    }
+}
+
+/// Sends a request written as words and returns the reply as text.
+pub async fn ask(client: &mut Client, request: &str) -> String {
+    send(client, request).await;
+    hear(client).await
+}
+
+pub async fn send(client: &mut Client, request: &str) {
+    let words: Vec<&str> = request.split(' ').collect();
+    client.send(&words).await.expect("sent");
+}
+
+pub async fn hear(client: &mut Client) -> String {
+    match tokio::time::timeout(SOON, client.receive()).await {
+        Ok(Ok(value)) => show(&value),
+        Ok(Err(error)) => format!("!{error}"),
+        Err(_) => "!nothing came".to_owned(),
+    }
+}
+
+pub async fn message(client: &mut Client) -> String {
+    match tokio::time::timeout(SOON, client.message()).await {
+        Ok(Ok(value)) => show(&value),
+        Ok(Err(error)) => format!("!{error}"),
+        Err(_) => "!nothing came".to_owned(),
+    }
+}
+
+/// A reply as redis-cli would print it, in one line.
+fn show(value: &Value) -> String {
+    match (value.items(), value.number(), value.text()) {
+        (Some(items), _, _) => {
+            let items: Vec<String> = items.iter().map(show).collect();
+            format!("[{}]", items.join(", "))
+        }
+        (_, _, Some(text)) => text.to_owned(),
+        (_, Some(number), _) => number.to_string(),
+        _ => value.to_string(),
+    }
+}
