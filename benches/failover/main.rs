@@ -93,14 +93,15 @@ impl Arguments {
     fn faults(&self) -> Vec<Choice> {
         match (self.fault, self.way) {
             (Choice::All, Way::Embedded) => Choice::EACH.to_vec(),
-            (Choice::All, Way::Sentinel) => vec![Choice::Kill, Choice::Switchover, Choice::Hang],
+            (Choice::All, _) => vec![Choice::Kill, Choice::Switchover, Choice::Hang],
             (one, _) => vec![one],
         }
     }
 
     fn who(&self) -> Vec<Who> {
         match (self.way, self.clients) {
-            (Way::Embedded, _) | (_, WhoChoice::Pointsman) => vec![Who::Pointsman],
+            (_, WhoChoice::Pointsman) => vec![Who::Pointsman],
+            (way, _) if way != Way::Sentinel => vec![Who::Pointsman],
             (_, WhoChoice::Plain) => vec![Who::Plain],
             (_, WhoChoice::Both) => vec![Who::Pointsman, Who::Plain],
         }
@@ -132,7 +133,10 @@ impl Choice {
     ];
 
     fn goal(self, way: Way) -> Goal {
+        let shared = way.coordinator().is_some();
         let (name, median, worst, failover) = match self {
+            Choice::Kill if shared => ("kill -9", 150, 300, true),
+            Choice::Switchover if shared => ("switchover", 50, 100, true),
             Choice::Kill => ("kill -9", 100, 300, true),
             Choice::Hang => ("SIGSTOP, then SIGCONT", 1500, 2500, true),
             Choice::Stall => ("SIGSTOP 300 ms", 400, 500, false),
@@ -142,7 +146,7 @@ impl Choice {
             Choice::All => ("all", 0, 0, true),
         };
         // The second without an answer and the election are Sentinel's.
-        let ours = way == Way::Embedded || self == Choice::Switchover;
+        let ours = way != Way::Sentinel || self == Choice::Switchover;
         Goal {
             name,
             pause: ours.then_some(Figures {
@@ -292,7 +296,7 @@ async fn repeat(
     }
     shard.cluster.in_sync(SOON).await?;
     let node = shard.primary().await?;
-    let earlier = shard.pointsman.failovers().await?.len();
+    let earlier = shard.failovers().await?.len();
     let finder = shard
         .sentinels
         .as_ref()
@@ -337,7 +341,7 @@ async fn repeat(
     }
     let changes = fault.goal(arguments.way).failover;
     if changes {
-        let report = shard.pointsman.failover(earlier + 1, SOON).await?;
+        let report = shard.failover(earlier + 1, SOON).await?;
         if report.outcome != Outcome::Done {
             return Err(LabError::Unexpected(format!("aborted: {report:?}")));
         }
@@ -345,7 +349,7 @@ async fn repeat(
     if fault == Choice::Hang {
         let hangs = Duration::from_secs(arguments.hang_seconds);
         let rest = match arguments.way {
-            Way::Embedded => hangs,
+            Way::Embedded | Way::Etcd | Way::Consul | Way::Zookeeper => hangs,
             Way::Sentinel => hangs.saturating_sub(clock::now() - fault_at),
         };
         if who == Who::Pointsman {
@@ -362,7 +366,7 @@ async fn repeat(
     tokio::time::sleep(AFTER).await;
     let mut primary = shard.primary().await?.client().await?;
     let history = traffic.stop(&mut primary).await?;
-    let mut reports = shard.pointsman.failovers().await?;
+    let mut reports = shard.failovers().await?;
     reports.drain(..earlier);
     repair(shard, fault, node).await?;
     let flushed = primary.call(&["FLUSHALL"]).await;

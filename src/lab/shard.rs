@@ -5,8 +5,14 @@ use std::time::Duration;
 
 use super::pointsman::{Pointsman, PointsmanOptions};
 use super::{
-    Address, Client, Cluster, ClusterOptions, LabError, SentinelOptions, Sentinels, Server, until,
+    Address, Client, Cluster, ClusterOptions, Engine, LabError, SentinelOptions, Sentinels, Server,
+    until,
 };
+use crate::control::StoreKind;
+use crate::topology::{FailoverReport, Fault};
+
+/// How many share a record.
+const MONITORS: usize = 3;
 
 /// What to start.
 #[derive(Clone, Debug, Default)]
@@ -21,6 +27,8 @@ pub struct ShardOptions {
     pub sentinels: Option<SentinelOptions>,
     /// Another `authority` than these two: its table.
     pub authority: Option<String>,
+    /// Where three pointsman share a record, and on how many servers it is.
+    pub coordinator: Option<(StoreKind, usize)>,
     /// Where the record is; `None`: beside the configuration.
     pub state: Option<PathBuf>,
     /// Further lines of `[backend.main]`.
@@ -45,6 +53,10 @@ pub struct Shard {
     pub pointsman: Pointsman,
     /// Who decides, where it is Sentinel.
     pub sentinels: Option<Sentinels>,
+    /// The two that decide together with `pointsman`, where the record is shared.
+    pub monitors: Vec<Pointsman>,
+    /// Where they keep it.
+    pub engine: Option<Engine>,
     /// The servers.
     pub cluster: Cluster,
 }
@@ -59,10 +71,30 @@ impl Shard {
         };
         let mut settings = options.in_front_of(&cluster);
         settings.source = sentinels.as_ref().map(Sentinels::source_line);
+        let engine = match options.coordinator {
+            Some((kind, members)) => Some((kind, Engine::start(kind, members).await?)),
+            None => None,
+        };
+        let mut monitors = Vec::new();
+        if let Some((kind, engine)) = &engine {
+            for domain in (0..MONITORS).rev() {
+                settings.authority = Some(format!(
+                    "{{ kind = \"{}\", endpoints = {:?}, domain = \"host{domain}\", monitors = \
+                     {MONITORS} }}",
+                    kind.name(),
+                    engine.endpoints(),
+                ));
+                if domain > 0 {
+                    monitors.push(Pointsman::start_ready(&settings).await?);
+                }
+            }
+        }
         let pointsman = Pointsman::start_ready(&settings).await?;
         Ok(Shard {
             pointsman,
             sentinels,
+            monitors,
+            engine: engine.map(|(_, engine)| engine),
             cluster,
         })
     }
@@ -104,6 +136,36 @@ impl Shard {
                     node.id(),
                     self.pointsman.log_tail()
                 )),
+            }
+        })
+        .await
+    }
+
+    /// The reports of whoever decided, oldest first.
+    pub async fn failovers(&self) -> Result<Vec<FailoverReport>, LabError> {
+        let mut reports = self.pointsman.failovers().await?;
+        for monitor in &self.monitors {
+            reports.extend(monitor.failovers().await?);
+        }
+        // Where several decide, those who did not have a report of what they saw.
+        if !self.monitors.is_empty() {
+            reports.retain(|report| report.fault != Fault::Followed);
+        }
+        reports.sort_by_key(|report| report.unix_millis);
+        Ok(reports)
+    }
+
+    /// Waits for the report with this number, counted from one.
+    pub async fn failover(
+        &self,
+        number: usize,
+        limit: Duration,
+    ) -> Result<FailoverReport, LabError> {
+        until("the failover's report", limit, async || {
+            let mut reports = self.failovers().await.map_err(|e| e.to_string())?;
+            match reports.len() >= number {
+                true => Ok(reports.swap_remove(number - 1)),
+                false => Err(format!("{} reports", reports.len())),
             }
         })
         .await

@@ -1,6 +1,7 @@
 //! The ways of working that the demo and the failover bench can show.
 
 use super::{SentinelOptions, ShardOptions};
+use crate::control::StoreKind;
 
 /// Who decides, and where the nodes are learned. Adding one: a variant here, what it starts in
 /// [`Way::options`] (and in `Shard::start`, if it needs something besides servers and pointsman).
@@ -11,6 +12,12 @@ pub enum Way {
     Embedded,
     /// Three sentinels decide, pointsman listens to them
     Sentinel,
+    /// Three pointsman decide together, with a record in an etcd of three
+    Etcd,
+    /// Three pointsman decide together, with a record in a Consul of one
+    Consul,
+    /// Three pointsman decide together, with a record in a ZooKeeper of three
+    Zookeeper,
 }
 
 impl Way {
@@ -18,7 +25,18 @@ impl Way {
     pub fn options(self) -> ShardOptions {
         ShardOptions {
             sentinels: (self == Way::Sentinel).then(SentinelOptions::default),
+            coordinator: self.coordinator(),
             ..ShardOptions::default()
+        }
+    }
+
+    /// Where the record is, and on how many servers.
+    pub fn coordinator(self) -> Option<(StoreKind, usize)> {
+        match self {
+            Way::Embedded | Way::Sentinel => None,
+            Way::Etcd => Some((StoreKind::Etcd, 3)),
+            Way::Consul => Some((StoreKind::Consul, 1)),
+            Way::Zookeeper => Some((StoreKind::ZooKeeper, 3)),
         }
     }
 
@@ -27,6 +45,9 @@ impl Way {
         match self {
             Way::Embedded => "pointsman decides",
             Way::Sentinel => "three sentinels decide, 1 s without an answer",
+            Way::Etcd => "three pointsman decide, with a record in etcd",
+            Way::Consul => "three pointsman decide, with a record in Consul",
+            Way::Zookeeper => "three pointsman decide, with a record in ZooKeeper",
         }
     }
 }

@@ -78,6 +78,8 @@ async fn scene_with(bind: &Bind, named: &[usize], source: &str, ttl: u32) -> Sce
         pointsman,
         cluster,
         sentinels: None,
+        monitors: Vec::new(),
+        engine: None,
     })
 }
 

@@ -48,7 +48,9 @@ impl Fault {
     pub(super) fn all(way: Way) -> Vec<Fault> {
         let mut all = vec![Fault::Switchover, Fault::Kill, Fault::Hang];
         match way {
-            Way::Embedded => all.push(Fault::RestartEmpty),
+            Way::Embedded | Way::Etcd | Way::Consul | Way::Zookeeper => {
+                all.push(Fault::RestartEmpty);
+            }
             // Sentinel keeps a primary that is back before it was missed, with or without its data.
             Way::Sentinel => {}
         }
@@ -92,7 +94,7 @@ pub(super) async fn play(
     let head = screen.bold(&format!("  {title}: {}", fault.name()));
     screen.say(&format!("{head}  {}", screen.dim(fault.sentence())));
     screen.say("");
-    let earlier = shard.pointsman.failovers().await?.len();
+    let earlier = shard.failovers().await?.len();
     let traffic = Traffic::start(TrafficOptions {
         clients: clients(),
         pace: PACE,
@@ -125,7 +127,7 @@ pub(super) async fn play(
         Fault::RestartEmpty => node.restart_now(Data::Empty)?,
     }
     let (report, watched) = tokio::join!(
-        shard.pointsman.failover(earlier + 1, REPORT),
+        shard.failover(earlier + 1, REPORT),
         stage.watch(time.mul_f64(0.35)),
     );
     watched?;
@@ -155,7 +157,7 @@ pub(super) async fn play(
         fault,
         verdict,
         // Once more: what became of the requests is filled in after the gate opened.
-        report: shard.pointsman.failovers().await?.swap_remove(earlier),
+        report: shard.failovers().await?.swap_remove(earlier),
     };
     tables::report(screen, &outcome.report);
     tables::clients(screen, &outcome);

@@ -14,7 +14,7 @@ use std::time::Duration;
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::server::Server;
-use super::{Address, ClusterOptions, LabError, Sentinels, Shard, ShardOptions, Way};
+use super::{Address, ClusterOptions, Engine, LabError, Sentinels, Shard, ShardOptions, Way};
 use act::Fault;
 use screen::Screen;
 
@@ -99,7 +99,19 @@ async fn show(options: &DemoOptions, screen: &mut Screen) -> Result<bool, LabErr
     let others = match options.way {
         Way::Embedded => "",
         Way::Sentinel => ", three sentinels",
+        Way::Etcd => ", etcd on three servers, two further monitors",
+        Way::Consul => ", Consul, two further monitors",
+        Way::Zookeeper => ", ZooKeeper on three servers, two further monitors",
     };
+    if let Some(what) = options
+        .way
+        .coordinator()
+        .and_then(|(kind, _)| Engine::missing(kind))
+    {
+        return Err(LabError::Unexpected(format!(
+            "{what} is missing on this machine: scripts/setup.sh test installs it"
+        )));
+    }
     screen.say(&format!(
         "  Starting one primary, two replicas{others} and pointsman in front of them ..."
     ));
