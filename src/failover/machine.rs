@@ -44,6 +44,11 @@ impl Authority {
     pub const fn has_record(&self) -> bool {
         matches!(self, Authority::Decides | Authority::Shares(_))
     }
+
+    /// Whether there is a record that says who serves.
+    pub const fn reads_record(&self) -> bool {
+        self.has_record() || matches!(self, Authority::Obeys { .. })
+    }
 }
 
 /// Where the core stands. Each variant carries what only it needs.

@@ -77,7 +77,7 @@ impl Core {
 
     /// Reads the record anew when it was asked for long ago or the authority was out of reach.
     pub(super) fn reload_when_due(&mut self) {
-        if !self.authority.has_record() {
+        if !self.authority.reads_record() {
             return;
         }
         match (self.load_at, &self.trust) {

@@ -9,7 +9,8 @@ use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process, waitid};
 use tokio::net::TcpStream;
 
 use super::{LabError, Port, Scratch, until};
-use crate::control::StoreKind;
+use crate::control::authority::{Authority, SharedAuthority};
+use crate::control::{StoreKind, StoreSettings};
 
 /// A Java program needs its time, on a busy machine more.
 const START: Duration = Duration::from_secs(60);
@@ -78,6 +79,10 @@ impl Engine {
         }
         for member in 0..engine.members.len() {
             engine.ready(member).await?;
+        }
+        // Logins and certificates are known to whoever asked for them.
+        if engine.options.extra.is_empty() {
+            engine.usable().await?;
         }
         Ok(engine)
     }
@@ -186,6 +191,24 @@ impl Engine {
             .map_err(LabError::io(format!("start {name}")))?;
         self.members[member].process = Some(process);
         Ok(())
+    }
+
+    /// Waits until they have elected a leader.
+    async fn usable(&self) -> Result<(), LabError> {
+        let settings = StoreSettings {
+            kind: self.options.kind,
+            endpoints: self.endpoints(),
+            prefix: "/lab".to_owned(),
+            timeout: Duration::from_secs(2),
+            credentials: None,
+            tls: None,
+        };
+        let mut authority = SharedAuthority::new(&settings, "ready".into())
+            .map_err(|error| LabError::Unexpected(error.0))?;
+        until("a leader of the coordinator", START, async || {
+            authority.load().await.map(|_| ()).map_err(|error| error.0)
+        })
+        .await
     }
 
     async fn ready(&self, member: usize) -> Result<(), LabError> {
