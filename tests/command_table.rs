@@ -150,12 +150,17 @@ fn keys_that_move_are_where_the_server_finds_them() {
         "MIGRATE host 1 key 0 10",
     ] {
         let keys = connection.ask(&format!("COMMAND GETKEYS {line}"));
-        let first = reply::first_element(&keys).map(<[u8]>::to_vec);
+        // Redis 6.0 does not have all of them.
+        if memchr::memmem::find(&keys, b"Invalid command").is_some() {
+            continue;
+        }
         let Reach::Key(at) = reach(line) else {
             panic!("{line}");
         };
         let ours = line.split(' ').nth(at).map(str::as_bytes);
-        assert_eq!(first.as_deref(), ours, "{line}");
+        // All are in one slot; the order is the server's.
+        let found = reply::elements(&keys).any(|key| reply::payload(key) == ours);
+        assert!(found, "{line}: {}", String::from_utf8_lossy(&keys));
     }
 }
 

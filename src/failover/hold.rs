@@ -14,6 +14,10 @@ const CLAIMED: Duration = Duration::from_secs(2);
 /// The longest wait for a promotion that a leader announced, shorter than clients are held.
 const CHOSEN_MOST: Duration = Duration::from_secs(8);
 
+/// A leader counts its time limit from its next step, and looks at the clock ten times a second: until
+/// then it may still take the promotion.
+const GIVING_UP: Duration = Duration::from_millis(400);
+
 /// A hold that led to nothing is followed by so many times its length in which the same
 /// announcement of the same sentinel holds nothing: one that flaps or lies gets a tenth of the time.
 const QUIET_FACTOR: u32 = 9;
@@ -60,7 +64,7 @@ impl Hold {
         let limit = match stage {
             Stage::Subjective => SUBJECTIVE,
             Stage::Objective | Stage::Claimed => CLAIMED,
-            Stage::Elected | Stage::Chosen => failover_timeout.min(CHOSEN_MOST),
+            Stage::Elected | Stage::Chosen => (failover_timeout + GIVING_UP).min(CHOSEN_MOST),
         };
         match &mut self.doubt {
             Some(doubt) if stage <= doubt.stage => {

@@ -153,7 +153,6 @@ async fn a_failover_that_is_given_up_lets_traffic_go_on_at_the_old_primary() {
 async fn a_promotion_that_never_comes_holds_no_longer_than_the_failover_may_last() {
     let mut scene = scene_with(SentinelOptions {
         failover_timeout: Duration::from_secs(2),
-        down_after: PATIENT,
         ..SentinelOptions::default()
     })
     .await;
@@ -165,15 +164,20 @@ async fn a_promotion_that_never_comes_holds_no_longer_than_the_failover_may_last
     others.iter().for_each(|node| node.stop());
     let reply = sentinels(&scene).failover().await.unwrap();
     assert!(reply.is_ok(), "{reply}");
-    scene.progress(50).await;
-    becomes_true("an end of the hold", async || {
+    let note = async || {
         let status = status(&scene.shard.pointsman).await?;
-        match status.sentinels.iter().find_map(|s| s.note.as_ref()) {
-            None => Ok(()),
-            Some(note) => Err(note.clone()),
-        }
+        Ok::<_, String>(status.sentinels.into_iter().find_map(|s| s.note))
+    };
+    becomes_true("a hold", async || {
+        note().await?.map(|_| ()).ok_or("no note".to_owned())
     })
     .await;
+    becomes_true("an end of the hold", async || match note().await? {
+        None => Ok(()),
+        Some(note) => Err(note),
+    })
+    .await;
+    scene.progress(50).await;
     // Now they find REPLICAOF NO ONE in their sockets: promotions of a failover that was given up.
     others.iter().for_each(|node| node.cont());
     let_pass(A_WHILE).await;
