@@ -2,7 +2,7 @@
 
 use super::words::count;
 use super::{BAD_USAGE, ConfigArgs, OK, complain, print};
-use crate::config::{Config, VipConfig};
+use crate::config::{Config, ConfigError, ConfigErrors, VipConfig};
 
 pub(super) const HELP: &str = "\
 Reads the file, and the secrets and programs it names, as `run` would; opens no port and
@@ -16,44 +16,41 @@ Example:
 
 pub(super) fn check(args: &ConfigArgs) -> u8 {
     if VipConfig::is_meant(&args.config) {
-        return match VipConfig::load(&args.config) {
-            Err(errors) => {
-                complain(errors);
-                BAD_USAGE
-            }
-            Ok(config) => {
-                for warning in &config.warnings {
-                    eprintln!("warning: {warning}");
-                }
-                print(&format!(
-                    "{}: valid, a vip agent for {}\n",
-                    args.config.display(),
-                    config.vip.address
-                ));
-                OK
-            }
-        };
+        return say(args, VipConfig::load(&args.config), |config| {
+            let what = format!("a vip agent for {}", config.vip.address);
+            (what, config.warnings)
+        });
     }
-    match Config::load(&args.config) {
+    say(args, Config::load(&args.config), |config| {
+        let listeners = count(config.listeners.len(), "listener");
+        let backends = count(config.backends.len(), "backend");
+        (format!("{listeners}, {backends}"), config.warnings)
+    })
+}
+
+/// Says everything that is wrong, or what the file is and what is doubtful about it.
+fn say<C>(
+    args: &ConfigArgs,
+    loaded: Result<C, ConfigErrors>,
+    describe: impl FnOnce(C) -> (String, Vec<ConfigError>),
+) -> u8 {
+    let (what, warnings) = match loaded {
+        Ok(config) => describe(config),
         Err(errors) => {
             complain(errors);
-            BAD_USAGE
+            return BAD_USAGE;
         }
-        Ok(config) => {
-            for warning in &config.warnings {
-                eprintln!("warning: {warning}");
-            }
-            let doubts = match config.warnings.len() {
-                0 => String::new(),
-                n => format!(", {}", count(n, "warning")),
-            };
-            print(&format!(
-                "{}: valid, {}, {}{doubts}\n",
-                args.config.display(),
-                count(config.listeners.len(), "listener"),
-                count(config.backends.len(), "backend"),
-            ));
-            OK
-        }
+    };
+    for warning in &warnings {
+        eprintln!("warning: {warning}");
     }
+    let doubts = match warnings.len() {
+        0 => String::new(),
+        n => format!(", {}", count(n, "warning")),
+    };
+    print(&format!(
+        "{}: valid, {what}{doubts}\n",
+        args.config.display()
+    ));
+    OK
 }

@@ -7,6 +7,7 @@ mod client;
 mod demo;
 mod failovers;
 mod run;
+mod service;
 mod status;
 mod switchover;
 mod vip_agent;

@@ -1,13 +1,10 @@
 //! `pointsman run`
 
-use std::path::Path;
-
-use tokio::signal::unix::{Signal, SignalKind, signal};
-
-use super::{BAD_USAGE, ConfigArgs, FAILED, OK, complain};
+use super::service::{self, Failure, Signals};
+use super::{ConfigArgs, FAILED, OK};
 use crate::app::App;
-use crate::config::{Config, ConfigErrors};
-use crate::telemetry::{self, LogFormat};
+use crate::config::Config;
+use crate::telemetry;
 
 pub(super) const HELP: &str = "\
 Serves in the foreground; the log goes to standard error. Nodes may be down at the
@@ -26,73 +23,11 @@ Example:
   pointsman run --config /etc/pointsman.toml";
 
 pub(super) fn run(args: &ConfigArgs) -> u8 {
-    let config = match Config::load(&args.config) {
-        Ok(config) => config,
-        Err(errors) => {
-            refuse(&args.config, &errors);
-            return BAD_USAGE;
-        }
-    };
-    let format = config.log.format;
-    let log = match telemetry::start_log(&config.log) {
-        Ok(log) => log,
-        Err(error) => {
-            telemetry::start_plain_log(format);
-            fail(format, error);
-            return BAD_USAGE;
-        }
-    };
-    telemetry::log_panics(&log);
-    tracing::info!(
-        version = env!("CARGO_PKG_VERSION"),
-        config = %args.config.display(),
-        "starting"
-    );
-    for warning in &config.warnings {
-        tracing::warn!(%warning, "doubtful configuration");
-    }
-    match start(config) {
-        Ok(code) => code,
-        Err(error) => {
-            if format == LogFormat::Text {
-                // What was logged stands before it.
-                drop(log);
-            }
-            fail(format, error);
-            FAILED
-        }
-    }
+    let settings = |config: &Config| (config.log.clone(), config.warnings.clone());
+    service::run(&args.config, Config::load(&args.config), settings, start)
 }
 
-/// Says why it does not start, as the log would: a program that reads JSON finds nothing else.
-pub(super) fn fail(format: LogFormat, error: impl std::fmt::Display) {
-    match format {
-        LogFormat::Text => complain(error),
-        LogFormat::Json => tracing::error!(%error, "can not start"),
-    }
-}
-
-/// As [`fail`], when even the format has to be guessed from a file that is wrong.
-pub(super) fn refuse(file: &Path, errors: &ConfigErrors) {
-    let format = Config::log_format(file);
-    if format == LogFormat::Text {
-        return complain(errors);
-    }
-    telemetry::start_plain_log(format);
-    for error in &errors.0 {
-        let (line, column) = error.position.unzip();
-        tracing::error!(
-            file = %error.file.display(),
-            line,
-            column,
-            error = error.message,
-            hint = error.hint,
-            "the configuration is wrong"
-        );
-    }
-}
-
-fn start(config: Config) -> Result<u8, Box<dyn std::error::Error>> {
+fn start(config: Config) -> Result<u8, Failure> {
     let metrics = telemetry::start_metrics()?;
     let app = App::build(config, metrics)?;
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -104,7 +39,7 @@ fn start(config: Config) -> Result<u8, Box<dyn std::error::Error>> {
     code
 }
 
-async fn serve(app: App) -> Result<u8, Box<dyn std::error::Error>> {
+async fn serve(app: App) -> Result<u8, Failure> {
     let mut signals = Signals::listen()?;
     let (stop, stopped) = tokio::sync::oneshot::channel();
     let serving = app.run(async {
@@ -127,36 +62,6 @@ async fn serve(app: App) -> Result<u8, Box<dyn std::error::Error>> {
         signal = twice => {
             tracing::warn!(signal, "stopped at once: requests on their way were not answered");
             Ok(FAILED)
-        }
-    }
-}
-
-pub(super) struct Signals {
-    terminate: Signal,
-    interrupt: Signal,
-    hang_up: Signal,
-}
-
-impl Signals {
-    pub(super) fn listen() -> std::io::Result<Signals> {
-        Ok(Signals {
-            terminate: signal(SignalKind::terminate())?,
-            interrupt: signal(SignalKind::interrupt())?,
-            hang_up: signal(SignalKind::hangup())?,
-        })
-    }
-
-    /// Waits for a signal that asks to stop, and returns its name.
-    pub(super) async fn stop(&mut self) -> &'static str {
-        loop {
-            tokio::select! {
-                _ = self.terminate.recv() => return "SIGTERM",
-                _ = self.interrupt.recv() => return "SIGINT",
-                // By default it would end the process, where other daemons read their file anew.
-                _ = self.hang_up.recv() => {
-                    tracing::warn!("SIGHUP does nothing: restart to read the configuration again");
-                }
-            }
         }
     }
 }

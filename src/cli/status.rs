@@ -212,6 +212,7 @@ fn role(role: Option<NodeRole>) -> &'static str {
 fn health(health: Health) -> &'static str {
     match health {
         Health::Unknown => "unknown",
+        Health::Unasked => "not asked",
         Health::Up => "up",
         Health::Suspect => "suspect",
         Health::Refused => "REFUSED",

@@ -2,10 +2,10 @@
 
 use tokio::net::TcpListener;
 
-use super::run::{Signals, fail, refuse};
-use super::{BAD_USAGE, ConfigArgs, FAILED, OK};
+use super::service::{self, Failure, Signals};
+use super::{ConfigArgs, OK};
 use crate::config::VipConfig;
-use crate::telemetry::{self, LogFormat};
+use crate::telemetry;
 use crate::vip::{self, Agent};
 
 pub(super) const HELP: &str = "\
@@ -26,40 +26,11 @@ Examples:
   pointsman status --admin 127.0.0.1:9122              ([admin] bind of that file)";
 
 pub(super) fn vip_agent(args: &ConfigArgs) -> u8 {
-    let config = match VipConfig::load(&args.config) {
-        Ok(config) => config,
-        Err(errors) => {
-            refuse(&args.config, &errors);
-            return BAD_USAGE;
-        }
-    };
-    let format = config.log.format;
-    let log = match telemetry::start_log(&config.log) {
-        Ok(log) => log,
-        Err(error) => {
-            telemetry::start_plain_log(format);
-            fail(format, error);
-            return BAD_USAGE;
-        }
-    };
-    telemetry::log_panics(&log);
-    for warning in &config.warnings {
-        tracing::warn!(%warning, "doubtful configuration");
-    }
-    match start(config) {
-        Ok(()) => OK,
-        Err(error) => {
-            if format == LogFormat::Text {
-                // What was logged stands before it.
-                drop(log);
-            }
-            fail(format, error);
-            FAILED
-        }
-    }
+    let settings = |config: &VipConfig| (config.log.clone(), config.warnings.clone());
+    service::run(&args.config, VipConfig::load(&args.config), settings, start)
 }
 
-fn start(config: VipConfig) -> Result<(), Box<dyn std::error::Error>> {
+fn start(config: VipConfig) -> Result<u8, Failure> {
     let metrics = telemetry::start_metrics()?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -85,18 +56,13 @@ fn start(config: VipConfig) -> Result<(), Box<dyn std::error::Error>> {
                 metrics,
             ));
         }
-        tracing::info!(
-            version = env!("CARGO_PKG_VERSION"),
-            %address,
-            interface,
-            "the vip agent runs"
-        );
+        tracing::info!(%address, interface, "the vip agent runs");
         let stop = async {
             let signal = signals.stop().await;
             tracing::info!(signal, "stopping");
         };
         agent.run(stop).await;
         tracing::info!("stopped");
-        Ok(())
+        Ok(OK)
     })
 }
