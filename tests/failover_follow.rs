@@ -5,7 +5,7 @@ mod failover_world;
 
 use std::time::Duration;
 
-use failover_world::world::{MS, World};
+use failover_world::world::{MS, World, story};
 use failover_world::{Disk, ModelNode, node_id};
 use pointsman::failover::{
     Action, Authority, Event, Machine, NodeOp, Observation, Policy, ProbeError,
@@ -21,11 +21,6 @@ fn world(seed: u64, nodes: usize) -> World {
     );
     world.run_for(300 * MS);
     world
-}
-
-fn story(world: &World) -> String {
-    let trace: Vec<&str> = world.trace.iter().map(String::as_str).collect();
-    format!("{}\n{:?}", trace.join("\n"), world.violation)
 }
 
 fn promote(world: &mut World, node: usize) {

@@ -7,9 +7,10 @@ mod failover_world;
 
 use std::time::Duration;
 
-use failover_world::world::{MS, Rng, World};
+use failover_world::seeds::{self, Failure};
+use failover_world::world::{MS, Rng, World, story};
 use failover_world::{Disk, node_id};
-use pointsman::failover::{Authority, Decline, Event, NodeOp, Panel, Policy};
+use pointsman::failover::{Authority, Decline, Event, Health, NodeOp, Panel, Policy};
 use pointsman::topology::{BytesLost, Fault, Gate, Outcome};
 
 /// Several monitors share the record; the world gives each a domain of its own.
@@ -30,17 +31,6 @@ fn calm_world() -> World {
     );
     world.run_for(300 * MS);
     world
-}
-
-fn story(world: &World) -> String {
-    let trace: Vec<&str> = world.trace.iter().map(String::as_str).collect();
-    let nodes: Vec<String> = world.nodes.iter().map(|n| format!("{n:?}")).collect();
-    format!(
-        "{}\n{}\n{:?}",
-        trace.join("\n"),
-        nodes.join("\n"),
-        world.violation
-    )
 }
 
 /// Runs until another node than `old` serves; the time that took.
@@ -792,6 +782,11 @@ fn a_sidecar_goes_on_without_the_authority_and_refuses_a_switchover() {
         assert_eq!(world.serving_at(sidecar), Some(0), "{}", story(&world));
         let status = world.monitors[sidecar].machine.status(Default::default());
         assert!(status.undecided.is_some_and(|why| why.contains("down")));
+        // It asks no node, and says nothing about any.
+        for node in status.nodes {
+            assert_eq!(node.health, Health::Unasked);
+            assert_eq!(node.not_promotable, None);
+        }
     }
     let (request, to) = (9, None);
     world.deliver(3, Event::SwitchoverRequested { request, to });
@@ -960,7 +955,7 @@ fn tidy_up(world: &mut World) {
 }
 
 /// Runs one seed; `Err` with the step and the reason.
-fn run_seed(seed: u64, steps: u64, tracing: bool) -> Result<World, Box<(World, u64, String)>> {
+fn run_seed(seed: u64, steps: u64, tracing: bool) -> Result<World, Failure> {
     let mut chooser = Rng(seed ^ 0xC0FF_EE00);
     let lease = chooser.chance(30).then_some(Duration::from_secs(2));
     let (monitors, authority) = match chooser.below(100) {
@@ -1025,65 +1020,7 @@ fn run_seed(seed: u64, steps: u64, tracing: bool) -> Result<World, Box<(World, u
     Ok(world)
 }
 
-fn variable(name: &str, default: u64) -> u64 {
-    std::env::var(name)
-        .ok()
-        .and_then(|v| v.parse().ok())
-        .unwrap_or(default)
-}
-
-/// How many changes of primary were made, and the seeds that failed.
-fn run_seeds(seeds: impl Iterator<Item = u64>, steps: u64) -> (usize, Vec<(u64, u64, String)>) {
-    let (mut done, mut failed) = (0, Vec::new());
-    for seed in seeds {
-        match run_seed(seed, steps, false) {
-            Ok(world) => done += world.done_reports(),
-            Err(failure) => failed.push((seed, failure.1, failure.2)),
-        }
-    }
-    (done, failed)
-}
-
 #[test]
 fn chaos() {
-    let steps = variable("SIM_STEPS", 16);
-    let seeds = match std::env::var("SIM_SEED")
-        .ok()
-        .and_then(|v| v.parse::<u64>().ok())
-    {
-        Some(seed) => seed..seed + 1,
-        None => 0..variable("SIM_SEEDS", 1000),
-    };
-    let threads = std::thread::available_parallelism().map_or(1, |n| n.get() as u64);
-    let (mut done, mut failed) = (0, Vec::new());
-    std::thread::scope(|scope| {
-        let workers: Vec<_> = (0..threads)
-            .map(|worker| {
-                let mine = seeds.clone().filter(move |seed| seed % threads == worker);
-                scope.spawn(move || run_seeds(mine, steps))
-            })
-            .collect();
-        for worker in workers {
-            let (d, f) = worker.join().expect("a worker");
-            done += d;
-            failed.extend(f);
-        }
-    });
-    failed.sort_unstable();
-    if let Some((seed, ..)) = failed.first()
-        && let Err(failure) = run_seed(*seed, steps, true)
-    {
-        println!("{}", story(&failure.0));
-    }
-    let failed: Vec<String> = failed
-        .into_iter()
-        .map(|(seed, step, why)| format!("SIM_SEED={seed} step {step}: {why:.300}"))
-        .collect();
-    assert!(
-        failed.is_empty(),
-        "{} seeds failed:\n{}",
-        failed.len(),
-        failed.join("\n")
-    );
-    println!("{done} changes of primary");
+    seeds::run_all(1000, run_seed, story);
 }

@@ -8,17 +8,18 @@ mod failover_world;
 
 use std::time::Duration;
 
-use failover_world::world::{MS, Rng, World};
+use failover_world::seeds::{self, Failure};
+use failover_world::world::{self, MS, Rng, World};
 use failover_world::{Disk, node_id};
 use pointsman::failover::{Authority, Event, Policy, SentinelEvent, Stage};
 use pointsman::topology::{Fault, Gate, Outcome};
 
-fn world(seed: u64) -> World {
+fn world_of(seed: u64) -> World {
     World::new(seed, 3, 1, Authority::Sentinel, Policy::default()).with_sentinels(3)
 }
 
 fn calm_world() -> World {
-    let mut world = world(7);
+    let mut world = world_of(7);
     let begun = world.run_while(3000 * MS, |w| w.serving().is_none());
     assert!(begun, "{}", story(&world));
     world.run_for(2000 * MS);
@@ -26,16 +27,9 @@ fn calm_world() -> World {
 }
 
 fn story(world: &World) -> String {
-    let trace: Vec<&str> = world.trace.iter().map(String::as_str).collect();
-    let nodes: Vec<String> = world.nodes.iter().map(|n| format!("{n:?}")).collect();
     let sentinels = &world.council.sentinels;
     let status = world.monitors[0].machine.status(Default::default());
-    format!(
-        "{}\n{}\n{sentinels:?}\n{status:?}\n{:?}",
-        trace.join("\n"),
-        nodes.join("\n"),
-        world.violation
-    )
+    format!("{}\n{sentinels:?}\n{status:?}", world::story(world))
 }
 
 /// Runs until another node than `old` serves; the time that took.
@@ -260,7 +254,7 @@ fn without_a_majority_traffic_goes_on() {
 #[test]
 fn a_leader_that_ends_after_the_promotion_leaves_no_two_primaries() {
     for (kill_primary, seed) in [(false, 0), (true, 0), (false, 1), (true, 1)] {
-        let mut world = world(seed);
+        let mut world = world_of(seed);
         assert!(world.run_while(3000 * MS, |w| w.serving().is_none()));
         world.run_for(2000 * MS);
         if kill_primary {
@@ -389,9 +383,9 @@ fn disturb(world: &mut World, requests: &mut u64) {
     }
 }
 
-fn run_seed(seed: u64, steps: u64, tracing: bool) -> Result<World, Box<(World, u64, String)>> {
+fn run_seed(seed: u64, steps: u64, tracing: bool) -> Result<World, Failure> {
     let mut chooser = Rng(seed ^ 0x5E47_1E11);
-    let mut world = world(seed);
+    let mut world = world_of(seed);
     world.tracing = tracing;
     world.noise.lost_replies = chooser.below(2) * 10;
     world.latency = [MS / 10, MS / 2, 2 * MS][chooser.below(3) as usize];
@@ -426,54 +420,7 @@ fn run_seed(seed: u64, steps: u64, tracing: bool) -> Result<World, Box<(World, u
     Ok(world)
 }
 
-fn variable(name: &str) -> Option<u64> {
-    std::env::var(name).ok()?.parse().ok()
-}
-
 #[test]
 fn chaos() {
-    let steps = variable("SIM_STEPS").unwrap_or(16);
-    let seeds = match variable("SIM_SEED") {
-        Some(seed) => seed..seed + 1,
-        None => 0..variable("SIM_SEEDS").unwrap_or(400),
-    };
-    let threads = std::thread::available_parallelism().map_or(1, |n| n.get() as u64);
-    let run_share = |worker| {
-        let (mut done, mut failed) = (0, Vec::new());
-        for seed in seeds.clone().filter(|seed| seed % threads == worker) {
-            match run_seed(seed, steps, false) {
-                Ok(world) => done += world.done_reports(),
-                Err(failure) => failed.push((seed, failure.1, failure.2)),
-            }
-        }
-        (done, failed)
-    };
-    let (mut done, mut failed) = (0, Vec::new());
-    std::thread::scope(|scope| {
-        let run_share = &run_share;
-        let spawn = |worker| scope.spawn(move || run_share(worker));
-        let workers: Vec<_> = (0..threads).map(spawn).collect();
-        for worker in workers {
-            let (d, f) = worker.join().expect("a worker");
-            done += d;
-            failed.extend(f);
-        }
-    });
-    failed.sort_unstable();
-    if let Some((seed, ..)) = failed.first()
-        && let Err(failure) = run_seed(*seed, steps, true)
-    {
-        println!("{}", story(&failure.0));
-    }
-    let failed: Vec<String> = failed
-        .into_iter()
-        .map(|(seed, step, why)| format!("SIM_SEED={seed} step {step}: {why:.300}"))
-        .collect();
-    assert!(
-        failed.is_empty(),
-        "{} seeds failed:\n{}",
-        failed.len(),
-        failed.join("\n")
-    );
-    println!("{done} changes of primary");
+    seeds::run_all(400, run_seed, story);
 }

@@ -121,7 +121,7 @@ pub fn waiting_for(topology: &Topology, status: Option<&Status>) -> Option<Strin
     let down: Vec<String> = status
         .nodes
         .iter()
-        .filter(|n| n.health != Health::Up)
+        .filter(|n| !matches!(n.health, Health::Up | Health::Unasked))
         .map(|n| format!("{} {}", n.node, health_words(n.health)))
         .collect();
     if !down.is_empty() {
@@ -134,6 +134,7 @@ pub fn waiting_for(topology: &Topology, status: Option<&Status>) -> Option<Strin
 pub fn health_words(health: Health) -> &'static str {
     match health {
         Health::Unknown => "was not reached yet",
+        Health::Unasked => "is not asked from here",
         Health::Up => "answers",
         Health::Suspect => "stopped answering",
         Health::Refused => "refuses connections",

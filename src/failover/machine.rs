@@ -14,7 +14,7 @@ use super::serving::Serving;
 use super::start::{self, Learning, Waiting};
 use super::switchover::Switchover;
 use super::unplanned::Failover;
-use super::{Action, Event, NodeRole, NodeStatus, Panel, Policy, Status, obey};
+use super::{Action, Event, Health, NodeRole, NodeStatus, Panel, Policy, Status, obey};
 use crate::resp::info::Role;
 use crate::topology::{Fault, NodeId, Timestamp};
 
@@ -206,6 +206,7 @@ impl Machine {
             .and_then(|p| core.node(p))
             .and_then(|n| n.info.as_ref())
             .map(|info| info.offset);
+        let obeys = matches!(core.authority, Authority::Obeys { .. });
         core.nodes
             .iter()
             .map(|node| {
@@ -217,7 +218,10 @@ impl Machine {
                         Role::Primary => NodeRole::Primary,
                         Role::Replica => NodeRole::Replica,
                     }),
-                    health: node.health(core.record.as_ref()),
+                    health: match obeys {
+                        true => Health::Unasked,
+                        false => node.health(core.record.as_ref()),
+                    },
                     run_id: info.map(|i| i.run_id.clone()),
                     follows: replica
                         .and_then(|i| i.upstream.as_ref())
@@ -231,7 +235,7 @@ impl Machine {
                     link_up: replica.map(|i| i.link_up),
                     last_seen: info.map(|_| now - node.info_at),
                     not_promotable: reason_for(&ranking, &node.id)
-                        .filter(|_| Some(&node.id) != primary)
+                        .filter(|_| Some(&node.id) != primary && !obeys)
                         .map(|unfit| unfit.to_string()),
                     repointing: match &self.phase {
                         Phase::Serving(serving) => serving.repointing(&node.id),

@@ -81,6 +81,8 @@ pub enum NodeRole {
 pub enum Health {
     /// Not probed yet.
     Unknown,
+    /// Never probed from here: a sidecar leaves that to the monitors.
+    Unasked,
     /// Answers.
     Up,
     /// Failed to answer, not yet for long enough to say more.

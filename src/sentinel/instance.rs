@@ -78,7 +78,7 @@ pub(super) fn is_down(node: &NodeStatus) -> bool {
         // One that says that it is a primary, and is not the published one, holds other data.
         Health::Up | Health::Suspect => node.role == Some(NodeRole::Primary),
         // No judgement yet; `disconnected` says so.
-        Health::Unknown => false,
+        Health::Unknown | Health::Unasked => false,
         _ => true,
     }
 }

@@ -3,8 +3,9 @@
 //! otherwise, a full resync empties the replica before it fills it, a reborn process has a new
 //! history.
 
-#![allow(dead_code)] // each of the two tests uses a part
+#![allow(dead_code)] // each of the tests uses a part
 
+pub mod seeds;
 pub mod sentinels;
 pub mod world;
 

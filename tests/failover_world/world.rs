@@ -239,6 +239,18 @@ fn stamp(now: u64) -> Timestamp {
     Timestamp::from_start(Duration::from_nanos(now))
 }
 
+/// What happened, how the nodes stand, and what was wrong.
+pub fn story(world: &World) -> String {
+    let trace: Vec<&str> = world.trace.iter().map(String::as_str).collect();
+    let nodes: Vec<String> = world.nodes.iter().map(|n| format!("{n:?}")).collect();
+    format!(
+        "{}\n{}\n{:?}",
+        trace.join("\n"),
+        nodes.join("\n"),
+        world.violation
+    )
+}
+
 impl World {
     pub fn new(
         seed: u64,
