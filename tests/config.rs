@@ -5,7 +5,7 @@ use std::path::Path;
 use pointsman::admin::{AdminSettings, AllowRemote};
 use pointsman::config::{Bind, Config, ConfigErrors, VipConfig};
 use pointsman::control::source::DnsName;
-use pointsman::control::{AuthoritySettings, PublisherSettings, SourceSettings};
+use pointsman::control::{AuthoritySettings, PublisherSettings, Role, SourceSettings};
 use pointsman::failover::Policy;
 use pointsman::proxy::{BackendSettings, Settings};
 use pointsman::resp::Credentials;
@@ -1075,6 +1075,12 @@ fn the_short_files_are_valid_where_their_directories_exist() {
         let text = text.replace("/var/lib/pointsman", &here);
         let config = good(&text.replace("/etc/pointsman", &here));
         assert_eq!(config.warnings, [], "{file}");
+        // Where a record is shared, the example is one of several that agree.
+        if let AuthoritySettings::Shared(shared) = &config.backends[0].authority
+            && shared.role != Role::Proxy
+        {
+            assert_eq!(shared.monitors, 3, "{file}");
+        }
     }
 }
 

@@ -101,7 +101,7 @@ async fn a_primary_that_hangs_is_replaced_and_reaches_nobody_when_it_wakes_up() 
 }
 
 #[tokio::test]
-async fn a_planned_failover_is_no_error_for_anybody() {
+async fn a_planned_failover_is_no_error_for_what_may_be_sent_again() {
     let mut scene = Scene::start().await;
     scene.traffic().await;
     let before = scene.node_of("foo").await;

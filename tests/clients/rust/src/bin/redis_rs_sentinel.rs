@@ -43,6 +43,7 @@ impl Found {
                 Err(error) if begin.elapsed() > Duration::from_secs(20) => panic!("{error}"),
                 Err(_) => self.connection = None,
             }
+            // The pace of trying; 20 seconds are the deadline.
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
     }
@@ -66,6 +67,7 @@ impl Found {
                 begin.elapsed() < Duration::from_secs(20),
                 "the replica did not get it"
             );
+            // The pace of trying; 20 seconds are the deadline.
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
     }
