@@ -157,7 +157,7 @@ impl Cluster {
         offsets
     }
 
-    /// Waits until there is one primary and every other node follows it with the same offset.
+    /// Waits until there is one primary and every other node follows it and has caught up.
     pub async fn in_sync(&self, limit: Duration) -> Result<(), LabError> {
         let all: Vec<usize> = (0..self.nodes.len()).collect();
         self.these_in_sync(&all, limit).await
@@ -165,16 +165,20 @@ impl Cluster {
 
     /// As [`Cluster::in_sync`], looking only at `members`.
     ///
-    /// Equal offsets alone prove nothing: a primary begins to stream to a replica after a full sync
-    /// only when the replica's first acknowledgement came, up to a second later. So a message goes
-    /// through the stream, and they have to be equal after it.
+    /// Offsets alone prove nothing: a primary begins to stream to a replica after a full sync only when
+    /// the replica's first acknowledgement came, up to a second later. So a message goes through the
+    /// stream, and they have to have it.
     pub async fn these_in_sync(&self, members: &[usize], limit: Duration) -> Result<(), LabError> {
-        let equal = || until("equal offsets", limit, async || self.equal(members).await);
-        let primary = equal().await?;
+        let caught_up = || {
+            until("replicas in sync", limit, async || {
+                self.caught_up(members).await
+            })
+        };
+        let primary = caught_up().await?;
         self.nodes[primary]
             .cli(&["PUBLISH", "lab:in-sync", ""])
             .await?;
-        equal().await?;
+        caught_up().await?;
         Ok(())
     }
 
@@ -196,32 +200,32 @@ impl Cluster {
         .await
     }
 
-    /// The number of the primary that every other member follows with the same offset.
-    async fn equal(&self, members: &[usize]) -> Result<usize, String> {
+    /// The number of the primary that every other member follows and has caught up with: it has what the
+    /// primary had before it was asked, which is all where nobody writes.
+    async fn caught_up(&self, members: &[usize]) -> Result<usize, String> {
         let mut primary = None;
-        let mut followers = Vec::new();
         for number in members {
             let node = &self.nodes[*number];
             let info = node.info().await.map_err(|e| e.to_string())?;
-            let field = |name: &str| info.get(name).cloned().unwrap_or_default();
-            match field("role").as_str() {
-                "master" if primary.is_some() => return Err("two primaries".into()),
-                "master" => primary = Some((*number, field("master_repl_offset"))),
-                _ => followers.push((
-                    *number,
-                    field("master_link_status"),
-                    field("master_port"),
-                    field("slave_repl_offset"),
-                )),
+            if info.get("role").is_some_and(|role| role == "master")
+                && primary
+                    .replace((*number, number_in(&info, "master_repl_offset")?))
+                    .is_some()
+            {
+                return Err("two primaries".into());
             }
         }
         let (primary, offset) = primary.ok_or("no primary")?;
         let port = self.nodes[primary].port().to_string();
-        for (number, link, of, at) in &followers {
-            if link != "up" || *of != port || *at != offset {
+        for number in members.iter().filter(|number| **number != primary) {
+            let node = &self.nodes[*number];
+            let info = node.info().await.map_err(|e| e.to_string())?;
+            let is = |name: &str, value: &str| info.get(name).is_some_and(|v| v == value);
+            let at = number_in(&info, "slave_repl_offset").unwrap_or(0);
+            let linked = is("master_link_status", "up") && is("master_port", &port);
+            if !linked || at < offset {
                 return Err(format!(
-                    "node {number} follows {of} at {at} with its link {link}, \
-                     the primary is {port} at {offset}"
+                    "node {number} is at {at}, linked: {linked}; the primary is {port} at {offset}"
                 ));
             }
         }
@@ -239,6 +243,11 @@ impl Cluster {
     pub fn revive(&self, number: usize, data: Data) -> Result<(), LabError> {
         self.nodes[number].restart_now(data)
     }
+}
+
+fn number_in(info: &BTreeMap<String, String>, field: &str) -> Result<u64, String> {
+    let number = info.get(field).and_then(|text| text.parse().ok());
+    number.ok_or_else(|| format!("no {field}"))
 }
 
 #[cfg(test)]

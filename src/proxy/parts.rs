@@ -117,7 +117,8 @@ impl Order {
         };
         match &mut place.state {
             State::Joining(joining) => {
-                if let Some(space) = joining.pieces.get_mut(usize::from(piece)) {
+                let space = joining.pieces.get_mut(usize::from(piece));
+                if let Some(space) = space.filter(|space| space.is_empty()) {
                     *space = reply;
                     joining.missing -= 1;
                 }
@@ -160,7 +161,7 @@ impl Order {
 impl Joining {
     fn joined(&mut self) -> Bytes {
         let pieces = std::mem::take(&mut self.pieces);
-        if let Some(error) = pieces.iter().find(|piece| piece[0] == b'-') {
+        if let Some(error) = pieces.iter().find(|piece| piece.starts_with(b"-")) {
             return error.clone();
         }
         let number = |frame: &[u8]| payload(frame).and_then(crate::resp::integer).unwrap_or(0);

@@ -10,7 +10,7 @@ use data_encoding::BASE64;
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 use tokio::sync::Notify;
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 
 use super::http::{Answer, Http, Request};
 use super::{
@@ -161,10 +161,8 @@ impl Store for Consul {
 
     fn swap<'a>(&'a mut self, name: &'a str, expected: u64, value: Vec<u8>) -> Boxed<'a, Write> {
         Box::pin(async move {
-            match self.try_swap(name, expected, &value).await {
-                Ok(write) => write,
-                Err(failure) => failure.into_write(),
-            }
+            let swap = self.try_swap(name, expected, &value).await;
+            swap.unwrap_or_else(Failure::into_write)
         })
     }
 
@@ -238,11 +236,16 @@ async fn watch(mut http: Http, token: Option<Arc<str>>, target: String, changed:
             body: Vec::new(),
             repeatable: true,
         };
-        let answer = http.follow(&request, LOOK * WATCH_SLACK).await.ok();
-        let seen = answer.and_then(|answer| {
-            let index = answer.headers().get("x-consul-index")?;
-            index.to_str().ok()?.parse::<u64>().ok()
-        });
+        let seen = match http.follow(&request, LOOK * WATCH_SLACK).await {
+            Ok(answer) => {
+                let index = answer.headers().get("x-consul-index");
+                let index = index.and_then(|index| index.to_str().ok()?.parse::<u64>().ok());
+                // Only a connection whose answer was read is used again.
+                let _ = timeout(LOOK, answer.bytes()).await;
+                index
+            }
+            Err(_) => None,
+        };
         changed.notify_one();
         match seen {
             // It goes back when Consul was restored: begin anew.

@@ -128,10 +128,8 @@ impl Store for Etcd {
 
     fn swap<'a>(&'a mut self, name: &'a str, expected: u64, value: Vec<u8>) -> Boxed<'a, Write> {
         Box::pin(async move {
-            match self.try_swap(name, expected, &value).await {
-                Ok(write) => write,
-                Err(failure) => failure.into_write(),
-            }
+            let swap = self.try_swap(name, expected, &value).await;
+            swap.unwrap_or_else(Failure::into_write)
         })
     }
 

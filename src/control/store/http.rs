@@ -128,19 +128,20 @@ impl Http {
         Err(failure)
     }
 
+    /// The request to the preferred server.
+    fn prepare(&self, request: &Request<'_>) -> reqwest::RequestBuilder {
+        let server = &self.servers[self.preferred];
+        let url = format!("{server}{}", request.target);
+        let sending = self.client.request(request.method.clone(), url);
+        let sending = sending.body(request.body.clone());
+        match request.header {
+            Some((name, value)) => sending.header(name, value),
+            None => sending,
+        }
+    }
+
     async fn ask_one(&self, request: &Request<'_>, limit: Duration) -> Result<Answer, Failure> {
         let server = &self.servers[self.preferred];
-        let mut sending = self
-            .client
-            .request(
-                request.method.clone(),
-                format!("{server}{}", request.target),
-            )
-            .timeout(limit)
-            .body(request.body.clone());
-        if let Some((name, value)) = request.header {
-            sending = sending.header(name, value);
-        }
         let failed = |error: reqwest::Error| {
             let why = format!("{server}: {}", root(&error));
             match error.is_connect() || error.is_builder() {
@@ -148,6 +149,7 @@ impl Http {
                 false => Failure::Perhaps(why),
             }
         };
+        let sending = self.prepare(request).timeout(limit);
         let response = sending.send().await.map_err(failed)?;
         let status = response.status();
         let body = response.bytes().await.map_err(failed)?.to_vec();
@@ -161,17 +163,7 @@ impl Http {
         limit: Duration,
     ) -> Result<reqwest::Response, StoreError> {
         let server = &self.servers[self.preferred];
-        let mut sending = self
-            .client
-            .request(
-                request.method.clone(),
-                format!("{server}{}", request.target),
-            )
-            .body(request.body.clone());
-        if let Some((name, value)) = request.header {
-            sending = sending.header(name, value);
-        }
-        let sent = tokio::time::timeout(limit, sending.send()).await;
+        let sent = tokio::time::timeout(limit, self.prepare(request).send()).await;
         let error = match sent {
             Ok(Ok(response)) => return Ok(response),
             Ok(Err(error)) => root(&error),
