@@ -509,7 +509,12 @@ async fn a_subscriber_that_never_reads_is_dropped_and_slows_nobody() {
     let mut receivers = 2;
     for number in 0..400 {
         let reply = ask(&mut publisher, &["PUBLISH", "news", &text]).await;
-        assert_eq!(reply, Value::Integer(receivers), "message {number}");
+        // It may be dropped between being counted and this message, never come back.
+        let reached = reply.number().unwrap();
+        assert!(
+            (1..=receivers).contains(&reached),
+            "message {number} reached {reached} of {receivers}"
+        );
         let message = heard.message().await.unwrap();
         assert_eq!(
             message.items().unwrap()[2].text().map(str::len),
