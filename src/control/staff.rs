@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::{AbortHandle, JoinSet};
 
 use super::authority::{Authority, AuthorityError, Loaded, Swap};
@@ -13,7 +13,7 @@ use super::ops::{Operator, Order, QUEUE, SharedReplicationAuth};
 use super::probe::{Probe, ProbeCaller, Sighting};
 use super::publisher::{Announcement, News, Publisher, keep_telling};
 use crate::clock;
-use crate::failover::{Event, NodeOpOutcome, OpId, Opinion, Policy, Record, Version};
+use crate::failover::{Event, NodeOpOutcome, OpId, Opinion, Policy, Presence, Record, Version};
 use crate::resp::Credentials;
 use crate::topology::{NodeId, Timestamp};
 
@@ -65,6 +65,10 @@ struct Hands {
 enum Errand {
     Load,
     Opine(Opinion),
+    Attend(OpId, Presence),
+    Roll,
+    /// The last one.
+    Leave(Presence, oneshot::Sender<()>),
     Swap {
         op: OpId,
         expected: Version,
@@ -77,6 +81,9 @@ pub(super) enum RecordNews {
     /// And when the reading began.
     Loaded(Result<Loaded, AuthorityError>, Timestamp),
     Swapped(OpId, Swap),
+    Attended(OpId, Result<(), AuthorityError>),
+    /// And when the reading began.
+    Roll(Result<Vec<Presence>, AuthorityError>, Timestamp),
 }
 
 impl Staff {
@@ -214,6 +221,24 @@ impl Staff {
         self.errand(Errand::Opine(opinion));
     }
 
+    /// Answered by [`RecordNews::Attended`].
+    pub(super) fn attend(&self, op: OpId, presence: Presence) {
+        self.errand(Errand::Attend(op, presence));
+    }
+
+    /// Answered by [`RecordNews::Roll`].
+    pub(super) fn read_roll(&self) {
+        self.errand(Errand::Roll);
+    }
+
+    /// Returns when it was removed or that failed.
+    pub(super) async fn leave(&self, presence: Presence) {
+        let (done, answer) = oneshot::channel();
+        self.errand(Errand::Leave(presence, done));
+        // It ends without an answer when the authority's task did.
+        let _ = answer.await;
+    }
+
     fn errand(&self, errand: Errand) {
         if self.desk.try_send(errand).is_err() {
             tracing::error!(
@@ -252,6 +277,20 @@ async fn keep_record(
                     tracing::debug!(%error, "the other monitors were not told");
                 }
                 continue;
+            }
+            Errand::Attend(op, presence) => {
+                RecordNews::Attended(op, authority.attend(presence).await)
+            }
+            Errand::Roll => {
+                let asked = clock::now();
+                RecordNews::Roll(authority.roll().await, asked)
+            }
+            Errand::Leave(presence, done) => {
+                if let Err(error) = authority.leave(presence).await {
+                    tracing::debug!(%error, "the monitors were not told that this one ends");
+                }
+                let _ = done.send(());
+                return;
             }
             Errand::Swap {
                 op,

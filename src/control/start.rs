@@ -464,6 +464,7 @@ impl AuthoritySettings {
                 Role::Both | Role::Monitor => failover::Authority::Shares(Panel {
                     domain: shared.domain.clone(),
                     domains: shared.monitors,
+                    carries: shared.role == Role::Both,
                     view_lease: shared.view_lease,
                 }),
                 Role::Proxy => failover::Authority::Obeys {

@@ -1,5 +1,6 @@
 //! The record of several monitors, in a coordinator: `<prefix>/<backend>/record`, and beside it an
-//! `opinion:<monitor>` of each monitor. All values are JSON.
+//! `opinion:<monitor>` of each monitor. Whoever carries requests keeps its presence in a directory of its
+//! own, `<prefix>/<backend>:present/<name>`, which nobody watches. All values are JSON.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -8,23 +9,31 @@ use std::time::Duration;
 use super::{Authority, AuthorityError, Boxed, Loaded, Swap};
 use crate::clock;
 use crate::control::store::{self, Entry, Store, StoreError, StoreSettings, Write};
-use crate::failover::{Opinion, Record, Version};
+use crate::failover::{Opinion, Presence, Record, Version};
 use crate::topology::Timestamp;
 
 const RECORD: &str = "record";
 
 const OPINION: &str = "opinion:";
 
-/// An opinion that stays the same for so long is that of a monitor that is gone: it is removed.
-const OPINION_KEPT: Duration = Duration::from_secs(600);
+/// No backend's name has a colon.
+const PRESENT: &str = ":present";
+
+/// What stays the same for so long was left by a pointsman that is gone: it is removed.
+const KEPT: Duration = Duration::from_secs(600);
 
 /// See the head of the file.
 pub struct SharedAuthority {
     store: Box<dyn Store>,
+    presences: Box<dyn Store>,
     backend: Arc<str>,
-    /// Version of each opinion, and when it was first seen.
-    opinions: HashMap<String, (u64, Timestamp)>,
+    opinions: Leavings,
+    gone: Leavings,
 }
+
+/// Version of each entry, and when it was first seen.
+#[derive(Default)]
+struct Leavings(HashMap<String, (u64, Timestamp)>);
 
 impl SharedAuthority {
     /// Nothing is connected yet.
@@ -32,11 +41,13 @@ impl SharedAuthority {
     /// # Errors
     /// Certificates that can not be used.
     pub fn new(settings: &StoreSettings, backend: Arc<str>) -> Result<Self, AuthorityError> {
-        let store = store::open(settings, &backend).map_err(unavailable)?;
+        let open = |directory: &str| store::open(settings, directory).map_err(unavailable);
         Ok(SharedAuthority {
-            store,
+            store: open(&backend)?,
+            presences: open(&format!("{backend}{PRESENT}"))?,
             backend,
-            opinions: HashMap::new(),
+            opinions: Leavings::default(),
+            gone: Leavings::default(),
         })
     }
 
@@ -53,8 +64,27 @@ impl SharedAuthority {
                 loaded.opinions.push(opinion);
             }
         }
-        self.forget(&entries).await;
+        let opinions = entries.iter().filter(|e| e.name.starts_with(OPINION));
+        for name in self.opinions.of(opinions) {
+            // Somebody will try again.
+            let _ = self.store.delete(name).await;
+        }
         Ok(loaded)
+    }
+
+    async fn read_roll(&mut self) -> Result<Vec<Presence>, AuthorityError> {
+        let entries = self.presences.read().await.map_err(unavailable)?;
+        let understood = |entry: &Entry| {
+            // Somebody is there who can not be understood: it is not known what it obeys.
+            let foreign = |error| AuthorityError(format!("{}: {error}", entry.name));
+            serde_json::from_slice(&entry.value).map_err(foreign)
+        };
+        let roll = entries.iter().map(understood).collect();
+        for name in self.gone.of(entries.iter()) {
+            // Nobody comes back under the name of a life that ended.
+            let _ = self.presences.delete(name).await;
+        }
+        roll
     }
 
     fn understand(&self, entry: &Entry) -> Result<Record, AuthorityError> {
@@ -76,27 +106,6 @@ impl SharedAuthority {
         Ok(record)
     }
 
-    /// Removes what monitors left that are gone.
-    async fn forget(&mut self, entries: &[Entry]) {
-        let now = clock::now();
-        let mut gone = Vec::new();
-        self.opinions
-            .retain(|name, _| entries.iter().any(|entry| entry.name == *name));
-        for entry in entries.iter().filter(|e| e.name.starts_with(OPINION)) {
-            let seen = self.opinions.entry(entry.name.clone());
-            let seen = seen.or_insert((entry.version, now));
-            if seen.0 != entry.version {
-                *seen = (entry.version, now);
-            } else if now - seen.1 > OPINION_KEPT {
-                gone.push(&entry.name);
-            }
-        }
-        for name in gone {
-            // Somebody will try again.
-            let _ = self.store.delete(name).await;
-        }
-    }
-
     async fn write(&mut self, expected: Version, record: &Record) -> Swap {
         let value = match serde_json::to_vec(record) {
             Ok(value) => value,
@@ -113,6 +122,25 @@ impl SharedAuthority {
                 Err(error) => Swap::Unavailable(error.0),
             },
         }
+    }
+}
+
+impl Leavings {
+    /// Those of `entries` that stayed the same for too long.
+    fn of<'e>(&mut self, entries: impl Iterator<Item = &'e Entry>) -> Vec<&'e str> {
+        let now = clock::now();
+        let mut before = std::mem::take(&mut self.0);
+        let mut left = Vec::new();
+        for entry in entries {
+            let seen = before.remove(&entry.name);
+            let seen = seen.filter(|(version, _)| *version == entry.version);
+            let (_, since) = seen.unwrap_or((entry.version, now));
+            if now - since > KEPT {
+                left.push(&*entry.name);
+            }
+            self.0.insert(entry.name.clone(), (entry.version, since));
+        }
+        left
     }
 }
 
@@ -135,6 +163,25 @@ impl Authority for SharedAuthority {
             let value = serde_json::to_vec(&opinion).map_err(|e| AuthorityError(e.to_string()))?;
             self.store.put(&name, value).await.map_err(unavailable)
         })
+    }
+
+    fn attend(&mut self, presence: Presence) -> Boxed<'_, Result<(), AuthorityError>> {
+        Box::pin(async move {
+            let name = presence.name();
+            let value = serde_json::to_vec(&presence).map_err(|e| AuthorityError(e.to_string()))?;
+            self.presences.put(&name, value).await.map_err(unavailable)
+        })
+    }
+
+    fn leave(&mut self, presence: Presence) -> Boxed<'_, Result<(), AuthorityError>> {
+        Box::pin(async move {
+            let name = presence.name();
+            self.presences.delete(&name).await.map_err(unavailable)
+        })
+    }
+
+    fn roll(&mut self) -> Boxed<'_, Result<Vec<Presence>, AuthorityError>> {
+        Box::pin(self.read_roll())
     }
 }
 
