@@ -290,7 +290,7 @@ impl Core {
                 Input::Obeyed(op)
             }
             Event::Attended { op, outcome } => {
-                self.attended(op, outcome.is_ok());
+                self.attended(op, outcome);
                 Input::Nothing
             }
             Event::RollRead { roll, asked } => {

@@ -14,7 +14,7 @@
 
 use std::time::Duration;
 
-use super::core::Core;
+use super::core::{Core, Trust};
 use super::panel::LISTEN;
 use super::{Action, Authority, OpId, Presence, RecordPhase};
 use crate::topology::{Epoch, Timestamp};
@@ -38,8 +38,10 @@ pub(super) struct Attendance {
     told: Option<Told>,
     /// When this life was stored last, or tried for the first time.
     alive_at: Option<Timestamp>,
-    /// After a failure.
+    /// Why the last try failed, and when the next one is due.
+    failure: Option<String>,
     again_at: Timestamp,
+    warned: bool,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -104,6 +106,7 @@ impl Core {
             return;
         }
         let op = self.op();
+        self.warn_of_failures();
         let attendance = &mut self.attendance;
         let alive_at = *attendance.alive_at.get_or_insert(now);
         if now - alive_at >= PRESENT {
@@ -128,6 +131,25 @@ impl Core {
         self.push(Action::Attend { op, presence });
     }
 
+    /// The record can be read, and the presence can not be written: nobody would see it elsewhere.
+    fn warn_of_failures(&mut self) {
+        let attendance = &mut self.attendance;
+        let silent = attendance
+            .alive_at
+            .is_some_and(|at| self.now - at >= PRESENT);
+        if let Some(why) = &attendance.failure
+            && silent
+            && self.trust == Trust::Known
+            && !std::mem::replace(&mut attendance.warned, true)
+        {
+            let why = format!(
+                "the monitors can not be told that this pointsman carries requests, and will not wait \
+                 for it in a switchover: {why}"
+            );
+            self.emit("absent", None, why, true);
+        }
+    }
+
     /// Nothing is on its way, and requests wait for the decision that is being made: it is obeyed. One's
     /// own needs no word to others.
     fn note_obedience(&mut self) {
@@ -141,16 +163,18 @@ impl Core {
     }
 
     /// An answer to [`Action::Attend`].
-    pub(super) fn attended(&mut self, op: OpId, stored: bool) {
+    pub(super) fn attended(&mut self, op: OpId, outcome: Result<(), String>) {
         let now = self.now;
         let attendance = &mut self.attendance;
         let Some(telling) = attendance.telling.take_if(|t| t.op == op) else {
             return;
         };
-        if !stored {
+        attendance.failure = outcome.err();
+        if attendance.failure.is_some() {
             attendance.again_at = now + LISTEN;
             return;
         }
+        attendance.warned = false;
         let since = attendance.told.map_or(now, |told| told.since);
         attendance.told = Some(Told {
             obeyed: telling.obeyed,

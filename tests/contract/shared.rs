@@ -1,6 +1,7 @@
 //! The contract of `control::authority` where several monitors share a record, on the real
 //! coordinators.
 
+use std::cell::Cell;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,7 +10,7 @@ use pointsman::clock;
 use pointsman::control::authority::{Authority, SharedAuthority, Swap};
 use pointsman::control::publisher::{Announcement, KvPublisher, PublishError, Publisher};
 use pointsman::control::{StoreKind, StoreSettings, TlsSettings};
-use pointsman::failover::{Opinion, Version};
+use pointsman::failover::{Opinion, Presence, Version};
 use pointsman::lab::{Engine, EngineOptions, until};
 use pointsman::resp::Credentials;
 use pointsman::topology::{Epoch, NodeId};
@@ -133,6 +134,15 @@ fn opinion(monitor: &str, beat: u64) -> Opinion {
     }
 }
 
+fn presence(pointsman: &str, life: u32, beat: u64) -> Presence {
+    Presence {
+        pointsman: pointsman.into(),
+        life,
+        obeyed: Epoch(beat),
+        beat,
+    }
+}
+
 /// 7: waits until somebody else's change was told; it may be told more often.
 async fn sees(authority: &mut Box<dyn Authority>, version: Version) {
     let seeing = async {
@@ -181,6 +191,40 @@ async fn shared_contract(kind: StoreKind) {
         [opinion("a:1:ff", 2), opinion("b:2:ee", 7)]
     );
     assert_eq!(loaded.version, version);
+
+    // 9: presences are read by everybody at once, replaced and removed, each life is one of its own, and
+    // nobody who waits for a change is woken by them.
+    assert_eq!(one.roll().await, Ok(Vec::new()));
+    one.attend(presence("a:1:ff", 0, 7)).await.expect("told");
+    let telling = async {
+        for beat in 1..=30 {
+            let told = other.attend(presence("b:2:ee", 1, beat)).await;
+            told.expect("told");
+        }
+    };
+    let (began, woken) = (clock::now(), Cell::new(0));
+    let waiting = async {
+        loop {
+            one.changed().await;
+            woken.set(woken.get() + 1);
+        }
+    };
+    tokio::select! {
+        () = telling => {}
+        () = waiting => {}
+    }
+    let looks = (clock::now() - began).as_secs() + 5;
+    assert!(woken.get() < looks, "{} in {looks} s", woken.get());
+    let mut roll = one.roll().await.expect("readable");
+    roll.sort_by_key(|presence| presence.beat);
+    assert_eq!(roll, [presence("a:1:ff", 0, 7), presence("b:2:ee", 1, 30)]);
+    let left = other.leave(presence("b:2:ee", 1, 30)).await;
+    left.expect("removed");
+    let left = other.leave(presence("b:2:ee", 0, 30)).await;
+    left.expect("it was not there, and is not");
+    assert_eq!(one.roll().await, Ok(vec![presence("a:1:ff", 0, 7)]));
+    let loaded = other.load().await.expect("readable");
+    assert_eq!((loaded.version, loaded.opinions.len()), (version, 2));
 
     // 2: of many that race for each version one wins.
     let mut racers = Vec::new();
@@ -265,6 +309,8 @@ async fn trouble(kind: StoreKind) {
     let load = timeout(BOUND, authority.load()).await.expect("bounded");
     let said = load.expect_err("it stands still").to_string();
     assert!(said.contains("127.0.0.1"), "{said}");
+    let roll = timeout(BOUND, authority.roll()).await.expect("bounded");
+    roll.expect_err("nobody is there is not what it says");
     let swap = timeout(BOUND, authority.swap(version, record(2)))
         .await
         .expect("bounded");
@@ -692,7 +738,7 @@ async fn the_wrong_server_is_not_taken_for_an_empty_one() {
     }
 }
 
-/// 9: what somebody else keeps under our key is never overwritten.
+/// 10: what somebody else keeps under our key is never overwritten.
 #[tokio::test]
 async fn what_is_not_understood_is_never_overwritten() {
     let Some(_turn) = turn(StoreKind::Etcd).await else {
