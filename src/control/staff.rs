@@ -7,7 +7,7 @@ use std::sync::Arc;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::{AbortHandle, JoinSet};
 
-use super::authority::{Authority, AuthorityError, Loaded, Swap};
+use super::authority::{Authority, AuthorityError, Loaded, Roster, Swap};
 use super::node::Access;
 use super::ops::{Operator, Order, QUEUE, SharedReplicationAuth};
 use super::probe::{Probe, ProbeCaller, Sighting};
@@ -39,6 +39,8 @@ pub(super) struct Staff {
     shared_auth: SharedReplicationAuth,
     nodes: HashMap<NodeId, Hands>,
     desk: mpsc::Sender<Errand>,
+    /// Nobody reads it where there is no roster; then nothing is asked of it.
+    door: mpsc::Sender<Call>,
     news: watch::Sender<News>,
     sightings: mpsc::Sender<(NodeId, Sighting)>,
     outcomes: mpsc::Sender<(OpId, NodeOpOutcome)>,
@@ -65,15 +67,19 @@ struct Hands {
 enum Errand {
     Load,
     Opine(Opinion),
-    Attend(OpId, Presence),
-    Roll,
-    /// The last one.
-    Leave(Presence, oneshot::Sender<()>),
     Swap {
         op: OpId,
         expected: Version,
         record: Record,
     },
+}
+
+/// What is asked of the roster.
+enum Call {
+    Attend(OpId, Presence),
+    Roll,
+    /// The last one.
+    Leave(Presence, oneshot::Sender<()>),
 }
 
 /// What the authority answered.
@@ -90,6 +96,7 @@ impl Staff {
     pub(super) fn new(
         common: Common,
         authority: Box<dyn Authority>,
+        roster: Option<Box<dyn Roster>>,
         publishers: Vec<Box<dyn Publisher>>,
         told: mpsc::Receiver<Event>,
     ) -> (Staff, Inbox) {
@@ -99,6 +106,10 @@ impl Staff {
         let (desk, errands) = mpsc::channel(INBOX);
         let (news, _) = watch::channel(News::default());
         let mut tasks = JoinSet::new();
+        let (door, calls) = mpsc::channel(INBOX);
+        if let Some(roster) = roster {
+            tasks.spawn(keep_roll(roster, calls, record.clone()));
+        }
         tasks.spawn(keep_record(authority, errands, record));
         for publisher in publishers {
             tasks.spawn(keep_telling(publisher, news.subscribe()));
@@ -108,6 +119,7 @@ impl Staff {
             shared_auth: SharedReplicationAuth::default(),
             nodes: HashMap::new(),
             desk,
+            door,
             news,
             sightings,
             outcomes,
@@ -223,20 +235,26 @@ impl Staff {
 
     /// Answered by [`RecordNews::Attended`].
     pub(super) fn attend(&self, op: OpId, presence: Presence) {
-        self.errand(Errand::Attend(op, presence));
+        self.call(Call::Attend(op, presence));
     }
 
     /// Answered by [`RecordNews::Roll`].
     pub(super) fn read_roll(&self) {
-        self.errand(Errand::Roll);
+        self.call(Call::Roll);
     }
 
     /// Returns when it was removed or that failed.
     pub(super) async fn leave(&self, presence: Presence) {
         let (done, answer) = oneshot::channel();
-        self.errand(Errand::Leave(presence, done));
+        self.call(Call::Leave(presence, done));
         // It ends without an answer when the authority's task did.
         let _ = answer.await;
+    }
+
+    fn call(&self, call: Call) {
+        if self.door.try_send(call).is_err() {
+            tracing::error!("the roster has more to do than it can; a request to it was dropped");
+        }
     }
 
     fn errand(&self, errand: Errand) {
@@ -278,25 +296,39 @@ async fn keep_record(
                 }
                 continue;
             }
-            Errand::Attend(op, presence) => {
-                RecordNews::Attended(op, authority.attend(presence).await)
-            }
-            Errand::Roll => {
-                let asked = clock::now();
-                RecordNews::Roll(authority.roll().await, asked)
-            }
-            Errand::Leave(presence, done) => {
-                if let Err(error) = authority.leave(presence).await {
-                    tracing::debug!(%error, "the monitors were not told that this one ends");
-                }
-                let _ = done.send(());
-                return;
-            }
             Errand::Swap {
                 op,
                 expected,
                 record,
             } => RecordNews::Swapped(op, authority.swap(expected, record).await),
+        };
+        if out.send(news).await.is_err() {
+            return;
+        }
+    }
+}
+
+/// Asks the roster one thing after the other.
+async fn keep_roll(
+    mut roster: Box<dyn Roster>,
+    mut calls: mpsc::Receiver<Call>,
+    out: mpsc::Sender<RecordNews>,
+) {
+    while let Some(call) = calls.recv().await {
+        let news = match call {
+            Call::Attend(op, presence) => RecordNews::Attended(op, roster.attend(presence).await),
+            Call::Roll => {
+                let asked = clock::now();
+                RecordNews::Roll(roster.roll().await, asked)
+            }
+            Call::Leave(presence, done) => {
+                if let Err(error) = roster.leave(presence).await {
+                    tracing::debug!(%error, "the monitors were not told that this one ends");
+                }
+                // Whoever waited has no more time.
+                let _ = done.send(());
+                return;
+            }
         };
         if out.send(news).await.is_err() {
             return;

@@ -15,7 +15,7 @@ const GONE: Duration = Duration::from_secs(PRESENT.as_secs() + 5);
 /// Between two readings when nobody is waited for.
 const LOOK: Duration = Duration::from_secs(5);
 /// Between two readings while somebody is waited for: at first, and later.
-const SOON: Duration = Duration::from_millis(4);
+const SOON: Duration = Duration::from_millis(2);
 const LATER: Duration = Duration::from_millis(50);
 /// A reading that was not answered for so long is asked for again.
 const ANSWER_LIMIT: Duration = Duration::from_secs(2);

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use data_encoding::BASE64;
 use pointsman::clock;
-use pointsman::control::authority::{Authority, SharedAuthority, Swap};
+use pointsman::control::authority::{Authority, Roster, SharedAuthority, SharedRoster, Swap};
 use pointsman::control::publisher::{Announcement, KvPublisher, PublishError, Publisher};
 use pointsman::control::{StoreKind, StoreSettings, TlsSettings};
 use pointsman::failover::{Opinion, Presence, Version};
@@ -50,6 +50,10 @@ impl Coordinator {
 
     fn authority(&self) -> Box<dyn Authority> {
         Box::new(SharedAuthority::new(&self.settings, self.backend.clone()).expect("opened"))
+    }
+
+    fn roster(&self) -> SharedRoster {
+        SharedRoster::new(&self.settings, &self.backend).expect("opened")
     }
 
     /// When it has elected a leader.
@@ -156,6 +160,41 @@ async fn sees(authority: &mut Box<dyn Authority>, version: Version) {
     timeout(SOON, seeing).await.expect("the change is told");
 }
 
+/// Of `control::authority::Roster`. 1: presences are read by everybody at once, replaced and removed, and each
+/// life is one of its own. 2: nobody who waits for a change is woken by them.
+async fn roster_contract(place: &Coordinator, waiter: &mut Box<dyn Authority>) {
+    let (mut one, mut other) = (place.roster(), place.roster());
+    assert_eq!(one.roll().await, Ok(Vec::new()));
+    one.attend(presence("a:1:ff", 0, 7)).await.expect("told");
+    let telling = async {
+        for beat in 1..=30 {
+            let told = other.attend(presence("b:2:ee", 1, beat)).await;
+            told.expect("told");
+        }
+    };
+    let (began, woken) = (clock::now(), Cell::new(0));
+    let waiting = async {
+        loop {
+            waiter.changed().await;
+            woken.set(woken.get() + 1);
+        }
+    };
+    tokio::select! {
+        () = telling => {}
+        () = waiting => {}
+    }
+    let looks = (clock::now() - began).as_secs() + 5;
+    assert!(woken.get() < looks, "{} in {looks} s", woken.get());
+    let mut roll = one.roll().await.expect("readable");
+    roll.sort_by_key(|presence| presence.beat);
+    assert_eq!(roll, [presence("a:1:ff", 0, 7), presence("b:2:ee", 1, 30)]);
+    let left = other.leave(presence("b:2:ee", 1, 30)).await;
+    left.expect("removed");
+    let left = other.leave(presence("b:2:ee", 0, 30)).await;
+    left.expect("it was not there, and is not");
+    assert_eq!(one.roll().await, Ok(vec![presence("a:1:ff", 0, 7)]));
+}
+
 async fn shared_contract(kind: StoreKind) {
     let Some(_turn) = turn(kind).await else {
         return;
@@ -192,37 +231,7 @@ async fn shared_contract(kind: StoreKind) {
     );
     assert_eq!(loaded.version, version);
 
-    // 9: presences are read by everybody at once, replaced and removed, each life is one of its own, and
-    // nobody who waits for a change is woken by them.
-    assert_eq!(one.roll().await, Ok(Vec::new()));
-    one.attend(presence("a:1:ff", 0, 7)).await.expect("told");
-    let telling = async {
-        for beat in 1..=30 {
-            let told = other.attend(presence("b:2:ee", 1, beat)).await;
-            told.expect("told");
-        }
-    };
-    let (began, woken) = (clock::now(), Cell::new(0));
-    let waiting = async {
-        loop {
-            one.changed().await;
-            woken.set(woken.get() + 1);
-        }
-    };
-    tokio::select! {
-        () = telling => {}
-        () = waiting => {}
-    }
-    let looks = (clock::now() - began).as_secs() + 5;
-    assert!(woken.get() < looks, "{} in {looks} s", woken.get());
-    let mut roll = one.roll().await.expect("readable");
-    roll.sort_by_key(|presence| presence.beat);
-    assert_eq!(roll, [presence("a:1:ff", 0, 7), presence("b:2:ee", 1, 30)]);
-    let left = other.leave(presence("b:2:ee", 1, 30)).await;
-    left.expect("removed");
-    let left = other.leave(presence("b:2:ee", 0, 30)).await;
-    left.expect("it was not there, and is not");
-    assert_eq!(one.roll().await, Ok(vec![presence("a:1:ff", 0, 7)]));
+    roster_contract(&place, &mut one).await;
     let loaded = other.load().await.expect("readable");
     assert_eq!((loaded.version, loaded.opinions.len()), (version, 2));
 
@@ -309,7 +318,9 @@ async fn trouble(kind: StoreKind) {
     let load = timeout(BOUND, authority.load()).await.expect("bounded");
     let said = load.expect_err("it stands still").to_string();
     assert!(said.contains("127.0.0.1"), "{said}");
-    let roll = timeout(BOUND, authority.roll()).await.expect("bounded");
+    let roll = timeout(BOUND, place.roster().roll())
+        .await
+        .expect("bounded");
     roll.expect_err("nobody is there is not what it says");
     let swap = timeout(BOUND, authority.swap(version, record(2)))
         .await
@@ -738,7 +749,7 @@ async fn the_wrong_server_is_not_taken_for_an_empty_one() {
     }
 }
 
-/// 10: what somebody else keeps under our key is never overwritten.
+/// 9: what somebody else keeps under our key is never overwritten.
 #[tokio::test]
 async fn what_is_not_understood_is_never_overwritten() {
     let Some(_turn) = turn(StoreKind::Etcd).await else {

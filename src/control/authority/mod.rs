@@ -14,26 +14,24 @@
 //!    else can change it, it is never ready.
 //! 8. [`Authority::opine`] replaces this monitor's opinion; every `load` that begins afterwards, by
 //!    anybody, returns it. Opinions change neither the record nor its version.
-//! 9. [`Authority::attend`] replaces this pointsman's presence, and [`Authority::leave`] removes it; every
-//!    [`Authority::roll`] that begins after either has ended, by anybody, shows it, and every `load` that
-//!    begins after an `attend` has ended is no older than it. Presences change neither the record nor
-//!    its version, and no `changed` is ready because of them: a hundred sidecars must not wake one another.
-//! 10. What can not be understood (another format, another backend, damaged) is an error that says
+//! 9. What can not be understood (another format, another backend, damaged) is an error that says
 //!    so; it is never overwritten and never taken for "nothing is stored".
 //!
 //! `tests/contract` holds every implementation to it.
 
 mod embedded;
 mod follow;
+mod roster;
 mod shared;
 
 use std::pin::Pin;
 
 pub use embedded::{EmbeddedAuthority, StateError};
 pub use follow::FollowAuthority;
+pub use roster::{Roster, SharedRoster};
 pub use shared::SharedAuthority;
 
-use crate::failover::{Opinion, Presence, Record, Version};
+use crate::failover::{Opinion, Record, Version};
 
 /// A future that a trait object can return.
 pub type Boxed<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
@@ -54,21 +52,6 @@ pub trait Authority: Send {
     /// Tells the other monitors what this one sees.
     fn opine(&mut self, _: Opinion) -> Boxed<'_, Result<(), AuthorityError>> {
         Box::pin(std::future::ready(Ok(())))
-    }
-
-    /// Tells the monitors that this pointsman carries requests, and what it obeys.
-    fn attend(&mut self, _: Presence) -> Boxed<'_, Result<(), AuthorityError>> {
-        Box::pin(std::future::ready(Ok(())))
-    }
-
-    /// The presence is no more.
-    fn leave(&mut self, _: Presence) -> Boxed<'_, Result<(), AuthorityError>> {
-        Box::pin(std::future::ready(Ok(())))
-    }
-
-    /// Everybody's last presence; those of the dead stay for a while.
-    fn roll(&mut self) -> Boxed<'_, Result<Vec<Presence>, AuthorityError>> {
-        Box::pin(std::future::ready(Ok(Vec::new())))
     }
 }
 

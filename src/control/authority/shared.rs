@@ -1,6 +1,5 @@
 //! The record of several monitors, in a coordinator: `<prefix>/<backend>/record`, and beside it an
-//! `opinion:<monitor>` of each monitor. Whoever carries requests keeps its presence in a directory of its
-//! own, `<prefix>/<backend>:present/<name>`, which nobody watches. All values are JSON.
+//! `opinion:<monitor>` of each monitor. All values are JSON.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -9,15 +8,12 @@ use std::time::Duration;
 use super::{Authority, AuthorityError, Boxed, Loaded, Swap};
 use crate::clock;
 use crate::control::store::{self, Entry, Store, StoreError, StoreSettings, Write};
-use crate::failover::{Opinion, Presence, Record, Version};
+use crate::failover::{Opinion, Record, Version};
 use crate::topology::Timestamp;
 
 const RECORD: &str = "record";
 
 const OPINION: &str = "opinion:";
-
-/// No backend's name has a colon.
-const PRESENT: &str = ":present";
 
 /// What stays the same for so long was left by a pointsman that is gone: it is removed.
 const KEPT: Duration = Duration::from_secs(600);
@@ -25,15 +21,13 @@ const KEPT: Duration = Duration::from_secs(600);
 /// See the head of the file.
 pub struct SharedAuthority {
     store: Box<dyn Store>,
-    presences: Box<dyn Store>,
     backend: Arc<str>,
     opinions: Leavings,
-    gone: Leavings,
 }
 
 /// Version of each entry, and when it was first seen.
 #[derive(Default)]
-struct Leavings(HashMap<String, (u64, Timestamp)>);
+pub(super) struct Leavings(HashMap<String, (u64, Timestamp)>);
 
 impl SharedAuthority {
     /// Nothing is connected yet.
@@ -41,13 +35,11 @@ impl SharedAuthority {
     /// # Errors
     /// Certificates that can not be used.
     pub fn new(settings: &StoreSettings, backend: Arc<str>) -> Result<Self, AuthorityError> {
-        let open = |directory: &str| store::open(settings, directory).map_err(unavailable);
+        let store = store::open(settings, &backend).map_err(unavailable)?;
         Ok(SharedAuthority {
-            store: open(&backend)?,
-            presences: open(&format!("{backend}{PRESENT}"))?,
+            store,
             backend,
             opinions: Leavings::default(),
-            gone: Leavings::default(),
         })
     }
 
@@ -70,21 +62,6 @@ impl SharedAuthority {
             let _ = self.store.delete(name).await;
         }
         Ok(loaded)
-    }
-
-    async fn read_roll(&mut self) -> Result<Vec<Presence>, AuthorityError> {
-        let entries = self.presences.read().await.map_err(unavailable)?;
-        let understood = |entry: &Entry| {
-            // Somebody is there who can not be understood: it is not known what it obeys.
-            let foreign = |error| AuthorityError(format!("{}: {error}", entry.name));
-            serde_json::from_slice(&entry.value).map_err(foreign)
-        };
-        let roll = entries.iter().map(understood).collect();
-        for name in self.gone.of(entries.iter()) {
-            // Nobody comes back under the name of a life that ended.
-            let _ = self.presences.delete(name).await;
-        }
-        roll
     }
 
     fn understand(&self, entry: &Entry) -> Result<Record, AuthorityError> {
@@ -127,7 +104,7 @@ impl SharedAuthority {
 
 impl Leavings {
     /// Those of `entries` that stayed the same for too long.
-    fn of<'e>(&mut self, entries: impl Iterator<Item = &'e Entry>) -> Vec<&'e str> {
+    pub(super) fn of<'e>(&mut self, entries: impl Iterator<Item = &'e Entry>) -> Vec<&'e str> {
         let now = clock::now();
         let mut before = std::mem::take(&mut self.0);
         let mut left = Vec::new();
@@ -164,27 +141,8 @@ impl Authority for SharedAuthority {
             self.store.put(&name, value).await.map_err(unavailable)
         })
     }
-
-    fn attend(&mut self, presence: Presence) -> Boxed<'_, Result<(), AuthorityError>> {
-        Box::pin(async move {
-            let name = presence.name();
-            let value = serde_json::to_vec(&presence).map_err(|e| AuthorityError(e.to_string()))?;
-            self.presences.put(&name, value).await.map_err(unavailable)
-        })
-    }
-
-    fn leave(&mut self, presence: Presence) -> Boxed<'_, Result<(), AuthorityError>> {
-        Box::pin(async move {
-            let name = presence.name();
-            self.presences.delete(&name).await.map_err(unavailable)
-        })
-    }
-
-    fn roll(&mut self) -> Boxed<'_, Result<Vec<Presence>, AuthorityError>> {
-        Box::pin(self.read_roll())
-    }
 }
 
-fn unavailable(error: StoreError) -> AuthorityError {
+pub(super) fn unavailable(error: StoreError) -> AuthorityError {
     AuthorityError(error.0)
 }
