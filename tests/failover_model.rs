@@ -127,6 +127,7 @@ impl State {
         let panel = Panel {
             domain: format!("domain{index}").into(),
             domains: self.domains,
+            carries: false,
             view_lease: None,
         };
         Monitor {
@@ -370,6 +371,9 @@ impl State {
             Action::Opine { opinion } => {
                 self.opinions.insert(opinion.monitor.clone(), opinion);
             }
+            Action::Attend { .. } => panic!("nobody carries requests"),
+            // It is not answered: nobody needs it.
+            Action::ReadRoll => {}
             Action::ConsultSentinels | Action::AskFailover { .. } => {
                 panic!("a sentinel is asked where there is none");
             }

@@ -18,6 +18,7 @@ fn shared(view_lease: Option<Duration>) -> Authority {
     Authority::Shares(Panel {
         domain: "".into(),
         domains: 0,
+        carries: true,
         view_lease,
     })
 }
@@ -677,6 +678,7 @@ fn of_two_monitors_that_claim_at_once_one_declines() {
         let alone = Authority::Shares(Panel {
             domain: "".into(),
             domains: 1,
+            carries: true,
             view_lease: None,
         });
         let mut world = World::new(seed, 3, 2, alone, Policy::default());
@@ -810,6 +812,124 @@ fn a_switchover_gives_sidecars_time_and_loses_nothing() {
         for (id, ..) in &world.acknowledged {
             assert!(world.nodes[2].log.contains(id), "{}", story(&world));
         }
+    }
+}
+
+/// Monitor 1 moves the primary from `old`; how long requests waited for it.
+fn switch_over(world: &mut World, request: u64, old: usize) -> Duration {
+    let to = None;
+    world.deliver(1, Event::SwitchoverRequested { request, to });
+    let moved = world.run_while(3000 * MS, |w| w.serving_at(1).is_none_or(|n| n == old));
+    assert!(moved, "{}", story(world));
+    let report = world.last_report().expect("a report");
+    assert_eq!(report.outcome, Outcome::Done, "{}", story(world));
+    report.pause
+}
+
+#[test]
+fn a_switchover_goes_on_as_soon_as_everybody_has_acknowledged_it() {
+    let patience = Duration::from_millis(250);
+    let mut early = 0;
+    for seed in 0..20 {
+        let mut world = panel_world(seed, None);
+        // The record is read in up to 80 ms: no fixed time would do.
+        world.noise.slow_store = 80 * MS;
+        let pause = switch_over(&mut world, 1, 0);
+        assert!(pause < patience * 2, "{pause:?}\n{}", story(&world));
+        match pause < patience {
+            true => {
+                early += 1;
+                assert_eq!(world.surprised, 0, "{}", story(&world));
+            }
+            // Somebody was not told of it, and reads it later.
+            false => assert!(world.surprised > 0, "{}", story(&world)),
+        }
+    }
+    assert!(early >= 10, "{early} of 20");
+}
+
+#[test]
+fn a_sidecar_that_hangs_holds_a_switchover_for_a_moment_and_when_it_is_gone_not_at_all() {
+    let mut world = panel_world(1, None);
+    world.noise.lost_watches = 0;
+    world.every_watch_works = true;
+    world.monitors[3].paused_until = u64::MAX;
+    let pause = switch_over(&mut world, 1, 0);
+    assert!(pause >= Duration::from_millis(250), "{}", story(&world));
+    let report = world.last_report().expect("a report");
+    let late = "not acknowledged in time by monitor3.0";
+    let noted = report.evidence.iter().any(|(_, text)| text == late);
+    assert!(noted, "{report:?}");
+    world.run_for(30_000 * MS);
+    let old = world.serving_at(1).expect("serving");
+    let pause = switch_over(&mut world, 2, old);
+    assert!(pause < Duration::from_millis(100), "{}", story(&world));
+    assert_eq!(world.surprised, 2, "the one that hung, each time");
+}
+
+#[test]
+fn in_strict_mode_acknowledgements_save_the_wait_for_the_lease() {
+    let lease = Duration::from_secs(2);
+    for seed in 0..10 {
+        let mut world = panel_world(seed, Some(lease));
+        world.every_watch_works = true;
+        world.kill(0);
+        let took = until_all_moved(&mut world, 0, 6000 * MS);
+        assert!(took < 300 * MS, "{} ms\n{}", took / MS, story(&world));
+        world.heal();
+        settle(&mut world, 8000 * MS);
+        // One that can not be asked may still forward.
+        let old = world.serving().expect("serving");
+        world.monitors[4].authority_cut = true;
+        world.kill(old);
+        let took = until_moved(&mut world, old, 6000 * MS);
+        assert!(took > 2000 * MS, "{} ms\n{}", took / MS, story(&world));
+        world.heal();
+        settle(&mut world, 8000 * MS);
+        // One that is gone does not.
+        let old = world.serving().expect("serving");
+        world.monitors[4].paused_until = u64::MAX;
+        world.run_for(30_000 * MS);
+        world.kill(old);
+        let took = until_moved(&mut world, old, 6000 * MS);
+        assert!(took < 300 * MS, "{} ms\n{}", took / MS, story(&world));
+        assert!(world.violation.is_none(), "{}", story(&world));
+    }
+}
+
+/// It comes between the claim and the promotion, or before, or after.
+#[test]
+fn in_strict_mode_a_sidecar_that_comes_in_the_middle_of_a_failover_obeys_it() {
+    for moment in 0..60 {
+        let mut world = panel_world(moment, Some(Duration::from_secs(2)));
+        // The old primary can still be reached by sidecars, and by nobody else.
+        world.monitor_cuts.extend([(0, 0), (1, 0), (2, 0)]);
+        world.node_cuts.extend([(0, 1), (0, 2)]);
+        world.run_for(470 * MS + moment * MS);
+        world.restart_monitor(3);
+        world.add_sidecars(1);
+        until_moved(&mut world, 0, 6000 * MS);
+        world.run_for(1000 * MS);
+        assert!(world.violation.is_none(), "{}", story(&world));
+        world.heal();
+        settle(&mut world, 8000 * MS);
+    }
+}
+
+#[test]
+fn a_monitor_that_decides_alone_and_is_not_alone_is_told() {
+    for (domains, told) in [(1, true), (0, false)] {
+        let authority = Authority::Shares(Panel {
+            domain: "".into(),
+            domains,
+            carries: true,
+            view_lease: None,
+        });
+        let mut world = World::new(3, 3, 2, authority, Policy::default());
+        world.run_for(3000 * MS);
+        settle(&mut world, 3000 * MS);
+        let warned = world.trace.iter().any(|l| l.contains("monitors = 1, and"));
+        assert_eq!(warned, told, "{}", story(&world));
     }
 }
 

@@ -47,6 +47,9 @@ const REACH_LIMIT: Duration = Duration::from_secs(2);
 /// Longest time until the next look at the clock.
 const IDLE: Duration = Duration::from_secs(1);
 
+/// Bound of telling the monitors that this pointsman ends.
+const LEAVE_LIMIT: Duration = Duration::from_secs(1);
+
 /// What tasks of the driver itself tell it.
 pub(super) enum Note {
     Obeyed(OpId),
@@ -180,6 +183,10 @@ impl Driver {
         for number in unfinished {
             self.complete(number);
         }
+        // Clients are gone by now, or are being cut off.
+        if let Some(presence) = self.machine.presence() {
+            let _ = tokio::time::timeout(LEAVE_LIMIT, self.staff.leave(presence)).await;
+        }
     }
 
     async fn wait(&mut self, inbox: &mut Inbox, stop: &CancellationToken) -> Woken {
@@ -269,6 +276,8 @@ impl Driver {
                 }
                 Action::LoadRecord => self.staff.load_record(),
                 Action::Opine { opinion } => self.staff.opine(opinion),
+                Action::Attend { op, presence } => self.staff.attend(op, presence),
+                Action::ReadRoll => self.staff.read_roll(),
                 Action::Node {
                     op,
                     node,
@@ -495,6 +504,20 @@ impl Driver {
                 });
             }
             RecordNews::Loaded(Err(error), _) => self.unavailable(error.0),
+            RecordNews::Attended(op, stored) => {
+                let outcome = stored.map_err(|error| error.0);
+                if let Err(error) = &outcome {
+                    tracing::debug!(error, "the monitors were not told of this one");
+                }
+                self.feed(Event::Attended { op, outcome });
+            }
+            RecordNews::Roll(roll, asked) => {
+                let roll = roll.map_err(|error| error.0);
+                if let Err(error) = &roll {
+                    tracing::debug!(error, "who carries requests could not be read");
+                }
+                self.feed(Event::RollRead { roll, asked });
+            }
             RecordNews::Swapped(op, swap) => {
                 let outcome = match swap {
                     Swap::Done(version) => SwapOutcome::Done(version),

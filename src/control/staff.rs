@@ -4,16 +4,16 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::{AbortHandle, JoinSet};
 
-use super::authority::{Authority, AuthorityError, Loaded, Swap};
+use super::authority::{Authority, AuthorityError, Loaded, Roster, Swap};
 use super::node::Access;
 use super::ops::{Operator, Order, QUEUE, SharedReplicationAuth};
 use super::probe::{Probe, ProbeCaller, Sighting};
 use super::publisher::{Announcement, News, Publisher, keep_telling};
 use crate::clock;
-use crate::failover::{Event, NodeOpOutcome, OpId, Opinion, Policy, Record, Version};
+use crate::failover::{Event, NodeOpOutcome, OpId, Opinion, Policy, Presence, Record, Version};
 use crate::resp::Credentials;
 use crate::topology::{NodeId, Timestamp};
 
@@ -39,6 +39,8 @@ pub(super) struct Staff {
     shared_auth: SharedReplicationAuth,
     nodes: HashMap<NodeId, Hands>,
     desk: mpsc::Sender<Errand>,
+    /// Nobody reads it where there is no roster; then nothing is asked of it.
+    door: mpsc::Sender<Call>,
     news: watch::Sender<News>,
     sightings: mpsc::Sender<(NodeId, Sighting)>,
     outcomes: mpsc::Sender<(OpId, NodeOpOutcome)>,
@@ -72,17 +74,29 @@ enum Errand {
     },
 }
 
+/// What is asked of the roster.
+enum Call {
+    Attend(OpId, Presence),
+    Roll,
+    /// The last one.
+    Leave(Presence, oneshot::Sender<()>),
+}
+
 /// What the authority answered.
 pub(super) enum RecordNews {
     /// And when the reading began.
     Loaded(Result<Loaded, AuthorityError>, Timestamp),
     Swapped(OpId, Swap),
+    Attended(OpId, Result<(), AuthorityError>),
+    /// And when the reading began.
+    Roll(Result<Vec<Presence>, AuthorityError>, Timestamp),
 }
 
 impl Staff {
     pub(super) fn new(
         common: Common,
         authority: Box<dyn Authority>,
+        roster: Option<Box<dyn Roster>>,
         publishers: Vec<Box<dyn Publisher>>,
         told: mpsc::Receiver<Event>,
     ) -> (Staff, Inbox) {
@@ -92,6 +106,10 @@ impl Staff {
         let (desk, errands) = mpsc::channel(INBOX);
         let (news, _) = watch::channel(News::default());
         let mut tasks = JoinSet::new();
+        let (door, calls) = mpsc::channel(INBOX);
+        if let Some(roster) = roster {
+            tasks.spawn(keep_roll(roster, calls, record.clone()));
+        }
         tasks.spawn(keep_record(authority, errands, record));
         for publisher in publishers {
             tasks.spawn(keep_telling(publisher, news.subscribe()));
@@ -101,6 +119,7 @@ impl Staff {
             shared_auth: SharedReplicationAuth::default(),
             nodes: HashMap::new(),
             desk,
+            door,
             news,
             sightings,
             outcomes,
@@ -214,6 +233,30 @@ impl Staff {
         self.errand(Errand::Opine(opinion));
     }
 
+    /// Answered by [`RecordNews::Attended`].
+    pub(super) fn attend(&self, op: OpId, presence: Presence) {
+        self.call(Call::Attend(op, presence));
+    }
+
+    /// Answered by [`RecordNews::Roll`].
+    pub(super) fn read_roll(&self) {
+        self.call(Call::Roll);
+    }
+
+    /// Returns when it was removed or that failed.
+    pub(super) async fn leave(&self, presence: Presence) {
+        let (done, answer) = oneshot::channel();
+        self.call(Call::Leave(presence, done));
+        // It ends without an answer when the authority's task did.
+        let _ = answer.await;
+    }
+
+    fn call(&self, call: Call) {
+        if self.door.try_send(call).is_err() {
+            tracing::error!("the roster has more to do than it can; a request to it was dropped");
+        }
+    }
+
     fn errand(&self, errand: Errand) {
         if self.desk.try_send(errand).is_err() {
             tracing::error!(
@@ -258,6 +301,34 @@ async fn keep_record(
                 expected,
                 record,
             } => RecordNews::Swapped(op, authority.swap(expected, record).await),
+        };
+        if out.send(news).await.is_err() {
+            return;
+        }
+    }
+}
+
+/// Asks the roster one thing after the other.
+async fn keep_roll(
+    mut roster: Box<dyn Roster>,
+    mut calls: mpsc::Receiver<Call>,
+    out: mpsc::Sender<RecordNews>,
+) {
+    while let Some(call) = calls.recv().await {
+        let news = match call {
+            Call::Attend(op, presence) => RecordNews::Attended(op, roster.attend(presence).await),
+            Call::Roll => {
+                let asked = clock::now();
+                RecordNews::Roll(roster.roll().await, asked)
+            }
+            Call::Leave(presence, done) => {
+                if let Err(error) = roster.leave(presence).await {
+                    tracing::debug!(%error, "the monitors were not told that this one ends");
+                }
+                // Whoever waited has no more time.
+                let _ = done.send(());
+                return;
+            }
         };
         if out.send(news).await.is_err() {
             return;

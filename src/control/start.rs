@@ -10,7 +10,8 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use super::authority::{
-    Authority, AuthorityError, EmbeddedAuthority, FollowAuthority, SharedAuthority, StateError,
+    Authority, AuthorityError, EmbeddedAuthority, FollowAuthority, Roster, SharedAuthority,
+    SharedRoster, StateError,
 };
 use super::cluster::{self, Follower};
 use super::driver::{Driver, State};
@@ -210,7 +211,7 @@ impl Control {
         let mut handles = Vec::new();
         let mut prepared = Vec::new();
         for backend in backends {
-            let authority = backend.open_authority()?;
+            let authority = (backend.open_authority()?, backend.open_roster()?);
             let (questions, questions_end) = mpsc::channel(QUESTIONS);
             let handle = ControlHandle {
                 backend: backend.backend.clone(),
@@ -276,6 +277,22 @@ impl Drop for Control {
 }
 
 impl BackendControl {
+    fn open_roster(&self) -> Result<Option<Box<dyn Roster>>, StartError> {
+        let AuthoritySettings::Shared(shared) = &self.authority else {
+            return Ok(None);
+        };
+        let roster = SharedRoster::new(&shared.store, &self.backend);
+        let roster = roster.map_err(|source| self.unusable(source))?;
+        Ok(Some(Box::new(roster)))
+    }
+
+    fn unusable(&self, source: AuthorityError) -> StartError {
+        StartError::Authority {
+            backend: self.backend.clone(),
+            source,
+        }
+    }
+
     fn open_authority(&self) -> Result<Box<dyn Authority>, StartError> {
         match &self.authority {
             AuthoritySettings::Cluster
@@ -283,12 +300,7 @@ impl BackendControl {
             | AuthoritySettings::Sentinel => Ok(Box::new(FollowAuthority)),
             AuthoritySettings::Shared(shared) => {
                 let shared = SharedAuthority::new(&shared.store, self.backend.clone());
-                Ok(Box::new(shared.map_err(|source| {
-                    StartError::Authority {
-                        backend: self.backend.clone(),
-                        source,
-                    }
-                })?))
+                Ok(Box::new(shared.map_err(|source| self.unusable(source))?))
             }
             AuthoritySettings::Embedded { state } => {
                 let embedded = EmbeddedAuthority::new(state, self.backend.clone());
@@ -305,7 +317,7 @@ impl BackendControl {
 
     async fn drive(
         self,
-        authority: Box<dyn Authority>,
+        (authority, roster): (Box<dyn Authority>, Option<Box<dyn Roster>>),
         questions: mpsc::Receiver<super::handle::Question>,
         reports: Reports,
         notices: broadcast::Sender<Notice>,
@@ -343,7 +355,8 @@ impl BackendControl {
         let publishers = self.publishers.into_iter().map(PublisherSettings::open);
         let known = self.source.known();
         let opened = self.source.open(&common, &self.backend);
-        let (staff, inbox) = Staff::new(common, authority, publishers.collect(), opened.told);
+        let (staff, inbox) =
+            Staff::new(common, authority, roster, publishers.collect(), opened.told);
         let machine = Machine::new(self.backend.clone(), self.monitor, known, self.policy, rule);
         let counter: RequestCounter = Arc::from(self.requests);
         let driver = Driver {
@@ -464,6 +477,7 @@ impl AuthoritySettings {
                 Role::Both | Role::Monitor => failover::Authority::Shares(Panel {
                     domain: shared.domain.clone(),
                     domains: shared.monitors,
+                    carries: shared.role == Role::Both,
                     view_lease: shared.view_lease,
                 }),
                 Role::Proxy => failover::Authority::Obeys {

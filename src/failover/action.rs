@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{Opinion, Record, Version};
+use super::{Opinion, Presence, Record, Version};
 use crate::topology::{BytesLost, Epoch, FailoverReport, Gate, NodeId, Primary};
 
 /// Names one request to the shell; answered by exactly one event with the same id.
@@ -52,6 +52,15 @@ pub enum Action {
         /// Replaces what this monitor said before.
         opinion: Opinion,
     },
+    /// Tell the monitors that this pointsman carries requests, and what it obeys.
+    Attend {
+        /// Names the answer.
+        op: OpId,
+        /// Replaces what it said before.
+        presence: Presence,
+    },
+    /// Read who carries requests; answered by [`super::Event::RollRead`].
+    ReadRoll,
     /// Act on a node.
     Node {
         /// Names the answer.

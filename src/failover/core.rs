@@ -10,7 +10,9 @@ use super::detector;
 use super::node::Node;
 use super::outbox::RELOAD;
 use super::panel::Voices;
+use super::presence::{Attendance, Traffic};
 use super::report::Recorder;
+use super::roll::Roll;
 use super::sentinel::{AskOutcome, SentinelNews};
 use super::{
     Action, Authority, Decline, Event, NodeOpOutcome, OpId, Policy, Record, SwapOutcome, Version,
@@ -99,6 +101,12 @@ pub(super) struct Core {
     pub version: Version,
     /// What the monitors that share the record say.
     pub voices: Voices,
+    /// What this one tells of itself where it carries requests.
+    pub attendance: Attendance,
+    /// Who carries requests, as a monitor read it.
+    pub roll: Roll,
+    /// Whether anything is on its way.
+    pub traffic: Traffic,
     /// The authority said later than this that the record is the one that is known.
     pub record_at: Timestamp,
     pub trust: Trust,
@@ -154,6 +162,9 @@ impl Core {
             record: None,
             version: Version(0),
             voices: Voices::default(),
+            attendance: Attendance::default(),
+            roll: Roll::default(),
+            traffic: Traffic::Stands,
             record_at: now,
             trust: Trust::Unread,
             other_monitor: None,
@@ -261,6 +272,7 @@ impl Core {
             } => {
                 if version >= self.version {
                     self.voices.take_in(opinions, &self.me, now);
+                    self.warn_of_others();
                 }
                 self.loaded(record, version, asked)
             }
@@ -271,7 +283,23 @@ impl Core {
             }
             Event::Swapped { op, outcome } => self.swapped(op, outcome),
             Event::NodeOpDone { op, outcome } => self.node_op_done(op, outcome),
-            Event::Obeyed { op } => Input::Obeyed(op),
+            Event::Obeyed { op } => {
+                if self.traffic == Traffic::Ends(op) {
+                    self.traffic = Traffic::Stands;
+                }
+                Input::Obeyed(op)
+            }
+            Event::Attended { op, outcome } => {
+                self.attended(op, outcome);
+                Input::Nothing
+            }
+            Event::RollRead { roll, asked } => {
+                match roll {
+                    Ok(present) => self.roll.take_in(present, asked.min(now), now),
+                    Err(_) => self.roll.failed(),
+                }
+                Input::Nothing
+            }
             Event::SwitchoverRequested { request, to } => Input::Switchover { request, to },
             Event::OtherMonitor { who } => {
                 self.other_monitor = who;

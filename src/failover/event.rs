@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::sentinel::{AskOutcome, SentinelNews};
-use super::{OpId, Opinion, Record, Version};
+use super::{OpId, Opinion, Presence, Record, Version};
 use crate::resp::info::NodeInfo;
 use crate::topology::{EvidenceKind, NodeId, Timestamp};
 
@@ -55,6 +55,20 @@ pub enum Event {
         op: OpId,
         /// How it ended.
         outcome: SwapOutcome,
+    },
+    /// Answer to [`super::Action::Attend`].
+    Attended {
+        /// The action it answers.
+        op: OpId,
+        /// Where it is not known that it was stored, why.
+        outcome: Result<(), String>,
+    },
+    /// Answer to [`super::Action::ReadRoll`].
+    RollRead {
+        /// Who carries requests, the dead ones as well; or why that could not be read.
+        roll: Result<Vec<Presence>, String>,
+        /// When the reading began.
+        asked: Timestamp,
     },
     /// Answer to [`super::Action::Node`].
     NodeOpDone {

@@ -14,7 +14,7 @@ use super::serving::Serving;
 use super::start::{self, Learning, Waiting};
 use super::switchover::Switchover;
 use super::unplanned::Failover;
-use super::{Action, Event, Health, NodeRole, NodeStatus, Panel, Policy, Status, obey};
+use super::{Action, Event, Health, NodeRole, NodeStatus, Panel, Policy, Presence, Status, obey};
 use crate::resp::info::Role;
 use crate::topology::{Fault, NodeId, Timestamp};
 
@@ -126,6 +126,8 @@ impl Machine {
         if self.core.lapsed().is_some() {
             self.core.close_gate();
         }
+        self.core.attend();
+        self.core.keep_roll();
         self.core.take_actions()
     }
 
@@ -145,6 +147,12 @@ impl Machine {
             input = &nothing;
         }
         debug_assert!(false, "phases change without end");
+    }
+
+    /// What told the monitors that this pointsman carries requests: to be removed when it ends in good order
+    /// and carries none any more.
+    pub fn presence(&self) -> Option<Presence> {
+        self.core.presence()
     }
 
     /// When [`Event::Tick`] is due at the latest, whatever else arrives before.

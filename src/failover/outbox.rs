@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use super::core::{Core, Trust};
 use super::panel::LISTEN;
+use super::presence::Traffic;
 use super::{Action, Authority, Decline, NodeOp, OpId, Record, RecordPhase, View};
 use crate::topology::{Epoch, Gate, NodeId, Primary};
 
@@ -19,7 +20,7 @@ impl Core {
         self.actions.push(action);
     }
 
-    fn op(&mut self) -> OpId {
+    pub(super) fn op(&mut self) -> OpId {
         let op = OpId(self.next_op);
         self.next_op += 1;
         op
@@ -170,6 +171,12 @@ impl Core {
             self.recorder().closed_at.get_or_insert(now);
         }
         let op = self.op();
+        // Monitors elsewhere wait for it.
+        let await_obeyed = await_obeyed || (gate == Gate::Closed && self.carries());
+        self.traffic = match gate {
+            Gate::Open => Traffic::Flows,
+            Gate::Closed => Traffic::Ends(op),
+        };
         self.published = view.clone();
         self.push(Action::Publish {
             op,

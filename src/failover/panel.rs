@@ -25,6 +25,8 @@ pub struct Panel {
     pub domain: Arc<str>,
     /// Failure domains that have a monitor; more than half of them must agree.
     pub domains: u32,
+    /// Whether this one carries requests as well.
+    pub carries: bool,
     /// How long a proxy may forward without having confirmed the record; `None`: without end.
     pub view_lease: Option<Duration>,
 }
@@ -44,6 +46,8 @@ pub(super) struct Voices {
     heard: BTreeMap<Arc<str>, Heard>,
     /// Whether they were read at all.
     listening: bool,
+    /// Somebody was told that there are others.
+    warned: bool,
 }
 
 /// What this monitor said last.
@@ -80,6 +84,12 @@ impl Voices {
         self.listening = true;
     }
 
+    /// Another failure domain, of which a monitor said something since we listen.
+    fn another(&self, domain: &str) -> Option<&str> {
+        let heard = self.heard.values().filter(|h| h.told_at.is_some());
+        heard.map(|h| &*h.opinion.domain).find(|d| *d != domain)
+    }
+
     /// The other failure domains that see the primary of `epoch` as lost.
     fn agreeing(&self, epoch: Epoch, now: Timestamp) -> BTreeSet<&str> {
         let fresh = |h: &&Heard| h.told_at.is_some_and(|at| now - at < FRESH);
@@ -110,15 +120,33 @@ impl Core {
         self.panel().is_some_and(|panel| panel.domains > 1) && is_contestable(fault)
     }
 
+    /// A monitor that decides alone is told where it is not alone. Of two that start, at least the first
+    /// hears the other one.
+    pub(super) fn warn_of_others(&mut self) {
+        let alone = self.panel().filter(|panel| panel.domains == 1);
+        let Some(other) = alone.and_then(|panel| self.voices.another(&panel.domain)) else {
+            return;
+        };
+        if self.voices.warned {
+            return;
+        }
+        let why = format!(
+            "monitors = 1, and there is a monitor in the failure domain {other} as well: each decides \
+             by itself, also when only it can not reach the primary; set `monitors` to how many \
+             failure domains have one"
+        );
+        self.voices.warned = true;
+        self.emit("monitors", None, why, true);
+    }
+
     /// Tells the other monitors whether the recorded primary is lost by a fault that they must see too,
     /// as soon as that is news, and again while it holds.
     pub(super) fn tell(&mut self, lost: bool) {
         let (Some(panel), Some(record)) = (self.panel(), &self.record) else {
             return;
         };
-        if panel.domains < 2 {
-            return;
-        }
+        // One that needs nobody's agreement only lets the others know of it.
+        let lost = lost && panel.domains > 1;
         let epoch = record.epoch;
         let due = match self.voices.told {
             None => true,
@@ -192,7 +220,21 @@ impl Core {
     /// Where a proxy may not forward for long without the record (strict mode): why it may not now.
     pub(super) fn lapsed(&mut self) -> Option<String> {
         let lease = self.view_lease()?;
-        let until = self.record_at + lease;
+        let mut until = self.record_at + lease;
+        if self.carries() {
+            let Some((since, end)) = self.on_the_roll().filter(|(_, end)| self.now < *end) else {
+                return Some(
+                    "the monitors do not know yet, or not any more, that this pointsman carries requests, \
+                     and view_lease is set: requests wait"
+                        .to_owned(),
+                );
+            };
+            if self.record_at < since {
+                self.load_unless_asked();
+                return Some("the record is being read".to_owned());
+            }
+            until = until.min(end);
+        }
         if self.now < until {
             self.wake_at(until);
             return None;

@@ -100,3 +100,25 @@ pub struct Opinion {
     /// may be dead.
     pub beat: u64,
 }
+
+/// That a pointsman carries requests, and what it obeys, for the monitors. Stored apart from the record,
+/// one for each of them.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Presence {
+    /// Whose it is: as in [`Record::by`].
+    pub pointsman: Arc<str>,
+    /// Grows when it may have been taken for gone: what is left of its last life is not its own any more.
+    pub life: u32,
+    /// The last decision that it obeyed: its gate was closed, and nothing was on its way to a primary of
+    /// before. 0: none yet.
+    pub obeyed: Epoch,
+    /// Grows whenever it is stored again: one that stays the same is that of a pointsman that may be gone.
+    pub beat: u64,
+}
+
+impl Presence {
+    /// Nobody else has it.
+    pub fn name(&self) -> String {
+        format!("{}.{}", self.pointsman, self.life)
+    }
+}

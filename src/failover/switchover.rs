@@ -16,6 +16,7 @@ use super::detector::{self, Finding};
 use super::machine::{Next, Phase};
 use super::preflight::choose_target;
 use super::report::Ending;
+use super::roll::{self, RollCall};
 use super::round::Round;
 use super::swap::{self, Proposal};
 use super::unplanned::Failover;
@@ -23,9 +24,6 @@ use super::{NodeOp, NodeOpOutcome, OpId, Record, RecordPhase};
 use crate::resp::info::{NodeInfo, Role};
 use crate::topology::{BytesLost, Fault, Gate, NodeId, Outcome, Timestamp};
 
-/// Where the record is shared, sidecars close their gates when they read that a switchover was claimed,
-/// and what they sent is answered, before the old primary's clients are paused and cut off.
-const SIDECARS: Duration = Duration::from_millis(20);
 /// The longest wait for the authority; nothing has happened before its answer.
 const SWAP_LIMIT: Duration = Duration::from_secs(2);
 
@@ -56,8 +54,9 @@ enum Stage {
     Draining {
         /// Of our own workers; `None`: they obey.
         op: Option<OpId>,
-        /// Until when sidecars are given time.
-        until: Timestamp,
+        /// Of others, where the record is shared; `None`: there are none, or all have acknowledged. What they
+        /// sent is answered before the old primary's clients are paused and cut off.
+        others: Option<RollCall>,
         deadline: Timestamp,
     },
     CatchingUp(CatchUp),
@@ -135,9 +134,9 @@ impl Switchover {
             Stage::Claiming(claim) => self.claiming(core, input, claim),
             Stage::Draining {
                 op,
-                until,
+                others,
                 deadline,
-            } => self.draining(core, input, op, until, deadline),
+            } => self.draining(core, input, op, others, deadline),
             Stage::CatchingUp(catch_up) => self.catching_up(core, input, catch_up),
             Stage::Promoting { op, deadline } => self.promoting(core, input, op, deadline),
             Stage::Reverting(back) => self.reverting(core, input, back),
@@ -311,14 +310,14 @@ impl Switchover {
         let epoch = core.published.epoch;
         let deadline = core.now + core.policy.drain_timeout;
         core.wake_at(deadline);
-        let until = match core.panel() {
-            Some(_) => core.now + SIDECARS,
-            None => core.now,
-        };
+        let others = core.panel().is_some().then(|| RollCall::begin(core));
+        if let Some(others) = &others {
+            others.is_complete(core);
+        }
         match core.publish(epoch, Gate::Closed, primary, true) {
             Some(op) => self.stay(Stage::Draining {
                 op: Some(op),
-                until,
+                others,
                 deadline,
             }),
             None => self.abort(core, "the gate could not be closed".to_owned()),
@@ -332,12 +331,17 @@ impl Switchover {
         core: &mut Core,
         input: &Input,
         op: Option<OpId>,
-        until: Timestamp,
+        others: Option<RollCall>,
         deadline: Timestamp,
     ) -> Next {
         let op = op.filter(|op| !matches!(input, Input::Obeyed(done) if done == op));
+        let others = others.filter(|call| !call.is_complete(core));
+        let late = others.filter(|call| core.now >= call.since + roll::PATIENCE);
         match op {
-            None if core.now >= until => {
+            None if others.is_none() || late.is_some() => {
+                if let Some(late) = late {
+                    late.note_missing(core);
+                }
                 core.phase("catch up");
                 let timeout = core.policy.node_op_timeout;
                 let duration = core.policy.catch_up_timeout + timeout * 2;
@@ -359,10 +363,13 @@ impl Switchover {
                 "requests on their way were not answered in time".to_owned(),
             ),
             _ => {
-                core.wake_at(if op.is_some() { deadline } else { until });
+                core.wake_at(deadline);
+                if let Some(call) = &others {
+                    core.wake_at(call.since + roll::PATIENCE);
+                }
                 self.stay(Stage::Draining {
                     op,
-                    until,
+                    others,
                     deadline,
                 })
             }
@@ -505,6 +512,11 @@ impl Switchover {
         if self.paused {
             let timeout = core.policy.node_op_timeout;
             core.node_op(&self.record.primary, NodeOp::Unpause, timeout);
+        }
+        // We slept, and another monitor ends it: it relies on our gate.
+        if core.record.as_ref() != Some(&self.record) {
+            self.report(core, why);
+            return Next::Go(core.route("another monitor took over"));
         }
         let healthy = detector::judge(
             &core.nodes,

@@ -17,6 +17,7 @@ use super::commit::{Commit, Elected};
 use super::core::{Core, Input};
 use super::fencing::Fencing;
 use super::machine::{Next, Phase};
+use super::roll::RollCall;
 use super::round::Round;
 use super::swap::{Outcome, Proposal};
 use super::{Decline, NodeOp, NodeOpOutcome, OpId, ProbeError, Record, RecordPhase};
@@ -47,8 +48,10 @@ pub(super) struct Failover {
     claimed_at: Timestamp,
     /// The claim in force and when it was confirmed.
     owned: Option<(Epoch, Timestamp)>,
-    /// When the first of our claims was confirmed: since then nobody can confirm the old record.
-    owned_since: Option<Timestamp>,
+    /// From the first of our claims on, which nobody who reads the record overlooks.
+    others: Option<RollCall>,
+    /// In strict mode: everybody who carries requests has acknowledged that.
+    acknowledged: bool,
     /// Since when it has been unknown whether the present candidate was promoted.
     doubtful_since: Option<Timestamp>,
     /// What was asked before this is out of date: the claim was confirmed then, or a fence sent.
@@ -101,7 +104,8 @@ impl Failover {
             old: record,
             claimed_at: now,
             owned: None,
-            owned_since: None,
+            others: None,
+            acknowledged: false,
             doubtful_since: None,
             current_since: now,
             obeying: None,
@@ -189,6 +193,7 @@ impl Failover {
             }
             _ => {}
         }
+        self.hear_others(core);
         if let Some((_, deadline)) = self.obeying {
             if now >= deadline {
                 self.obeying = None;
@@ -198,6 +203,18 @@ impl Failover {
             } else {
                 core.wake_at(deadline);
             }
+        }
+    }
+
+    /// In strict mode: whether everybody else has acknowledged by now; then the next look is at once.
+    fn hear_others(&mut self, core: &mut Core) {
+        let strict = core.view_lease().is_some() && core.panel().is_some();
+        if !strict || self.acknowledged || !matches!(self.stage, Stage::Choosing) {
+            return;
+        }
+        if self.others.is_some_and(|call| call.is_complete(core)) {
+            self.acknowledged = true;
+            self.next_round_at = self.next_round_at.map(|at| at.min(core.now));
         }
     }
 
@@ -233,7 +250,7 @@ impl Failover {
             return Next::Go(core.route("the record vanished"));
         };
         self.owned = Some((record.epoch, core.now));
-        self.owned_since.get_or_insert(core.now);
+        self.others.get_or_insert_with(|| RollCall::begin(core));
         self.current_since = core.now;
         core.phase("fence");
         core.emit("+odown", Some(&self.old.primary), "epoch claimed", false);
@@ -390,19 +407,20 @@ impl Failover {
         self.promote(core, candidate)
     }
 
-    /// In strict mode proxies that did not hear of the claim may forward to the old primary until then,
-    /// unless it is known to accept no write.
+    /// In strict mode proxies that have not acknowledged the claim may not have heard of it, and forward to
+    /// the old primary until then, unless it is known to accept no write.
     fn lease_end(&self, core: &Core, candidate: &Candidate) -> Option<Timestamp> {
         let lease = core.view_lease()?;
         let old = &self.old;
         let info = core.node(&old.primary).and_then(|n| n.live());
         // Nobody who obeys the old record talks to another process, or to a replica.
         let gone = info.is_some_and(|i| i.run_id != old.run_id || i.role == Role::Replica);
-        if gone || candidate.incumbent || self.fencing.has_fenced(&old.primary) {
+        if self.acknowledged || gone || candidate.incumbent || self.fencing.has_fenced(&old.primary)
+        {
             return None;
         }
         // Clocks may differ a little in speed.
-        Some(self.owned_since? + lease + lease / 10)
+        Some(self.others?.since + lease + lease / 10)
     }
 
     /// Whether no more bytes can reach the candidate: its link is down, or two readings agree and a

@@ -1,15 +1,16 @@
 //! The contract of `control::authority` where several monitors share a record, on the real
 //! coordinators.
 
+use std::cell::Cell;
 use std::sync::Arc;
 use std::time::Duration;
 
 use data_encoding::BASE64;
 use pointsman::clock;
-use pointsman::control::authority::{Authority, SharedAuthority, Swap};
+use pointsman::control::authority::{Authority, Roster, SharedAuthority, SharedRoster, Swap};
 use pointsman::control::publisher::{Announcement, KvPublisher, PublishError, Publisher};
 use pointsman::control::{StoreKind, StoreSettings, TlsSettings};
-use pointsman::failover::{Opinion, Version};
+use pointsman::failover::{Opinion, Presence, Version};
 use pointsman::lab::{Engine, EngineOptions, until};
 use pointsman::resp::Credentials;
 use pointsman::topology::{Epoch, NodeId};
@@ -49,6 +50,10 @@ impl Coordinator {
 
     fn authority(&self) -> Box<dyn Authority> {
         Box::new(SharedAuthority::new(&self.settings, self.backend.clone()).expect("opened"))
+    }
+
+    fn roster(&self) -> SharedRoster {
+        SharedRoster::new(&self.settings, &self.backend).expect("opened")
     }
 
     /// When it has elected a leader.
@@ -133,6 +138,15 @@ fn opinion(monitor: &str, beat: u64) -> Opinion {
     }
 }
 
+fn presence(pointsman: &str, life: u32, beat: u64) -> Presence {
+    Presence {
+        pointsman: pointsman.into(),
+        life,
+        obeyed: Epoch(beat),
+        beat,
+    }
+}
+
 /// 7: waits until somebody else's change was told; it may be told more often.
 async fn sees(authority: &mut Box<dyn Authority>, version: Version) {
     let seeing = async {
@@ -144,6 +158,41 @@ async fn sees(authority: &mut Box<dyn Authority>, version: Version) {
         }
     };
     timeout(SOON, seeing).await.expect("the change is told");
+}
+
+/// Of `control::authority::Roster`. 1: presences are read by everybody at once, replaced and removed, and each
+/// life is one of its own. 2: nobody who waits for a change is woken by them.
+async fn roster_contract(place: &Coordinator, waiter: &mut Box<dyn Authority>) {
+    let (mut one, mut other) = (place.roster(), place.roster());
+    assert_eq!(one.roll().await, Ok(Vec::new()));
+    one.attend(presence("a:1:ff", 0, 7)).await.expect("told");
+    let telling = async {
+        for beat in 1..=30 {
+            let told = other.attend(presence("b:2:ee", 1, beat)).await;
+            told.expect("told");
+        }
+    };
+    let (began, woken) = (clock::now(), Cell::new(0));
+    let waiting = async {
+        loop {
+            waiter.changed().await;
+            woken.set(woken.get() + 1);
+        }
+    };
+    tokio::select! {
+        () = telling => {}
+        () = waiting => {}
+    }
+    let looks = (clock::now() - began).as_secs() + 5;
+    assert!(woken.get() < looks, "{} in {looks} s", woken.get());
+    let mut roll = one.roll().await.expect("readable");
+    roll.sort_by_key(|presence| presence.beat);
+    assert_eq!(roll, [presence("a:1:ff", 0, 7), presence("b:2:ee", 1, 30)]);
+    let left = other.leave(presence("b:2:ee", 1, 30)).await;
+    left.expect("removed");
+    let left = other.leave(presence("b:2:ee", 0, 30)).await;
+    left.expect("it was not there, and is not");
+    assert_eq!(one.roll().await, Ok(vec![presence("a:1:ff", 0, 7)]));
 }
 
 async fn shared_contract(kind: StoreKind) {
@@ -181,6 +230,10 @@ async fn shared_contract(kind: StoreKind) {
         [opinion("a:1:ff", 2), opinion("b:2:ee", 7)]
     );
     assert_eq!(loaded.version, version);
+
+    roster_contract(&place, &mut one).await;
+    let loaded = other.load().await.expect("readable");
+    assert_eq!((loaded.version, loaded.opinions.len()), (version, 2));
 
     // 2: of many that race for each version one wins.
     let mut racers = Vec::new();
@@ -265,6 +318,10 @@ async fn trouble(kind: StoreKind) {
     let load = timeout(BOUND, authority.load()).await.expect("bounded");
     let said = load.expect_err("it stands still").to_string();
     assert!(said.contains("127.0.0.1"), "{said}");
+    let roll = timeout(BOUND, place.roster().roll())
+        .await
+        .expect("bounded");
+    roll.expect_err("nobody is there is not what it says");
     let swap = timeout(BOUND, authority.swap(version, record(2)))
         .await
         .expect("bounded");

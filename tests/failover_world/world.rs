@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use pointsman::failover::{
     Action, Authority, Decline, Event, Machine, NodeOp, NodeOpOutcome, Observation, OpId, Opinion,
-    Panel, Policy, ProbeError, Record, RecordPhase, SwapOutcome, Version, View,
+    Panel, Policy, Presence, ProbeError, Record, RecordPhase, SwapOutcome, Version, View,
 };
 use pointsman::resp::info::{NodeInfo, Role};
 use pointsman::topology::{
@@ -90,6 +90,17 @@ pub(super) enum Due {
         monitor: usize,
         opinion: Box<Opinion>,
     },
+    Attend {
+        monitor: usize,
+        life: u32,
+        op: OpId,
+        presence: Box<Presence>,
+    },
+    Roll {
+        monitor: usize,
+        life: u32,
+        asked: u64,
+    },
     Replicate,
     Clients,
     Sentinel(usize, SentinelDue),
@@ -132,6 +143,8 @@ pub struct Monitor {
     pub life: u32,
     pub name: String,
     pub view: Option<View>,
+    /// When its workers obey the closed gate.
+    obeys_at: u64,
     /// What its publishers were told last.
     announced: Option<(Epoch, NodeId)>,
     pub paused_until: u64,
@@ -186,6 +199,12 @@ pub struct World {
     pub version: u64,
     /// What every monitor said last, the dead ones as well.
     pub opinions: BTreeMap<Arc<str>, Opinion>,
+    /// Who carries requests.
+    pub present: BTreeMap<String, Presence>,
+    /// Those who still had requests on their way to the old primary when a switchover promoted another.
+    pub surprised: usize,
+    /// Nobody misses a change of the record.
+    pub every_watch_works: bool,
     /// Every primary that the record said serves.
     served: BTreeSet<(NodeId, Arc<str>, Arc<str>)>,
     /// Who acknowledged writes in an epoch, and who was promoted in it.
@@ -269,6 +288,9 @@ impl World {
             record: None,
             version: 0,
             opinions: BTreeMap::new(),
+            present: BTreeMap::new(),
+            surprised: 0,
+            every_watch_works: false,
             served: BTreeSet::new(),
             writers: BTreeMap::new(),
             promoted: BTreeMap::new(),
@@ -365,6 +387,7 @@ impl World {
             life,
             name,
             view: None,
+            obeys_at: 0,
             announced: None,
             paused_until: 0,
             authority_cut: false,
@@ -542,6 +565,17 @@ impl World {
                     self.tell_others(monitor);
                 }
             }
+            Due::Attend {
+                monitor,
+                life,
+                op,
+                presence,
+            } => self.attend_arrives(monitor, life, op, *presence),
+            Due::Roll {
+                monitor,
+                life,
+                asked,
+            } => self.roll_arrives(monitor, life, asked),
             Due::Replicate => {
                 let cuts = self.node_cuts.clone();
                 replicate(&mut self.nodes, self.now, self.timing, |a, b| {
@@ -700,6 +734,26 @@ impl World {
                 let monitor = index;
                 self.at(self.now + lag, Due::Opine { monitor, opinion });
             }
+            Action::Attend { op, presence } => {
+                let presence = Box::new(presence);
+                self.at(
+                    self.now + lag,
+                    Due::Attend {
+                        monitor: index,
+                        life,
+                        op,
+                        presence,
+                    },
+                );
+            }
+            Action::ReadRoll => self.at(
+                self.now + lag,
+                Due::Roll {
+                    monitor: index,
+                    life,
+                    asked: self.now,
+                },
+            ),
             Action::Node {
                 op,
                 node,
@@ -802,6 +856,7 @@ impl World {
                 MS / 5 + self.rng.below(MS)
             };
             let life = self.monitors[index].life;
+            self.monitors[index].obeys_at = self.now + delay;
             self.deliver_at(self.now + delay, index, life, Event::Obeyed { op });
         }
     }
@@ -953,6 +1008,14 @@ impl World {
             self.violate("I4: promotions of two epochs interleave".to_owned());
         }
         self.promoted_epoch = record.epoch;
+        if matches!(record.phase, RecordPhase::SwitchingOver { .. }) {
+            let other = |m: &&Monitor| m.name != self.monitors[index].name;
+            let busy = |m: &&Monitor| {
+                let open = m.view.as_ref().is_some_and(|v| v.gate == Gate::Open);
+                open || self.now < m.obeys_at
+            };
+            self.surprised += self.monitors.iter().filter(other).filter(busy).count();
+        }
         let life = self.monitors[index].life;
         self.promotions.insert((index, life, op), record.epoch);
         self.check_choice(index, node, &record);
@@ -1308,7 +1371,10 @@ impl World {
 
     fn tell_others(&mut self, writer: usize) {
         for monitor in 0..self.monitors.len() {
-            let lost = 10.max(self.noise.lost_watches);
+            let lost = match self.every_watch_works {
+                true => 0,
+                false => 10.max(self.noise.lost_watches),
+            };
             if monitor == writer || self.rng.chance(lost) || !self.authority_reachable(monitor) {
                 continue;
             }
@@ -1321,6 +1387,31 @@ impl World {
             };
             self.at(asked, load);
         }
+    }
+
+    fn attend_arrives(&mut self, monitor: usize, life: u32, op: OpId, presence: Presence) {
+        let lost = self.rng.chance(self.noise.lost_swaps);
+        let stored = self.authority_reachable(monitor) && !(lost && self.rng.chance(50));
+        if stored {
+            self.present.insert(presence.name(), presence);
+        }
+        let (outcome, delay) = match stored && !lost {
+            true => (Ok(()), self.latency),
+            false => (Err("no answer".to_owned()), 50 * MS),
+        };
+        let event = Event::Attended { op, outcome };
+        self.deliver_at(self.now + delay, monitor, life, event);
+    }
+
+    fn roll_arrives(&mut self, monitor: usize, life: u32, asked: u64) {
+        let roll = match self.authority_reachable(monitor) {
+            true => Ok(self.present.values().cloned().collect()),
+            false => Err("it is down".to_owned()),
+        };
+        let asked = stamp(asked);
+        let lag = self.latency + self.rng.below(self.noise.slow_store.max(1));
+        let event = Event::RollRead { roll, asked };
+        self.deliver_at(self.now + lag, monitor, life, event);
     }
 
     fn load_arrives(&mut self, monitor: usize, life: u32, asked: u64) {

@@ -21,12 +21,14 @@
 
 mod embedded;
 mod follow;
+mod roster;
 mod shared;
 
 use std::pin::Pin;
 
 pub use embedded::{EmbeddedAuthority, StateError};
 pub use follow::FollowAuthority;
+pub use roster::{Roster, SharedRoster};
 pub use shared::SharedAuthority;
 
 use crate::failover::{Opinion, Record, Version};

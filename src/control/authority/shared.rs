@@ -15,16 +15,19 @@ const RECORD: &str = "record";
 
 const OPINION: &str = "opinion:";
 
-/// An opinion that stays the same for so long is that of a monitor that is gone: it is removed.
-const OPINION_KEPT: Duration = Duration::from_secs(600);
+/// What stays the same for so long was left by a pointsman that is gone: it is removed.
+const KEPT: Duration = Duration::from_secs(600);
 
 /// See the head of the file.
 pub struct SharedAuthority {
     store: Box<dyn Store>,
     backend: Arc<str>,
-    /// Version of each opinion, and when it was first seen.
-    opinions: HashMap<String, (u64, Timestamp)>,
+    opinions: Leavings,
 }
+
+/// Version of each entry, and when it was first seen.
+#[derive(Default)]
+pub(super) struct Leavings(HashMap<String, (u64, Timestamp)>);
 
 impl SharedAuthority {
     /// Nothing is connected yet.
@@ -36,7 +39,7 @@ impl SharedAuthority {
         Ok(SharedAuthority {
             store,
             backend,
-            opinions: HashMap::new(),
+            opinions: Leavings::default(),
         })
     }
 
@@ -53,7 +56,11 @@ impl SharedAuthority {
                 loaded.opinions.push(opinion);
             }
         }
-        self.forget(&entries).await;
+        let opinions = entries.iter().filter(|e| e.name.starts_with(OPINION));
+        for name in self.opinions.of(opinions) {
+            // Somebody will try again.
+            let _ = self.store.delete(name).await;
+        }
         Ok(loaded)
     }
 
@@ -76,27 +83,6 @@ impl SharedAuthority {
         Ok(record)
     }
 
-    /// Removes what monitors left that are gone.
-    async fn forget(&mut self, entries: &[Entry]) {
-        let now = clock::now();
-        let mut gone = Vec::new();
-        self.opinions
-            .retain(|name, _| entries.iter().any(|entry| entry.name == *name));
-        for entry in entries.iter().filter(|e| e.name.starts_with(OPINION)) {
-            let seen = self.opinions.entry(entry.name.clone());
-            let seen = seen.or_insert((entry.version, now));
-            if seen.0 != entry.version {
-                *seen = (entry.version, now);
-            } else if now - seen.1 > OPINION_KEPT {
-                gone.push(&entry.name);
-            }
-        }
-        for name in gone {
-            // Somebody will try again.
-            let _ = self.store.delete(name).await;
-        }
-    }
-
     async fn write(&mut self, expected: Version, record: &Record) -> Swap {
         let value = match serde_json::to_vec(record) {
             Ok(value) => value,
@@ -113,6 +99,25 @@ impl SharedAuthority {
                 Err(error) => Swap::Unavailable(error.0),
             },
         }
+    }
+}
+
+impl Leavings {
+    /// Those of `entries` that stayed the same for too long.
+    pub(super) fn of<'e>(&mut self, entries: impl Iterator<Item = &'e Entry>) -> Vec<&'e str> {
+        let now = clock::now();
+        let mut before = std::mem::take(&mut self.0);
+        let mut left = Vec::new();
+        for entry in entries {
+            let seen = before.remove(&entry.name);
+            let seen = seen.filter(|(version, _)| *version == entry.version);
+            let (_, since) = seen.unwrap_or((entry.version, now));
+            if now - since > KEPT {
+                left.push(&*entry.name);
+            }
+            self.0.insert(entry.name.clone(), (entry.version, since));
+        }
+        left
     }
 }
 
@@ -138,6 +143,6 @@ impl Authority for SharedAuthority {
     }
 }
 
-fn unavailable(error: StoreError) -> AuthorityError {
+pub(super) fn unavailable(error: StoreError) -> AuthorityError {
     AuthorityError(error.0)
 }
