@@ -88,8 +88,10 @@ impl Change {
 
     /// What `key` becomes.
     pub(super) fn of(self, key: &LaneKey) -> LaneKey {
+        let user = self.login.map(Rc::new).or_else(|| key.user.clone());
         LaneKey {
-            user: self.login.map(Rc::new).or_else(|| key.user.clone()),
+            era: user.as_ref().map_or(key.era, |_| 0),
+            user,
             db: self.db.unwrap_or(key.db),
             resp3: self.resp3.unwrap_or(key.resp3),
         }
@@ -221,7 +223,7 @@ impl Worker {
         self.leave_shards(index);
         let session = &mut self.sessions[index];
         let (backend, left, serial) = (session.backend, session.lane, session.serial);
-        let key = LaneKey::initial();
+        let key = LaneKey::initial(self.backends[backend].door.era);
         let mute = std::mem::replace(&mut session.reply_mode, ReplyMode::On) == ReplyMode::SkipNext;
         session.client.update(|s| {
             // Redis keeps who the library is.

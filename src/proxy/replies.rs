@@ -185,11 +185,7 @@ impl Worker {
     #[inline]
     fn give(&mut self, run: &Run, frames: &[u8], owner: Option<&Bytes>) {
         let Some(of) = run.session else { return };
-        let Some(session) = self
-            .sessions
-            .get_mut(of.index)
-            .filter(|s| s.serial == of.serial)
-        else {
+        let Some(session) = of.find(&mut self.sessions) else {
             return;
         };
         self.backends[session.backend].turn.replied += u64::from(run.count);
@@ -508,11 +504,7 @@ impl Worker {
         owned: Option<&Bytes>,
         mute: bool,
     ) {
-        let Some(session) = self
-            .sessions
-            .get_mut(of.index)
-            .filter(|s| s.serial == of.serial)
-        else {
+        let Some(session) = of.find(&mut self.sessions) else {
             return;
         };
         session.inflight -= 1;
@@ -532,11 +524,7 @@ impl Worker {
 
     /// Bytes for a client that answer no request of the log.
     pub(super) fn deliver(&mut self, of: SessionRef, frame: &[u8]) {
-        let Some(session) = self
-            .sessions
-            .get_mut(of.index)
-            .filter(|s| s.serial == of.serial)
-        else {
+        let Some(session) = of.find(&mut self.sessions) else {
             return;
         };
         session.out.push(frame, &mut self.spares);

@@ -25,6 +25,9 @@ impl Worker {
         let (Some(of), Kind::Hook(hook)) = (entry.session, entry.kind) else {
             return;
         };
+        if let Hook::Door = *hook {
+            return self.door_answered(of, frame);
+        }
         self.backends[backend].turn.replied += 1;
         let state = &self.lanes[lane];
         // Another one may stand behind it.
@@ -187,7 +190,7 @@ impl Worker {
     }
 
     /// The session is somebody else, or elsewhere, from now on.
-    fn move_to(&mut self, index: usize, key: LaneKey, lane: usize) {
+    pub(super) fn move_to(&mut self, index: usize, key: LaneKey, lane: usize) {
         self.leave_shards(index);
         let session = &mut self.sessions[index];
         let left = std::mem::replace(&mut session.lane, lane);
