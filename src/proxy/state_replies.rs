@@ -215,9 +215,16 @@ impl Worker {
         self.leave_lane(left);
     }
 
+    /// CLIENT REPLY OFF is about replies; an acknowledgement is a message. Before 6.2 it is about messages, too.
+    pub(super) fn speaks_when_silent(&self, lane: usize) -> bool {
+        let version = self.backends[self.lanes[lane].backend].version;
+        version.is_none_or(|version| version >= (6, 2))
+    }
+
     /// (P|S)(UN)SUBSCRIBE: one acknowledgement a channel.
     pub(super) fn on_acknowledgement(&mut self, lane: usize, frame: &[u8]) {
         let failed = frame[0] == b'-';
+        let speaks = self.speaks_when_silent(lane);
         let Some(head) = self.lanes[lane].queue.front_mut() else {
             return;
         };
@@ -253,8 +260,7 @@ impl Worker {
                 .client
                 .update(|s| [s.channels, s.patterns, s.shard_channels] = counts);
         }
-        // CLIENT REPLY OFF is about replies; an acknowledgement is a message.
-        if !(eaten || failed && mute) {
+        if !(eaten || mute && (failed || !speaks)) {
             self.deliver(of, frame);
         }
         if done {

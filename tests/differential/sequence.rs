@@ -84,6 +84,9 @@ struct Forbidden {
     torn: bool,
     /// It may wait for long: a short wait behind that would end nobody knows when.
     waiting: bool,
+    /// It said CLIENT NO-TOUCH: that nobody waits. Redis 8.0 and Valkey 8.1 end when who said so serves somebody
+    /// (redis#14415, valkey#2347).
+    untouching: bool,
 }
 
 /// Takes out what would differ on purpose; `swallows`: [`Control::swallows`].
@@ -97,6 +100,7 @@ pub fn permit(steps: &mut [Step], swallows: bool) {
     for step in steps {
         let connection = step.connection;
         let alone = first.is_none_or(|first| first == connection);
+        let untouching = forbidden.iter().any(|other| other.untouching);
         let forbidden = &mut forbidden[connection];
         match &mut step.act {
             Act::Send { requests, cuts, .. } if !forbidden.torn => {
@@ -118,12 +122,15 @@ pub fn permit(steps: &mut [Step], swallows: bool) {
                 if forbidden.waiting && !alone {
                     requests.clear();
                 }
+                let first_waits = first.is_some() || requests.iter().any(waits_long);
                 let mut first = true;
                 requests.retain(|request| {
                     let alone =
                         std::mem::take(&mut first) && !forbidden.transaction && !forbidden.waiting;
                     let swallowed = swallows && !alone && authenticates(request);
-                    !swallowed && forbidden.permits(request)
+                    let waits = (untouching || forbidden.untouching) && waits_long(request);
+                    let untouches = first_waits && leaves_untouched(request);
+                    !swallowed && !waits && !untouches && forbidden.permits(request)
                 });
                 for (at, request) in requests.iter_mut().enumerate() {
                     forbidden.shorten(request, at == 0);
@@ -174,7 +181,9 @@ impl Forbidden {
         match word(0).as_slice() {
             b"MULTI" if request.len() == 1 => self.transaction = true,
             b"EXEC" | b"DISCARD" if request.len() == 1 => self.transaction = false,
-            b"RESET" if request.len() == 1 => (self.transaction, self.mute) = (false, false),
+            b"RESET" if request.len() == 1 => {
+                (self.transaction, self.mute, self.untouching) = (false, false, false);
+            }
             b"QUIT" => return !self.mute,
             b"CLIENT" if word(1) == b"REPLY" => {
                 if self.transaction {
@@ -182,6 +191,7 @@ impl Forbidden {
                 }
                 self.mute = word(2) != b"ON";
             }
+            b"CLIENT" if word(1) == b"NO-TOUCH" => self.untouching |= leaves_untouched(request),
             b"CLIENT" if word(1) == b"KILL" => return self.may_kill(),
             b"CLIENT" if word(1) == b"UNBLOCK" => return !self.transaction,
             b"ACL" if word(1) == b"DELUSER" => return self.may_kill(),
@@ -204,6 +214,14 @@ fn interferes(request: &Request) -> bool {
     victims
         .iter()
         .any(|(first, second)| is(name, first) && is(word, second))
+}
+
+/// CLIENT NO-TOUCH ON.
+fn leaves_untouched(request: &Request) -> bool {
+    let [client, word, on, ..] = request.as_slice() else {
+        return false;
+    };
+    is(client, "CLIENT") && is(word, "NO-TOUCH") && is(on, "ON")
 }
 
 /// Whether it may fail to log in.
