@@ -113,7 +113,7 @@ impl Worker {
             }
             // Older servers do not know it and say so.
             Special::Reset if request.argc == 1 && self.knows_reset(index) => {
-                return self.reset(index).map(|()| Step::Next);
+                return self.ask_to_reset(index, frame).map(|()| Step::Next);
             }
             _ => {}
         }

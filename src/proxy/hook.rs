@@ -17,6 +17,8 @@ pub(super) enum Hook {
     Transition(Transition),
     /// Whether the node lets somebody in who connects now (`door.rs`).
     Door,
+    /// RESET on a pinned lane.
+    Reset,
     /// HELLO without arguments: the reply carries our client id instead of the node's.
     HelloId,
     /// A CLIENT subcommand that we answer, when the node has answered in its place.

@@ -503,7 +503,7 @@ impl Worker {
         let Some(session) = self.session(of) else {
             return;
         };
-        if let Hook::Client(_) | Hook::Door = hook {
+        if let Hook::Client(_) | Hook::Door | Hook::Reset = hook {
             (session.moving, session.knocking) = (false, false);
         }
         let Some(pin) = &mut session.pin else { return };

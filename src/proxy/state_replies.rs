@@ -25,8 +25,10 @@ impl Worker {
         let (Some(of), Kind::Hook(hook)) = (entry.session, entry.kind) else {
             return;
         };
-        if let Hook::Door = *hook {
-            return self.door_answered(of, frame);
+        match *hook {
+            Hook::Door => return self.door_answered(of, frame),
+            Hook::Reset => return self.reset_answered(of, entry.mute),
+            _ => {}
         }
         self.backends[backend].turn.replied += 1;
         let state = &self.lanes[lane];
@@ -88,7 +90,9 @@ impl Worker {
                     if let Some(session) = self.session(of)
                         && let Some(pin) = &session.pin
                     {
-                        let queued = pin.tx.as_ref().map(|tx| tx.queued);
+                        // A MULTI that is on its way has not begun.
+                        let begun = pin.tx.as_ref().filter(|_| !session.moving);
+                        let queued = begun.map(|tx| tx.queued);
                         pin.show(&session.client);
                         session.client.update(|s| s.queued = queued);
                     }

@@ -49,14 +49,14 @@ fn nobody_can_tell_pointsman_from_the_server() {
             scope.spawn(|| {
                 let mut comparison = Comparison::start();
                 let table = table::read(comparison.control());
-                let swallows = comparison.control().swallows();
+                let traits = comparison.control().traits();
                 loop {
                     let seed = next.fetch_add(1, Ordering::Relaxed);
                     let enough = differences.lock().expect("no panic").len() >= ENOUGH;
                     if seed >= seeds.end || enough {
                         return;
                     }
-                    let sequence = sequence::sequence(seed, steps, &table, swallows);
+                    let sequence = sequence::sequence(seed, steps, &table, traits);
                     let running = Running(seed, &sequence);
                     let result = comparison.run(&sequence);
                     drop(running);

@@ -7,6 +7,7 @@ use crate::arguments::{
     self, CHANNELS, KEYS, PASSWORDS, RULES, Request, SCRIPTS, SHORT, SHORT_MILLIS, USERS,
 };
 use crate::random::Random;
+use crate::side::Traits;
 use crate::table::Command;
 
 /// Connections of a sequence.
@@ -48,7 +49,7 @@ pub enum Cuts {
 }
 
 /// The steps of this seed.
-pub fn sequence(seed: u64, length: usize, table: &[Command], swallows: bool) -> Vec<Step> {
+pub fn sequence(seed: u64, length: usize, table: &[Command], traits: Traits) -> Vec<Step> {
     let mut random = Random::new(seed);
     let mut plans: [VecDeque<Step>; CONNECTIONS] = Default::default();
     plans[0].extend(prelude());
@@ -67,7 +68,7 @@ pub fn sequence(seed: u64, length: usize, table: &[Command], swallows: bool) -> 
         }
         steps.extend(plans[connection].pop_front());
     }
-    permit(&mut steps, swallows);
+    permit(&mut steps, traits);
     steps
 }
 
@@ -89,10 +90,8 @@ struct Forbidden {
     untouching: bool,
 }
 
-/// Takes out what would differ on purpose; `swallows`: [`Control::swallows`].
-///
-/// [`Control::swallows`]: crate::side::Control::swallows
-pub fn permit(steps: &mut [Step], swallows: bool) {
+/// Takes out what would differ on purpose.
+pub fn permit(steps: &mut [Step], traits: Traits) {
     let mut forbidden = [Forbidden::default(); CONNECTIONS];
     // The only connection that may send something behind what it waits for: who is served together
     // goes on in an order that nobody has promised.
@@ -127,10 +126,10 @@ pub fn permit(steps: &mut [Step], swallows: bool) {
                 requests.retain(|request| {
                     let alone =
                         std::mem::take(&mut first) && !forbidden.transaction && !forbidden.waiting;
-                    let swallowed = swallows && !alone && authenticates(request);
+                    let swallowed = traits.swallows && !alone && authenticates(request);
                     let waits = (untouching || forbidden.untouching) && waits_long(request);
                     let untouches = first_waits && leaves_untouched(request);
-                    !swallowed && !waits && !untouches && forbidden.permits(request)
+                    !swallowed && !waits && !untouches && forbidden.permits(request, traits)
                 });
                 for (at, request) in requests.iter_mut().enumerate() {
                     forbidden.shorten(request, at == 0);
@@ -173,7 +172,7 @@ impl Forbidden {
         self.waiting |= waits_long(request);
     }
 
-    fn permits(&mut self, request: &Request) -> bool {
+    fn permits(&mut self, request: &Request, traits: Traits) -> bool {
         let word = |at: usize| {
             let word = request.get(at).map(|word| word.to_ascii_uppercase());
             word.unwrap_or_default()
@@ -181,7 +180,7 @@ impl Forbidden {
         match word(0).as_slice() {
             b"MULTI" if request.len() == 1 => self.transaction = true,
             b"EXEC" | b"DISCARD" if request.len() == 1 => self.transaction = false,
-            b"RESET" if request.len() == 1 => {
+            b"RESET" if request.len() == 1 && traits.resets => {
                 (self.transaction, self.mute, self.untouching) = (false, false, false);
             }
             b"QUIT" => return !self.mute,
