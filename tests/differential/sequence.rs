@@ -138,7 +138,9 @@ pub fn permit(steps: &mut [Step], traits: Traits) {
                     requests.push(words("PING"));
                 }
             }
-            Act::Raw(bytes) if !forbidden.torn && !forbidden.mute => {
+            Act::Raw(bytes)
+                if !(forbidden.torn || forbidden.mute || forbidden.waiting && traits.overlooks) =>
+            {
                 forbidden.torn = !bytes.ends_with(b"\n");
             }
             Act::HalfClose => *forbidden = Forbidden::default(),

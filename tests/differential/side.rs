@@ -271,6 +271,8 @@ pub struct Traits {
     pub swallows: bool,
     /// It knows RESET.
     pub resets: bool,
+    /// Redis 8 looks at a broken request behind one that waited only when more bytes come.
+    pub overlooks: bool,
 }
 
 /// A connection to the server itself.
@@ -324,6 +326,7 @@ impl Control {
         let version = (next(), next());
         Traits {
             swallows: version >= (Some(7), Some(2)),
+            overlooks: version >= (Some(8), Some(0)),
             resets: version >= (Some(6), Some(2)),
         }
     }
