@@ -5,19 +5,16 @@
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
-use std::sync::Arc;
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
-use pointsman::lab::{Cluster, ClusterOptions};
-use pointsman::proxy::{self, BackendPlan, BackendSettings, ListenerPlan, Proxy, Settings, Socket};
-use pointsman::topology::{Epoch, Gate, NodeId, Primary, Topology, channel, evidence_channel};
+use pointsman::lab::{Cluster, ClusterOptions, DataPlane};
+use pointsman::proxy::BackendSettings;
+use pointsman::topology::Gate;
 
-/// A data plane in front of one server, and the port it listens on.
+/// A data plane in front of one server.
 struct Scene {
     cluster: Cluster,
-    port: u16,
-    /// Runs as long as this lives.
-    _proxy: Proxy,
+    plane: DataPlane,
 }
 
 impl Scene {
@@ -27,47 +24,10 @@ impl Scene {
             ..ClusterOptions::default()
         };
         let cluster = Cluster::start(options).await.expect("redis-server starts");
-        let node = cluster.node(0);
-        let run_id = node.info_field("run_id").await.expect("INFO answers");
-        let (writer, reader) = channel(Topology::unknown("bench"), 1);
-        let (evidence, _) = evidence_channel(16);
-        let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
-        listener.set_nonblocking(true).expect("non-blocking");
-        let port = listener.local_addr().expect("an address").port();
-        let proxy = proxy::start(proxy::Plan {
-            settings: Settings {
-                workers: 1,
-                ..Settings::default()
-            },
-            backends: vec![BackendPlan {
-                name: Arc::from("bench"),
-                topology: reader,
-                cluster: None,
-                evidence,
-                credentials: None,
-                settings: BackendSettings::default(),
-            }],
-            listeners: vec![ListenerPlan {
-                backend: 0,
-                socket: Socket::Tcp(listener),
-            }],
-        })
-        .expect("the data plane starts");
-        writer.publish(Topology {
-            epoch: Epoch(1),
-            gate: Gate::Open,
-            primary: Some(Primary {
-                node: NodeId::new(node.id().as_str()),
-                run_id: run_id.into(),
-                repl_id: Arc::from(""),
-            }),
-            ..Topology::unknown("bench")
-        });
-        Scene {
-            cluster,
-            port,
-            _proxy: proxy,
-        }
+        let plane = DataPlane::start(BackendSettings::default()).expect("the data plane starts");
+        let published = plane.publish(1, cluster.node(0), Gate::Open).await;
+        published.expect("INFO answers");
+        Scene { cluster, plane }
     }
 }
 
@@ -99,11 +59,9 @@ fn measure(c: &mut Criterion) {
     for (name, request, reply, requests) in cases {
         let mut group = c.benchmark_group(name);
         group.throughput(Throughput::Elements(requests));
-        for (way, port) in [
-            ("direct", scene.cluster.node(0).port()),
-            ("pointsman", scene.port),
-        ] {
-            let mut stream = TcpStream::connect(("127.0.0.1", port)).expect("connected");
+        let direct = scene.cluster.node(0).id().to_string();
+        for (way, address) in [("direct", &direct), ("pointsman", &scene.plane.address)] {
+            let mut stream = TcpStream::connect(address).expect("connected");
             stream.set_nodelay(true).expect("no delay");
             let mut buffer = vec![0; reply];
             group.bench_function(way, |b| {

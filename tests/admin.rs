@@ -70,6 +70,7 @@ impl Operator for Script {
             last_seen: None,
             not_promotable: None,
             repointing: None,
+            lacks: None,
         };
         let status = Status {
             backend: "main".into(),

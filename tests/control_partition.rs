@@ -134,7 +134,7 @@ async fn a_vanished_host_is_unacknowledged_within_its_time() {
         let next = tokio::time::timeout(LIMIT, sightings.recv()).await;
         match next.expect("in time").expect("the probe runs").1 {
             Sighting::Observed(observation) => break observation,
-            Sighting::Mark(_) => {}
+            Sighting::Mark(_) | Sighting::Notifies(_) => {}
         }
     };
     while !matches!(observation().await, Observation::Info(_)) {}

@@ -59,7 +59,7 @@ impl Round {
 
     /// The fastest of the other proxies.
     fn peer(&self) -> Option<f64> {
-        [Kind::Haproxy, Kind::HaproxySplice, Kind::Twemproxy]
+        Kind::PEERS
             .into_iter()
             .filter_map(|peer| self.rate(peer))
             .reduce(f64::min)
@@ -122,6 +122,13 @@ pub const ALL: &[Goal] = &[
     goal("p64-", "requests/s : best peer", AtLeast(1.0), Round::peer),
     goal("p64-", "proxy CPU : floor", AtMost(1.3), |r| {
         r.cpu(Kind::Floor)
+    }),
+    goal("mixed", "requests/s : direct", AtLeast(1.0), |r| {
+        r.rate(Kind::Direct)
+    }),
+    goal("mixed", "requests/s : best peer", AtLeast(1.0), Round::peer),
+    goal("mixed", "proxy CPU : HAProxy", AtMost(0.6), |r| {
+        r.cpu(Kind::Haproxy)
     }),
     goal("many-", "requests/s : direct", AtLeast(1.5), |r| {
         r.rate(Kind::Direct)

@@ -4,9 +4,11 @@
 //!
 //! `cargo bench --bench traffic -- --help`
 
+mod connection;
 mod floor;
 mod goals;
 mod load;
+mod mixed;
 mod process;
 mod rate;
 mod scenario;
@@ -108,7 +110,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         let rounds = bench.run(scenario, &options)?;
         table::print_scenario(scenario, &rounds);
         judgement.add(scenario, &rounds);
-        if scenario.idle > 0 {
+        if scenario.idle() > 0 {
             bench.judge_idle(scenario, &rounds, &mut judgement);
         }
     }
@@ -135,7 +137,7 @@ impl Bench {
             for turn in 0..self.systems.len() {
                 // Nobody always comes first, or always after the same one.
                 let at = (turn + number) % self.systems.len();
-                if !self.systems[at].kind.can_hold(scenario.idle) {
+                if !self.systems[at].kind.can_hold(scenario.idle()) {
                     continue;
                 }
                 let measured = self.measure(scenario, requests, at, number)?;
@@ -153,14 +155,19 @@ impl Bench {
         at: usize,
         round: usize,
     ) -> Result<Measured, Box<dyn Error>> {
-        let idle = match scenario.idle {
+        let idle = match scenario.idle() {
             0 => Vec::new(),
-            // pointsman takes half as many clients as it may open files: each might need a connection of its own.
-            count => self.open_idle(at, count.min(process::file_limit() / 2 - 300))?,
+            count => self.open_idle(at, count)?,
         };
         let system_kind = self.systems[at].kind;
         let before = (self.redis.cpu_seconds()?, self.systems[at].cpu_seconds()?);
         let latency = match scenario.rate {
+            None if scenario.command == scenario::MIXED => mixed::run(
+                self.systems[at].port,
+                scenario.clients,
+                requests,
+                scenario.size,
+            )?,
             None => load::run(scenario, requests, self.systems[at].port)?,
             Some(share) => {
                 let direct = self.closed_loop.get(&(Kind::Direct, round));

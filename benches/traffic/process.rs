@@ -140,12 +140,21 @@ pub fn file_limit() -> usize {
         .unwrap_or(1 << 20)
 }
 
-/// As many files as this user may open, for us and for what we start.
+/// As many files as this user may open, for us and for what we start; enough for every scenario where that
+/// user may say so.
 pub fn raise_file_limit() {
     let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
-    let limit = Rlimit {
-        current: maximum,
-        maximum,
+    let set = |most| {
+        let limit = Rlimit {
+            current: most,
+            maximum: most,
+        };
+        setrlimit(Resource::Nofile, limit)
     };
-    let _ = setrlimit(Resource::Nofile, limit);
+    if maximum.is_none_or(|most| most >= ENOUGH_FILES) || set(Some(ENOUGH_FILES)).is_err() {
+        let _ = set(maximum);
+    }
 }
+
+/// Pointsman takes half as many clients as it may open files, and 10,000 do nothing in one scenario.
+const ENOUGH_FILES: u64 = 30_000;

@@ -1,6 +1,6 @@
 //! What is measured: kinds of traffic, and where the processes run.
 
-use super::process::Cpus;
+use super::process::{Cpus, file_limit};
 
 /// One kind of traffic.
 #[derive(Clone, Debug, PartialEq)]
@@ -15,11 +15,19 @@ pub struct Scenario {
     /// Requests of one measurement, for `--scale 1`.
     pub requests: u64,
     pub place: Place,
-    /// Connections that do nothing meanwhile.
-    pub idle: usize,
+    /// Connections that do nothing meanwhile: see [`Scenario::idle`].
+    idle: usize,
     /// Requests are sent at a fixed rate, this share of what direct Redis did in the scenario "p1-get",
     /// instead of as fast as replies come.
     pub rate: Option<f64>,
+}
+
+impl Scenario {
+    /// Connections that do nothing meanwhile, as many as can be had. Pointsman takes half as many clients as it
+    /// may open files: each might need a connection of its own.
+    pub fn idle(&self) -> usize {
+        self.idle.min(file_limit() / 2 - 300)
+    }
 }
 
 /// Where the processes run.
@@ -68,14 +76,18 @@ const fn sized(name: &'static str, command: &'static str, size: u32, requests: u
     }
 }
 
+/// The scenario of many commands: `mixed.rs`.
+pub const MIXED: &str = "mixed";
+
 /// Everything that is judged. SET comes before GET of the same size, which then finds what it asks for.
-pub const ALL: [Scenario; 17] = [
+pub const ALL: [Scenario; 18] = [
     plain("p1-set", "set", 50, 1),
     plain("p1-get", "get", 50, 1),
     plain("p16-set", "set", 50, 16),
     plain("p16-get", "get", 50, 16),
     plain("p64-set", "set", 50, 64),
     plain("p64-get", "get", 50, 64),
+    plain(MIXED, MIXED, 50, 1),
     plain("many-get", "get", 500, 1),
     Scenario {
         requests: 10_000,

@@ -12,7 +12,7 @@ use std::time::Duration;
 use clap::ValueEnum;
 use pointsman::lab::{Port, Scratch, until};
 
-use super::process::{Cpus, Process, is_installed};
+use super::process::{Cpus, Process, file_limit, is_installed};
 
 /// A way from the client to Redis.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
@@ -25,6 +25,8 @@ pub enum Kind {
     Haproxy,
     /// HAProxy in tcp mode, one thread, with splice.
     HaproxySplice,
+    /// nginx with its stream module, one process.
+    Nginx,
     /// twemproxy (nutcracker).
     Twemproxy,
     /// The least that a multiplexer can cost: `floor.rs`.
@@ -32,22 +34,40 @@ pub enum Kind {
 }
 
 impl Kind {
-    pub const ALL: [Kind; 6] = [
+    pub const ALL: [Kind; 7] = [
         Kind::Direct,
         Kind::Pointsman,
         Kind::Haproxy,
         Kind::HaproxySplice,
+        Kind::Nginx,
         Kind::Twemproxy,
         Kind::Floor,
     ];
-}
 
-impl Kind {
-    /// Whether it can hold so many connections: HAProxy needs two descriptors for each, and more with splice.
+    /// Other proxies.
+    pub const PEERS: [Kind; 4] = [
+        Kind::Haproxy,
+        Kind::HaproxySplice,
+        Kind::Nginx,
+        Kind::Twemproxy,
+    ];
+
+    /// Whether it can hold so many connections besides its clients': some need two descriptors for each, and
+    /// six with splice.
     pub fn can_hold(self, connections: usize) -> bool {
-        !matches!(self, Kind::Haproxy | Kind::HaproxySplice) || connections < 3_000
+        let each = match self {
+            Kind::Haproxy | Kind::Nginx => 2,
+            Kind::HaproxySplice => 6,
+            _ => 1,
+        };
+        (connections + OTHERS) * each < file_limit()
     }
 }
+
+/// Connections of a proxy that are not idle ones, and room.
+const OTHERS: usize = 600;
+/// Connections of one proxy at most.
+const MOST: usize = 12_000;
 
 impl fmt::Display for Kind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -56,6 +76,7 @@ impl fmt::Display for Kind {
             Kind::Pointsman => "pointsman",
             Kind::Haproxy => "haproxy",
             Kind::HaproxySplice => "splice",
+            Kind::Nginx => "nginx",
             Kind::Twemproxy => "twemproxy",
             Kind::Floor => "floor",
         })
@@ -146,6 +167,7 @@ impl System {
             Kind::HaproxySplice => {
                 haproxy(directory, port.number(), target, "  option splice-auto\n")?
             }
+            Kind::Nginx => nginx(directory, port.number(), target)?,
             Kind::Floor => floor(port.number(), target)?,
             Kind::Direct | Kind::Twemproxy => twemproxy(directory, port.number(), target)?,
         };
@@ -207,8 +229,9 @@ fn pointsman(directory: &Path, port: u16, target: u16) -> Result<Command, StartE
 
 fn haproxy(directory: &Path, port: u16, target: u16, options: &str) -> Result<Command, StartError> {
     installed("haproxy")?;
-    // With splice each connection needs a pipe each way, and descriptors are limited.
-    let connections = if options.is_empty() { 8_000 } else { 3_000 };
+    // With splice each connection needs a pipe each way.
+    let each = if options.is_empty() { 2 } else { 6 };
+    let connections = (file_limit() / each - 100).min(MOST);
     let config = write(
         directory.join(format!("haproxy-{port}.cfg")),
         &format!(
@@ -219,6 +242,29 @@ fn haproxy(directory: &Path, port: u16, target: u16, options: &str) -> Result<Co
     )?;
     let mut program = Command::new("haproxy");
     program.arg("-db").arg("-f").arg(config);
+    Ok(program)
+}
+
+fn nginx(directory: &Path, port: u16, target: u16) -> Result<Command, StartError> {
+    installed("nginx")?;
+    // Debian has it as a module of its own.
+    let module = "/usr/lib/nginx/modules/ngx_stream_module.so";
+    let load = match Path::new(module).is_file() {
+        true => format!("load_module {module};\n"),
+        false => String::new(),
+    };
+    let connections = file_limit().min(2 * MOST);
+    let config = write(
+        directory.join("nginx.conf"),
+        &format!(
+            "{load}daemon off;\nmaster_process off;\npid nginx.pid;\nerror_log stderr;\n\
+             events {{ worker_connections {connections}; }}\n\
+             stream {{\n  server {{\n    listen 127.0.0.1:{port};\n    proxy_pass 127.0.0.1:{target};\n    \
+             proxy_timeout 1h;\n    tcp_nodelay on;\n  }}\n}}\n"
+        ),
+    )?;
+    let mut program = Command::new("nginx");
+    program.arg("-p").arg(directory).arg("-c").arg(config);
     Ok(program)
 }
 

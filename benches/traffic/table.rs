@@ -15,7 +15,7 @@ pub fn print_scenario(scenario: &Scenario, rounds: &[Round]) {
         scenario.pipeline,
         scenario.size,
         scenario.place,
-        scenario.idle
+        scenario.idle()
     );
     println!(
         "  {:<10} {:>9} {:>6} {:>8} {:>8} {:>8} {:>8}  {:>9} {:>9}",

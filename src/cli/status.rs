@@ -236,6 +236,7 @@ fn note(node: &NodeStatus) -> String {
     if let Some(reason) = &node.not_promotable {
         notes.push(format!("not promotable: {reason}"));
     }
+    notes.extend(node.lacks.clone());
     notes.join("; ")
 }
 
@@ -261,6 +262,7 @@ mod tests {
             last_seen: lag.map(|_| Duration::from_millis(20)),
             not_promotable: None,
             repointing: None,
+            lacks: None,
         }
     }
 

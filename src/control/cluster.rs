@@ -277,6 +277,7 @@ impl State {
             last_seen: seen.map(|seen| now.since(seen)),
             not_promotable: None,
             repointing: None,
+            lacks: None,
         });
         Status {
             backend: self.follower.backend.clone(),

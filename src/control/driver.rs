@@ -440,6 +440,7 @@ impl Driver {
         let observation = match sighting {
             Sighting::Observed(observation) => observation,
             Sighting::Mark(who) => return self.marked(node, who),
+            Sighting::Notifies(flags) => return self.feed(Event::Notifies { node, flags }),
         };
         let topology = self.topology.current();
         let primary = topology.primary.as_ref().map(|primary| &primary.node);

@@ -11,6 +11,7 @@ use tokio::sync::mpsc;
 use tokio::time::{Interval, MissedTickBehavior, interval, sleep};
 
 use super::codec::Command;
+use super::line::{config_get, config_value};
 use super::node::{Access, Connection, info_commands, needs_no_password, reply_failure};
 use crate::clock;
 use crate::failover::{Observation, Policy, ProbeError};
@@ -41,6 +42,12 @@ const MARKED_PAUSE: Duration = Duration::from_secs(1);
 /// CLIENT LIST costs the node about a microsecond for each client: the pause grows with them.
 const MARKS_PAUSE_PER_CLIENT: Duration = Duration::from_millis(10);
 
+/// A setting that is each node's own, and whose loss in a failover nobody would notice.
+const NOTIFIES: &str = "notify-keyspace-events";
+
+/// Pause between two looks at a setting that a failover might lose.
+const SETTINGS_PAUSE: Duration = Duration::from_secs(2);
+
 /// A mark whose connection was idle longer than this many seconds is a dead monitor's.
 const MARK_IDLE_LIMIT: u64 = 10;
 
@@ -51,6 +58,8 @@ pub enum Sighting {
     Observed(Observation),
     /// A foreign mark on the node's connections; `None` when there is none.
     Mark(Option<Arc<str>>),
+    /// The node's `notify-keyspace-events`.
+    Notifies(Arc<str>),
 }
 
 /// Asks a probe to look now.
@@ -90,6 +99,8 @@ enum Awaited {
         last: bool,
     },
     Marks,
+    /// CONFIG GET notify-keyspace-events.
+    Notifies,
 }
 
 /// A connection and what is on its way on it.
@@ -101,6 +112,8 @@ struct Watch {
     /// Whether it ever answered INFO.
     answered: bool,
     marks_due: Timestamp,
+    /// `None`: the node does not tell us.
+    settings_due: Option<Timestamp>,
 }
 
 impl Probe {
@@ -251,6 +264,7 @@ impl Watch {
             version: None,
             answered: false,
             marks_due: clock::now(),
+            settings_due: Some(clock::now()),
         }
     }
 
@@ -290,6 +304,11 @@ impl Watch {
             self.marks_due = now + MARKS_PAUSE;
             self.awaited.push_back(Awaited::Marks);
             commands.push(Command::new(["CLIENT", "LIST"]));
+        }
+        if self.answered && self.settings_due.is_some_and(|due| now >= due) {
+            self.settings_due = Some(now + SETTINGS_PAUSE);
+            self.awaited.push_back(Awaited::Notifies);
+            commands.push(config_get(NOTIFIES));
         }
         self.connection.send(commands).await
     }
@@ -341,6 +360,11 @@ impl Watch {
                 self.marks_due = clock::now() + pause;
                 Ok(Some(Sighting::Mark(who)))
             }
+            Some(Awaited::Notifies) => {
+                let flags = config_value(&reply).unwrap_or_default();
+                let flags = String::from_utf8_lossy(&flags);
+                Ok(Some(Sighting::Notifies(flags.into())))
+            }
         }
     }
 
@@ -362,6 +386,13 @@ impl Watch {
             None => Err(failed),
             Some(Awaited::Auth) if needs_no_password(text) => Ok(None),
             Some(Awaited::Nothing | Awaited::Marks) => Ok(None),
+            // Each refusal would stand in its ACL LOG.
+            Some(Awaited::Notifies) => {
+                if matches!(failed, ProbeError::Auth(_)) || text.starts_with("ERR") {
+                    self.settings_due = None;
+                }
+                Ok(None)
+            }
             Some(Awaited::Auth) => Err(failed),
             Some(Awaited::Info { last, .. }) => {
                 self.text.clear();

@@ -250,6 +250,13 @@ impl Core {
                 self.learned(&node);
                 Input::Observed(node)
             }
+            Event::Notifies { node, flags } => {
+                if let Some(known) = self.node_mut(&node) {
+                    known.notifies = Some(flags);
+                    self.compare_settings();
+                }
+                Input::Nothing
+            }
             Event::Evidence { node, kind } => match self.node_mut(&node) {
                 Some(known) => {
                     let close = known.evidence(kind, now);
@@ -327,6 +334,21 @@ impl Core {
                 None => Node::new(id, now),
             })
             .collect();
+    }
+
+    /// Tells once of each node that lacks a setting of the primary which a failover would lose.
+    fn compare_settings(&mut self) {
+        let primary = self.published.primary.as_ref().map(|p| p.node.clone());
+        let flags = primary.and_then(|p| self.node(&p)?.notifies.clone());
+        let mut told = Vec::new();
+        for node in &mut self.nodes {
+            let lacks = flags.as_ref().and_then(|flags| node.lacks(flags));
+            let known = std::mem::replace(&mut node.told_lack, lacks.is_some());
+            told.extend(lacks.filter(|_| !known).map(|why| (node.id.clone(), why)));
+        }
+        for (node, why) in told {
+            self.emit("setting-differs", Some(&node), why, true);
+        }
     }
 
     /// A node answered or failed: what follows for the primary.

@@ -21,6 +21,13 @@ pub enum Event {
         /// What it said or how it failed.
         observation: Observation,
     },
+    /// A node told its `notify-keyspace-events`; every few seconds, where it lets us ask.
+    Notifies {
+        /// The node.
+        node: NodeId,
+        /// As CONFIG GET answers.
+        flags: Arc<str>,
+    },
     /// A worker saw this on a connection that carries clients' requests.
     Evidence {
         /// The node it was seen on.

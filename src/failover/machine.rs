@@ -214,6 +214,7 @@ impl Machine {
             .and_then(|p| core.node(p))
             .and_then(|n| n.info.as_ref())
             .map(|info| info.offset);
+        let flags = primary.and_then(|p| core.node(p)?.notifies.clone());
         let obeys = matches!(core.authority, Authority::Obeys { .. });
         core.nodes
             .iter()
@@ -249,6 +250,7 @@ impl Machine {
                         Phase::Serving(serving) => serving.repointing(&node.id),
                         _ => None,
                     },
+                    lacks: flags.as_deref().and_then(|flags| node.lacks(flags)),
                 }
             })
             .collect()

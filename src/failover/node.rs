@@ -30,6 +30,10 @@ pub(super) struct Node {
     /// First offset read after the primary came under suspicion: a greater one later proves that
     /// the primary lives.
     pub baseline: Option<u64>,
+    /// Its `notify-keyspace-events`, where it told.
+    pub notifies: Option<Arc<str>>,
+    /// Whether it was told that it lacks a setting of the primary.
+    pub told_lack: bool,
 }
 
 /// Failures in a row.
@@ -57,6 +61,8 @@ impl Node {
             settled_run_id: None,
             in_sync: None,
             baseline: None,
+            notifies: None,
+            told_lack: false,
         }
     }
 
@@ -162,6 +168,20 @@ impl Node {
         }
     }
 
+    /// What would end if it took over from a primary whose `notify-keyspace-events` is `flags`.
+    pub(super) fn lacks(&self, flags: &str) -> Option<String> {
+        // All that is about keys, but for those classes that make more than events of keys.
+        const ALL: &str = "g$lshzxetd";
+        let own = self.notifies.as_deref()?;
+        let has = |flag| own.contains(flag) || own.contains('A') && ALL.contains(flag);
+        (!flags.chars().all(has)).then(|| {
+            format!(
+                "its notify-keyspace-events is {own:?}, the primary's {flags:?}: keyspace notifications would \
+                 end with a failover"
+            )
+        })
+    }
+
     /// Its health in one word.
     pub(super) fn health(&self, record: Option<&Record>) -> Health {
         let Some(streak) = &self.streak else {
@@ -225,6 +245,32 @@ impl Identity {
             Identity::Renamed
         } else {
             Identity::Reborn
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_node_lacks_what_its_notifications_do_not_cover() {
+        let mut node = Node::new(NodeId::new("b:1"), Timestamp::default());
+        // It does not tell, or has not told yet.
+        assert_eq!(node.lacks("AKE"), None);
+        for (own, primary, lacks) in [
+            ("", "", false),
+            ("AKE", "", false),
+            ("", "xE", true),
+            ("xE", "xE", false),
+            ("AKE", "g$xKE", false),
+            ("g$xKE", "AKE", true),
+            ("AE", "xK", true),
+            ("AKE", "AKEm", true),
+            ("AKEm", "mKE", false),
+        ] {
+            node.notifies = Some(own.into());
+            assert_eq!(node.lacks(primary).is_some(), lacks, "{own:?} {primary:?}");
         }
     }
 }

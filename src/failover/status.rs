@@ -63,6 +63,9 @@ pub struct NodeStatus {
     pub not_promotable: Option<String>,
     /// What is being done to make it follow the primary, if anything.
     pub repointing: Option<String>,
+    /// A setting of the primary that it does not have, and what would end with a failover therefore.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lacks: Option<String>,
 }
 
 /// [`crate::resp::info::Role`] as people and programs read it.

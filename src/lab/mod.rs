@@ -13,6 +13,7 @@
 
 pub mod client;
 pub mod cluster;
+mod data_plane;
 pub mod demo;
 mod engine;
 mod finder;
@@ -35,6 +36,7 @@ use std::time::Duration;
 
 pub use client::{Address, Client, ClientError, Protocol};
 pub use cluster::{Cluster, ClusterOptions};
+pub use data_plane::DataPlane;
 pub use engine::{Engine, EngineOptions};
 pub use finder::Finder;
 pub use history::{ErrorClass, History, Kind, Operation, Outcome};

@@ -42,6 +42,8 @@ pub(super) struct Dialed {
     pub(super) near: bool,
     /// The server's version, as it said in INFO; `None`: it did not tell this user.
     pub(super) version: Option<(u16, u16)>,
+    /// It did not ask for AUTH.
+    pub(super) let_in: bool,
 }
 
 /// Why there is none.
@@ -127,6 +129,7 @@ async fn dial_unbounded(what: &Dial) -> Result<Dialed, DialError> {
         client_id: 0,
         near,
         version: None,
+        let_in: true,
     };
     let mut verified = false;
     let mut hidden = false;
@@ -138,6 +141,7 @@ async fn dial_unbounded(what: &Dial) -> Result<Dialed, DialError> {
             return Err(DialError::Loading);
         }
         let error = reply.starts_with(b"-");
+        dialed.let_in &= !reply.starts_with(b"-NOAUTH");
         match step {
             Step::Database if error && in_database => {}
             Step::Identity | Step::Database if error => return Err(DialError::Denied(reply)),

@@ -113,7 +113,7 @@ impl Worker {
             }
             // Older servers do not know it and say so.
             Special::Reset if request.argc == 1 && self.knows_reset(index) => {
-                return self.reset(index).map(|()| Step::Next);
+                return self.ask_to_reset(index, frame).map(|()| Step::Next);
             }
             _ => {}
         }
@@ -533,7 +533,7 @@ impl Worker {
     }
 
     /// A request of our own, whose reply nobody sees.
-    fn push_internal(&mut self, lane: usize, frame: &[u8]) {
+    pub(super) fn push_internal(&mut self, lane: usize, frame: &[u8]) {
         let entry = Entry::internal(frame.len(), 1, self.now);
         let state = &mut self.lanes[lane];
         self.backends[state.backend].bytes += frame.len();

@@ -15,6 +15,10 @@ use crate::topology::Timestamp;
 pub(super) enum Hook {
     /// AUTH, SELECT or HELLO, sent on the lane it leads to: +OK moves the session there.
     Transition(Transition),
+    /// Whether the node lets somebody in who connects now (`door.rs`).
+    Door,
+    /// RESET on a pinned lane.
+    Reset,
     /// HELLO without arguments: the reply carries our client id instead of the node's.
     HelloId,
     /// A CLIENT subcommand that we answer, when the node has answered in its place.

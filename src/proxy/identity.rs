@@ -88,8 +88,10 @@ impl Change {
 
     /// What `key` becomes.
     pub(super) fn of(self, key: &LaneKey) -> LaneKey {
+        let user = self.login.map(Rc::new).or_else(|| key.user.clone());
         LaneKey {
-            user: self.login.map(Rc::new).or_else(|| key.user.clone()),
+            era: user.as_ref().map_or(key.era, |_| 0),
+            user,
             db: self.db.unwrap_or(key.db),
             resp3: self.resp3.unwrap_or(key.resp3),
         }
@@ -209,7 +211,37 @@ fn transition(
 }
 
 impl Worker {
-    /// RESET: everything as at the beginning.
+    /// RESET. A connection of the session's own is told, so that nobody sees what it was once the client knows.
+    pub(super) fn ask_to_reset(&mut self, index: usize, frame: &[u8]) -> Result<(), Park> {
+        let session = &mut self.sessions[index];
+        let Some(pin) = &mut session.pin else {
+            return self.reset(index);
+        };
+        if session.inflight > 0 {
+            return Err(Park::Drained);
+        }
+        pin.tainted = true;
+        session.moving = true;
+        let lane = pin.lane;
+        self.push_hook(index, lane, Hook::Reset, Replay::Read, frame);
+        Ok(())
+    }
+
+    /// The session's own connection is reset; `mute`: the reply of the node would be.
+    pub(super) fn reset_answered(&mut self, of: SessionRef, mute: bool) {
+        let Some(session) = self.session(of) else {
+            return;
+        };
+        session.moving = false;
+        if mute && session.reply_mode == ReplyMode::On {
+            session.reply_mode = ReplyMode::SkipNext;
+        }
+        self.finish_request(of, &[], None, true);
+        // Nothing is on its way.
+        let _ = self.reset(of.index);
+    }
+
+    /// Everything as at the beginning.
     pub(super) fn reset(&mut self, index: usize) -> Result<(), Park> {
         if self.sessions[index].inflight > 0 {
             return Err(Park::Drained);
@@ -221,7 +253,7 @@ impl Worker {
         self.leave_shards(index);
         let session = &mut self.sessions[index];
         let (backend, left, serial) = (session.backend, session.lane, session.serial);
-        let key = LaneKey::initial();
+        let key = LaneKey::initial(self.backends[backend].door.era);
         let mute = std::mem::replace(&mut session.reply_mode, ReplyMode::On) == ReplyMode::SkipNext;
         session.client.update(|s| {
             // Redis keeps who the library is.

@@ -42,6 +42,8 @@ pub(super) struct LaneKey {
     pub(super) user: Option<Rc<Login>>,
     pub(super) db: u32,
     pub(super) resp3: bool,
+    /// Of those who said no AUTH: since when they are connected (`door.rs`).
+    pub(super) era: u32,
 }
 
 /// What a client said in AUTH. Never logged.
@@ -62,11 +64,12 @@ impl std::fmt::Debug for Login {
 
 impl LaneKey {
     /// What a client is before it said anything.
-    pub(super) fn initial() -> Self {
+    pub(super) fn initial(era: u32) -> Self {
         LaneKey {
             user: None,
             db: 0,
             resp3: false,
+            era,
         }
     }
 }

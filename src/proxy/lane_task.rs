@@ -115,6 +115,7 @@ impl Worker {
     fn lane_up(&mut self, lane: usize, what: &Dial, epoch: Epoch, dialed: Dialed) -> bool {
         self.now = clock::now();
         let (client_id, near, version) = (dialed.client_id, dialed.near, dialed.version);
+        let let_in = dialed.let_in;
         let watched = dialed
             .stream
             .into_std()
@@ -142,6 +143,9 @@ impl Worker {
         backend.metrics.upstreams(kind).increment(1);
         backend.shared.scripts.loaded(&what.primary.run_id);
         backend.version = version.or(backend.version);
+        if state.key.user.is_none() {
+            backend.door.seen(let_in);
+        }
         state.failures = 0;
         state.retire = false;
         state.denied = false;
@@ -499,8 +503,8 @@ impl Worker {
         let Some(session) = self.session(of) else {
             return;
         };
-        if let Hook::Client(_) = hook {
-            session.moving = false;
+        if let Hook::Client(_) | Hook::Door | Hook::Reset = hook {
+            (session.moving, session.knocking) = (false, false);
         }
         let Some(pin) = &mut session.pin else { return };
         match hook {
@@ -570,7 +574,8 @@ impl Worker {
         let session = self.sessions.remove(of.index);
         session.client.update(|s| s.trackers.clear());
         let backend = &mut self.backends[session.backend];
-        backend.turn.abandoned += u64::from(session.inflight);
+        let knocks = u32::from(session.knocking);
+        backend.turn.abandoned += u64::from(session.inflight - knocks);
         backend.metrics.clients.decrement(1);
         self.shared.registry.remove(session.client.id);
         self.leave_lane(session.lane);

@@ -19,7 +19,7 @@
 //! that is allowed (`lane.rs` has the rules). `session_turn.rs` reads and cuts requests, `dispatch.rs`
 //! decides the way of those that are not plain, `replies.rs` is the way back, `lane_task.rs` the life of
 //! a connection; `pin.rs` is the state of a pinned one, `tracking.rs` CLIENT TRACKING over two of them,
-//! `identity.rs` who a client is, `client_command.rs` what it asks about clients. `cluster.rs` is what is
+//! `identity.rs` who a client is, `door.rs` whether it has to say so, `client_command.rs` what it asks about clients. `cluster.rs` is what is
 //! different where the backend is a cluster, `parts.rs` the order of replies of several shards.
 
 mod client_command;
@@ -27,6 +27,7 @@ mod cluster;
 mod cluster_command;
 mod dial;
 mod dispatch;
+mod door;
 mod hook;
 mod housekeeping;
 mod identity;

@@ -7,7 +7,7 @@ use super::identity;
 use super::intake::{Came, Intake};
 use super::lane::{Draining, Entry, Kind, SessionRef, may_replay};
 use super::queue::LARGE;
-use super::session::{Life, Park};
+use super::session::{Life, Park, ReplyMode};
 use super::worker::Worker;
 use crate::resp::reply::{error_code, first_element, signal};
 use crate::resp::{Replay, Signal};
@@ -185,11 +185,7 @@ impl Worker {
     #[inline]
     fn give(&mut self, run: &Run, frames: &[u8], owner: Option<&Bytes>) {
         let Some(of) = run.session else { return };
-        let Some(session) = self
-            .sessions
-            .get_mut(of.index)
-            .filter(|s| s.serial == of.serial)
-        else {
+        let Some(session) = of.find(&mut self.sessions) else {
             return;
         };
         self.backends[session.backend].turn.replied += u64::from(run.count);
@@ -320,6 +316,7 @@ impl Worker {
 
     /// Messages, invalidations and MONITOR lines: they answer no request.
     fn out_of_band(&mut self, lane: usize, frame: &[u8]) -> bool {
+        let speaks = self.speaks_when_silent(lane);
         let state = &self.lanes[lane];
         let Some(of) = state.owner else {
             return frame[0] == b'>';
@@ -329,6 +326,7 @@ impl Worker {
         let Some(session) = self.session(of) else {
             return frame[0] == b'>';
         };
+        let heard = speaks || session.reply_mode != ReplyMode::Off;
         let Some(pin) = &session.pin else {
             return frame[0] == b'>';
         };
@@ -352,7 +350,9 @@ impl Worker {
             self.redirection_broken(of);
         } else if message {
             let limit = self.settings.subscriber_reply_limit;
-            self.deliver(of, frame);
+            if heard {
+                self.deliver(of, frame);
+            }
             if let Some(session) = self.session(of)
                 && session.out.len() > limit
             {
@@ -508,11 +508,7 @@ impl Worker {
         owned: Option<&Bytes>,
         mute: bool,
     ) {
-        let Some(session) = self
-            .sessions
-            .get_mut(of.index)
-            .filter(|s| s.serial == of.serial)
-        else {
+        let Some(session) = of.find(&mut self.sessions) else {
             return;
         };
         session.inflight -= 1;
@@ -532,11 +528,7 @@ impl Worker {
 
     /// Bytes for a client that answer no request of the log.
     pub(super) fn deliver(&mut self, of: SessionRef, frame: &[u8]) {
-        let Some(session) = self
-            .sessions
-            .get_mut(of.index)
-            .filter(|s| s.serial == of.serial)
-        else {
+        let Some(session) = of.find(&mut self.sessions) else {
             return;
         };
         session.out.push(frame, &mut self.spares);

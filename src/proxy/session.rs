@@ -4,9 +4,11 @@
 use std::io::{self, IoSlice};
 use std::sync::Arc;
 
+use slab::Slab;
+
 use super::cluster::ClusterSession;
 use super::intake::Intake;
-use super::lane::LaneKey;
+use super::lane::{LaneKey, SessionRef};
 use super::pin::Pin;
 use super::queue::{ByteQueue, Spares};
 use super::registry::Client;
@@ -89,12 +91,23 @@ pub(super) struct Session {
     pub(super) life: Life,
     /// An AUTH, SELECT or HELLO is on its way.
     pub(super) moving: bool,
+    /// It came a moment ago, and the node is asked whether it lets it in (`door.rs`).
+    pub(super) knocking: bool,
     /// Whether it is in the worker's list of sessions with something to write.
     pub(super) dirty: bool,
     /// Whether it is in the worker's list of sessions to look at again.
     pub(super) woken: bool,
     /// Whether it is in the backend's list of starved sessions.
     pub(super) starved: bool,
+}
+
+impl SessionRef {
+    /// The session, if it still lives.
+    #[inline]
+    pub(super) fn find(self, sessions: &mut Slab<Session>) -> Option<&mut Session> {
+        let found = sessions.get_mut(self.index);
+        found.filter(|session| session.serial == self.serial)
+    }
 }
 
 impl Session {
@@ -125,6 +138,7 @@ impl Session {
             reply_mode: ReplyMode::On,
             life: Life::Open,
             moving: false,
+            knocking: false,
             dirty: false,
             woken: false,
             starved: false,

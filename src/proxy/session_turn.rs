@@ -64,7 +64,9 @@ impl Worker {
     fn is_over(&mut self, index: usize) -> bool {
         let session = &self.sessions[index];
         let written = session.out.is_empty();
-        let idle = session.inflight == 0 && written && session.park == Park::No;
+        // Who knocks has asked nothing yet.
+        let answered = session.inflight == 0 || session.knocking;
+        let idle = answered && written && session.park == Park::No;
         match session.life {
             Life::Open => false,
             Life::Killed => true,

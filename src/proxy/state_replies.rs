@@ -25,6 +25,11 @@ impl Worker {
         let (Some(of), Kind::Hook(hook)) = (entry.session, entry.kind) else {
             return;
         };
+        match *hook {
+            Hook::Door => return self.door_answered(of, frame),
+            Hook::Reset => return self.reset_answered(of, entry.mute),
+            _ => {}
+        }
         self.backends[backend].turn.replied += 1;
         let state = &self.lanes[lane];
         // Another one may stand behind it.
@@ -85,7 +90,9 @@ impl Worker {
                     if let Some(session) = self.session(of)
                         && let Some(pin) = &session.pin
                     {
-                        let queued = pin.tx.as_ref().map(|tx| tx.queued);
+                        // A MULTI that is on its way has not begun.
+                        let begun = pin.tx.as_ref().filter(|_| !session.moving);
+                        let queued = begun.map(|tx| tx.queued);
                         pin.show(&session.client);
                         session.client.update(|s| s.queued = queued);
                     }
@@ -187,7 +194,7 @@ impl Worker {
     }
 
     /// The session is somebody else, or elsewhere, from now on.
-    fn move_to(&mut self, index: usize, key: LaneKey, lane: usize) {
+    pub(super) fn move_to(&mut self, index: usize, key: LaneKey, lane: usize) {
         self.leave_shards(index);
         let session = &mut self.sessions[index];
         let left = std::mem::replace(&mut session.lane, lane);
@@ -212,9 +219,16 @@ impl Worker {
         self.leave_lane(left);
     }
 
+    /// CLIENT REPLY OFF is about replies; an acknowledgement is a message. Before 6.2 it is about messages, too.
+    pub(super) fn speaks_when_silent(&self, lane: usize) -> bool {
+        let version = self.backends[self.lanes[lane].backend].version;
+        version.is_none_or(|version| version >= (6, 2))
+    }
+
     /// (P|S)(UN)SUBSCRIBE: one acknowledgement a channel.
     pub(super) fn on_acknowledgement(&mut self, lane: usize, frame: &[u8]) {
         let failed = frame[0] == b'-';
+        let speaks = self.speaks_when_silent(lane);
         let Some(head) = self.lanes[lane].queue.front_mut() else {
             return;
         };
@@ -250,8 +264,7 @@ impl Worker {
                 .client
                 .update(|s| [s.channels, s.patterns, s.shard_channels] = counts);
         }
-        // CLIENT REPLY OFF is about replies; an acknowledgement is a message.
-        if !(eaten || failed && mute) {
+        if !(eaten || mute && (failed || !speaks)) {
             self.deliver(of, frame);
         }
         if done {

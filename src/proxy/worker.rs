@@ -14,6 +14,7 @@ use tokio::runtime::LocalOptions;
 use tokio::sync::{Notify, mpsc};
 
 use super::cluster::{ClusterBackend, ClusterSession, follow_cluster};
+use super::door::Door;
 use super::lane::{Entry, Lane, LaneKey, SessionRef};
 use super::listener::Accepted;
 use super::queue::Spares;
@@ -87,6 +88,8 @@ pub(super) struct Backend {
     obeyed: u64,
     /// The version of the server that answered last.
     pub(super) version: Option<(u16, u16)>,
+    /// Whether the node lets clients in that say no AUTH.
+    pub(super) door: Door,
     /// The shared lane of each kind.
     pub(super) shared_lanes: HashMap<LaneKey, usize>,
     /// Pinned lanes with a clean connection that belong to nobody at present.
@@ -218,6 +221,7 @@ impl Backend {
             plan,
             obeyed: 0,
             version: None,
+            door: Door::default(),
             shared_lanes: HashMap::new(),
             idle_pinned: HashMap::new(),
             bytes: 0,
@@ -294,13 +298,14 @@ impl Worker {
             self.shared
                 .registry
                 .add(backend, accepted.names, self.now, self.messages.clone());
-        let key = LaneKey::initial();
+        let key = LaneKey::initial(self.backends[backend].door.era);
         let lane = self.shared_lane(backend, &key);
         let serial = self.last_serial;
         let mut session = Session::new(serial, backend, socket, client, key, lane);
         let of_cluster = self.backends[backend].cluster.is_some();
         session.cluster = of_cluster.then(|| Box::new(ClusterSession::default()));
         self.sessions.insert(session);
+        self.knock(index);
         let metrics = &self.backends[backend].metrics;
         metrics.clients.increment(1);
         metrics.clients_opened.increment(1);
@@ -308,9 +313,7 @@ impl Worker {
 
     /// The session, if it still lives.
     pub(super) fn session(&mut self, of: SessionRef) -> Option<&mut Session> {
-        self.sessions
-            .get_mut(of.index)
-            .filter(|s| s.serial == of.serial)
+        of.find(&mut self.sessions)
     }
 
     /// Finds or makes the shared lane of `key` and counts one more user of it.

@@ -43,6 +43,7 @@ fn node(name: &str, role: NodeRole) -> NodeStatus {
         last_seen: Some(Duration::from_millis(5)),
         not_promotable: None,
         repointing: None,
+        lacks: None,
     }
 }
 

@@ -1,7 +1,11 @@
 //! What a client sees while nothing happens to the primary.
 
+use std::time::Duration;
+
 use pointsman::lab::{Protocol, Server};
+use pointsman::topology::EvidenceKind;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::time::timeout;
 
 use crate::plane::{Plane, ask, hear, send};
 
@@ -189,6 +193,64 @@ async fn a_node_with_a_password_demands_it_from_each_client() {
 }
 
 #[tokio::test]
+async fn a_password_given_later_counts_for_clients_that_come_later() {
+    if Server::version().expect("a version").1 < (6, 2) {
+        // It has no RESET, with which the node is asked: docs/compatibility.md.
+        return;
+    }
+    let plane = Plane::start(0).await;
+    // Who tells the node so, past pointsman.
+    let mut operator = plane.node(0).client().await.expect("the node answers");
+    let mut early = plane.client().await;
+    assert_eq!(ask(&mut early, "SET k v").await, "+OK");
+    let closed = [
+        ("CONFIG SET requirepass pw", "CONFIG SET requirepass "),
+        (
+            "ACL SETUSER default resetpass >pw",
+            "ACL SETUSER default nopass",
+        ),
+        (
+            "ACL SETUSER default >pw off",
+            "ACL SETUSER default on nopass",
+        ),
+    ];
+    for (close, open) in closed {
+        assert_eq!(ask(&mut operator, close).await, "+OK");
+        let mut late = plane.client().await;
+        send(&mut late, "GET k").await;
+        send(&mut late, "MULTI").await;
+        for _ in 0..2 {
+            assert!(hear(&mut late).await.starts_with("-NOAUTH"), "{close}");
+        }
+        // Who was let in stays so, and shares nothing with those who were not.
+        assert_eq!(ask(&mut early, "GET k").await, "\"v\"", "{close}");
+        assert!(ask(&mut late, "GET k").await.starts_with("-NOAUTH"));
+        let off = close.ends_with("off");
+        let reply = ask(&mut late, "AUTH pw").await;
+        assert!(
+            if off {
+                reply.starts_with("-WRONGPASS")
+            } else {
+                reply == "+OK"
+            },
+            "{reply}"
+        );
+        assert_eq!(ask(&mut late, "RESET").await, "+RESET");
+        assert!(
+            ask(&mut late, "GET k").await.starts_with("-NOAUTH"),
+            "{close}"
+        );
+        assert_eq!(ask(&mut operator, open).await, "+OK");
+        assert_eq!(ask(&mut late, "GET k").await, "\"v\"", "{open}");
+        assert_eq!(
+            ask(&mut plane.client().await, "GET k").await,
+            "\"v\"",
+            "{open}"
+        );
+    }
+}
+
+#[tokio::test]
 async fn a_refused_login_gets_its_own_reply_among_others() {
     if Server::version().expect("a version").1 < (6, 2) {
         // It has no RESET.
@@ -293,7 +355,7 @@ async fn a_protocol_error_behind_a_select_is_answered_in_its_turn() {
 
 #[tokio::test]
 async fn a_request_that_the_node_hangs_up_on_is_given_up() {
-    let plane = Plane::start(0).await;
+    let mut plane = Plane::start(0).await;
     let (mut greedy, mut other) = (plane.client().await, plane.client().await);
     assert_eq!(
         ask(&mut other, "CONFIG SET client-query-buffer-limit 1048576").await,
@@ -305,6 +367,12 @@ async fn a_request_that_the_node_hangs_up_on_is_given_up() {
     assert!(reply.contains("outcome unknown"), "{reply}");
     assert_eq!(ask(&mut other, "SET k v").await, "+OK");
     assert_eq!(ask(&mut greedy, "GET k").await, "\"v\"");
+    // What was seen by then is there already.
+    let mut lost = 0;
+    while let Ok(Some(evidence)) = timeout(Duration::ZERO, plane.evidence().recv()).await {
+        lost += u32::from(evidence.kind == EvidenceKind::ConnectionLost);
+    }
+    assert_eq!(lost, 3, "connections that it may cost");
 }
 
 #[tokio::test]
@@ -322,5 +390,5 @@ async fn a_large_array_and_a_request_of_many_arguments_cost_what_they_are() {
     assert_eq!(all.items().map(<[_]>::len), Some(400_000));
     let took = pointsman::clock::now().since(began);
     // Quadratic copies took minutes.
-    assert!(took < std::time::Duration::from_secs(20), "{took:?}");
+    assert!(took < Duration::from_secs(20), "{took:?}");
 }

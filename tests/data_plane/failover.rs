@@ -246,7 +246,7 @@ async fn a_restarted_process_gets_no_request_before_it_is_published() {
         .expect("restarted");
     send(&mut client, "GET k").await;
     let reborn = async {
-        while let Some(evidence) = plane.evidence.recv().await {
+        while let Some(evidence) = plane.evidence().recv().await {
             if evidence.kind == pointsman::topology::EvidenceKind::Reborn {
                 break;
             }

@@ -1,24 +1,17 @@
 //! The data plane alone, in front of real servers; the test plays the control plane.
 
-use std::sync::Arc;
 use std::time::Duration;
 
-use pointsman::lab::{Address, Client, Cluster, ClusterOptions, Server};
-use pointsman::proxy::{self, BackendPlan, BackendSettings, ListenerPlan, Proxy, Settings, Socket};
-use pointsman::topology::{
-    Epoch, EvidenceReceiver, Gate, Primary, Topology, TopologyWriter, channel, evidence_channel,
-};
+use pointsman::lab::{Address, Client, Cluster, ClusterOptions, DataPlane, Server};
+use pointsman::proxy::BackendSettings;
+use pointsman::topology::{EvidenceReceiver, Gate, Topology};
 
 /// How long anything here may take.
 pub const PATIENCE: Duration = Duration::from_secs(10);
 
 pub struct Plane {
     pub cluster: Cluster,
-    /// Runs as long as this lives.
-    _proxy: Proxy,
-    pub evidence: EvidenceReceiver,
-    writer: TopologyWriter,
-    address: Address,
+    plane: DataPlane,
 }
 
 impl Plane {
@@ -36,37 +29,8 @@ impl Plane {
 
     pub async fn with(options: ClusterOptions, settings: BackendSettings) -> Plane {
         let cluster = Cluster::start(options).await.expect("servers start");
-        let (writer, reader) = channel(Topology::unknown("main"), 1);
-        let (sender, evidence) = evidence_channel(64);
-        let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
-        listener.set_nonblocking(true).expect("non-blocking");
-        let address = Address::Tcp(listener.local_addr().expect("an address").to_string());
-        let proxy = proxy::start(proxy::Plan {
-            settings: Settings {
-                workers: 1,
-                ..Settings::default()
-            },
-            backends: vec![BackendPlan {
-                name: Arc::from("main"),
-                topology: reader,
-                cluster: None,
-                evidence: sender,
-                credentials: None,
-                settings,
-            }],
-            listeners: vec![ListenerPlan {
-                backend: 0,
-                socket: Socket::Tcp(listener),
-            }],
-        })
-        .expect("the data plane starts");
-        let plane = Plane {
-            cluster,
-            _proxy: proxy,
-            evidence,
-            writer,
-            address,
-        };
+        let plane = DataPlane::start(settings).expect("the data plane starts");
+        let plane = Plane { cluster, plane };
         plane.publish(1, 0, Gate::Open).await;
         plane
     }
@@ -75,49 +39,40 @@ impl Plane {
         self.cluster.node(number)
     }
 
+    /// What the workers saw.
+    pub fn evidence(&mut self) -> &mut EvidenceReceiver {
+        &mut self.plane.evidence
+    }
+
     /// Where clients connect.
     pub fn address(&self) -> Address {
-        self.address.clone()
+        Address::Tcp(self.plane.address.clone())
     }
 
     /// A client connected through the data plane.
     pub async fn client(&self) -> Client {
-        Client::connect(&self.address)
+        Client::connect(&self.address())
             .await
             .expect("pointsman accepts")
     }
 
     /// Publishes `node` as primary as it is now.
     pub async fn publish(&self, epoch: u64, node: usize, gate: Gate) -> u64 {
-        let server = self.node(node);
-        let (run_id, repl_id) = (
-            server.info_field("run_id").await,
-            server.info_field("master_replid").await,
-        );
-        let primary = Primary {
-            node: server.id(),
-            run_id: run_id.expect("INFO answers").into(),
-            repl_id: repl_id.expect("INFO answers").into(),
-        };
-        self.writer.publish(Topology {
-            epoch: Epoch(epoch),
-            gate,
-            primary: Some(primary),
-            ..Topology::unknown("main")
-        })
+        let published = self.plane.publish(epoch, self.node(node), gate).await;
+        published.expect("INFO answers")
     }
 
     /// Closes or opens the gate of what is published.
     pub fn gate(&self, gate: Gate) -> u64 {
-        self.writer.publish(Topology {
+        self.plane.writer.publish(Topology {
             gate,
-            ..Topology::clone(&self.writer.current())
+            ..Topology::clone(&self.plane.writer.current())
         })
     }
 
     /// Waits until the worker obeys `generation`.
     pub async fn obeyed(&self, generation: u64) {
-        tokio::time::timeout(PATIENCE, self.writer.obeyed(generation))
+        tokio::time::timeout(PATIENCE, self.plane.writer.obeyed(generation))
             .await
             .expect("obeyed in time");
     }

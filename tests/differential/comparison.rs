@@ -1,12 +1,9 @@
 //! The same steps on both sides, one at a time, and what they answered.
 
 use pointsman::clock;
-use pointsman::lab::{Address, Cluster, ClusterOptions};
-use pointsman::proxy::{self, BackendPlan, BackendSettings, ListenerPlan, Proxy, Settings, Socket};
-use pointsman::topology::{
-    Epoch, EvidenceReceiver, Gate, Primary, Timestamp, Topology, TopologyWriter, channel,
-    evidence_channel,
-};
+use pointsman::lab::{Address, Cluster, ClusterOptions, DataPlane};
+use pointsman::proxy::BackendSettings;
+use pointsman::topology::{Gate, Timestamp};
 
 use crate::arguments::{SHORT, SHORT_MILLIS, USERS};
 use crate::mask::{self, Mask, Names};
@@ -17,10 +14,10 @@ use crate::side::{Control, Event, PATIENCE, Side};
 pub struct Comparison {
     direct: Side,
     proxied: Side,
-    proxy: Proxy,
+    plane: DataPlane,
     /// A sequence is running, or ended badly.
     in_use: bool,
-    _kept: (TopologyWriter, EvidenceReceiver, Cluster, Cluster),
+    _kept: (Cluster, Cluster),
 }
 
 /// Where the two differ.
@@ -58,53 +55,16 @@ impl Comparison {
             // Else FLUSHALL is answered once a thread is done with it, since 7.4. 6.0 does not know it.
             Control::open(&server).ask(&["CONFIG", "SET", "lazyfree-lazy-user-flush", "yes"]);
         }
-        let node = behind.node(0);
-        let field = |name| {
-            runtime
-                .block_on(node.info_field(name))
-                .expect("INFO answers")
-        };
-        let primary = Primary {
-            node: node.id(),
-            run_id: field("run_id").into(),
-            repl_id: field("master_replid").into(),
-        };
-        let (writer, reader) = channel(Topology::unknown("main"), 1);
-        let (sender, evidence) = evidence_channel(64);
-        let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
-        listener.set_nonblocking(true).expect("non-blocking");
-        let address = listener.local_addr().expect("an address").to_string();
-        let proxy = proxy::start(proxy::Plan {
-            settings: Settings {
-                workers: 1,
-                ..Settings::default()
-            },
-            backends: vec![BackendPlan {
-                name: "main".into(),
-                topology: reader,
-                cluster: None,
-                evidence: sender,
-                credentials: None,
-                settings: BackendSettings::default(),
-            }],
-            listeners: vec![ListenerPlan {
-                backend: 0,
-                socket: Socket::Tcp(listener),
-            }],
-        })
-        .expect("the data plane starts");
-        writer.publish(Topology {
-            epoch: Epoch(1),
-            gate: Gate::Open,
-            primary: Some(primary),
-            ..Topology::unknown("main")
-        });
+        let plane = DataPlane::start(BackendSettings::default()).expect("the data plane starts");
+        runtime
+            .block_on(plane.publish(1, behind.node(0), Gate::Open))
+            .expect("INFO answers");
         Comparison {
             direct: Side::new(server(&alone), &server(&alone)),
-            proxied: Side::new(address, &server(&behind)),
-            proxy,
+            proxied: Side::new(plane.address.clone(), &server(&behind)),
+            plane,
             in_use: false,
-            _kept: (writer, evidence, alone, behind),
+            _kept: (alone, behind),
         }
     }
 
@@ -146,7 +106,7 @@ impl Comparison {
             let left = tally(&mut self.direct.control);
             let right = Tally {
                 // Upstreams stay for the next client.
-                connections: self.proxy.clients(),
+                connections: self.plane.proxy.clients(),
                 ..tally(&mut self.proxied.control)
             };
             if left == Tally::default() && right == Tally::default() {
@@ -250,7 +210,7 @@ impl Comparison {
         let ran = silent.then(|| self.direct.control.ran());
         loop {
             let mut seen = tally(&mut self.proxied.control);
-            seen.connections = self.proxy.clients();
+            seen.connections = self.plane.proxy.clients();
             let ran_there = silent.then(|| self.proxied.control.ran());
             if seen == *tally_direct && ran == ran_there {
                 return None;

@@ -49,15 +49,18 @@ fn nobody_can_tell_pointsman_from_the_server() {
             scope.spawn(|| {
                 let mut comparison = Comparison::start();
                 let table = table::read(comparison.control());
-                let swallows = comparison.control().swallows();
+                let traits = comparison.control().traits();
                 loop {
                     let seed = next.fetch_add(1, Ordering::Relaxed);
                     let enough = differences.lock().expect("no panic").len() >= ENOUGH;
                     if seed >= seeds.end || enough {
                         return;
                     }
-                    let sequence = sequence::sequence(seed, steps, &table, swallows);
-                    if let Err(difference) = comparison.run(&sequence) {
+                    let sequence = sequence::sequence(seed, steps, &table, traits);
+                    let running = Running(seed, &sequence);
+                    let result = comparison.run(&sequence);
+                    drop(running);
+                    if let Err(difference) = result {
                         let report = shrink::report(&mut comparison, seed, sequence, difference);
                         differences.lock().expect("no panic").push(report);
                     }
@@ -67,4 +70,16 @@ fn nobody_can_tell_pointsman_from_the_server() {
     });
     let differences = differences.into_inner().expect("no panic");
     assert!(differences.is_empty(), "\n{}", differences.join("\n\n"));
+}
+
+/// Says what ran when the comparison itself broke: a server that ends is nobody's reply.
+struct Running<'a>(u64, &'a [sequence::Step]);
+
+impl Drop for Running<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            let steps: Vec<String> = self.1.iter().map(|step| format!("  {step}\n")).collect();
+            eprintln!("DIFF_SEED={} was running:\n{}", self.0, steps.concat());
+        }
+    }
 }

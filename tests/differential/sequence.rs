@@ -7,6 +7,7 @@ use crate::arguments::{
     self, CHANNELS, KEYS, PASSWORDS, RULES, Request, SCRIPTS, SHORT, SHORT_MILLIS, USERS,
 };
 use crate::random::Random;
+use crate::side::Traits;
 use crate::table::Command;
 
 /// Connections of a sequence.
@@ -48,7 +49,7 @@ pub enum Cuts {
 }
 
 /// The steps of this seed.
-pub fn sequence(seed: u64, length: usize, table: &[Command], swallows: bool) -> Vec<Step> {
+pub fn sequence(seed: u64, length: usize, table: &[Command], traits: Traits) -> Vec<Step> {
     let mut random = Random::new(seed);
     let mut plans: [VecDeque<Step>; CONNECTIONS] = Default::default();
     plans[0].extend(prelude());
@@ -67,7 +68,7 @@ pub fn sequence(seed: u64, length: usize, table: &[Command], swallows: bool) -> 
         }
         steps.extend(plans[connection].pop_front());
     }
-    permit(&mut steps, swallows);
+    permit(&mut steps, traits);
     steps
 }
 
@@ -84,12 +85,13 @@ struct Forbidden {
     torn: bool,
     /// It may wait for long: a short wait behind that would end nobody knows when.
     waiting: bool,
+    /// It said CLIENT NO-TOUCH: that nobody waits. Redis 8.0 and Valkey 8.1 end when who said so serves somebody
+    /// (redis#14415, valkey#2347).
+    untouching: bool,
 }
 
-/// Takes out what would differ on purpose; `swallows`: [`Control::swallows`].
-///
-/// [`Control::swallows`]: crate::side::Control::swallows
-pub fn permit(steps: &mut [Step], swallows: bool) {
+/// Takes out what would differ on purpose.
+pub fn permit(steps: &mut [Step], traits: Traits) {
     let mut forbidden = [Forbidden::default(); CONNECTIONS];
     // The only connection that may send something behind what it waits for: who is served together
     // goes on in an order that nobody has promised.
@@ -97,6 +99,7 @@ pub fn permit(steps: &mut [Step], swallows: bool) {
     for step in steps {
         let connection = step.connection;
         let alone = first.is_none_or(|first| first == connection);
+        let untouching = forbidden.iter().any(|other| other.untouching);
         let forbidden = &mut forbidden[connection];
         match &mut step.act {
             Act::Send { requests, cuts, .. } if !forbidden.torn => {
@@ -118,12 +121,15 @@ pub fn permit(steps: &mut [Step], swallows: bool) {
                 if forbidden.waiting && !alone {
                     requests.clear();
                 }
+                let first_waits = first.is_some() || requests.iter().any(waits_long);
                 let mut first = true;
                 requests.retain(|request| {
                     let alone =
                         std::mem::take(&mut first) && !forbidden.transaction && !forbidden.waiting;
-                    let swallowed = swallows && !alone && authenticates(request);
-                    !swallowed && forbidden.permits(request)
+                    let swallowed = traits.swallows && !alone && authenticates(request);
+                    let waits = (untouching || forbidden.untouching) && waits_long(request);
+                    let untouches = first_waits && leaves_untouched(request);
+                    !swallowed && !waits && !untouches && forbidden.permits(request, traits)
                 });
                 for (at, request) in requests.iter_mut().enumerate() {
                     forbidden.shorten(request, at == 0);
@@ -132,7 +138,9 @@ pub fn permit(steps: &mut [Step], swallows: bool) {
                     requests.push(words("PING"));
                 }
             }
-            Act::Raw(bytes) if !forbidden.torn && !forbidden.mute => {
+            Act::Raw(bytes)
+                if !(forbidden.torn || forbidden.mute || forbidden.waiting && traits.overlooks) =>
+            {
                 forbidden.torn = !bytes.ends_with(b"\n");
             }
             Act::HalfClose => *forbidden = Forbidden::default(),
@@ -166,7 +174,7 @@ impl Forbidden {
         self.waiting |= waits_long(request);
     }
 
-    fn permits(&mut self, request: &Request) -> bool {
+    fn permits(&mut self, request: &Request, traits: Traits) -> bool {
         let word = |at: usize| {
             let word = request.get(at).map(|word| word.to_ascii_uppercase());
             word.unwrap_or_default()
@@ -174,7 +182,9 @@ impl Forbidden {
         match word(0).as_slice() {
             b"MULTI" if request.len() == 1 => self.transaction = true,
             b"EXEC" | b"DISCARD" if request.len() == 1 => self.transaction = false,
-            b"RESET" if request.len() == 1 => (self.transaction, self.mute) = (false, false),
+            b"RESET" if request.len() == 1 && traits.resets => {
+                (self.transaction, self.mute, self.untouching) = (false, false, false);
+            }
             b"QUIT" => return !self.mute,
             b"CLIENT" if word(1) == b"REPLY" => {
                 if self.transaction {
@@ -182,6 +192,7 @@ impl Forbidden {
                 }
                 self.mute = word(2) != b"ON";
             }
+            b"CLIENT" if word(1) == b"NO-TOUCH" => self.untouching |= leaves_untouched(request),
             b"CLIENT" if word(1) == b"KILL" => return self.may_kill(),
             b"CLIENT" if word(1) == b"UNBLOCK" => return !self.transaction,
             b"ACL" if word(1) == b"DELUSER" => return self.may_kill(),
@@ -204,6 +215,14 @@ fn interferes(request: &Request) -> bool {
     victims
         .iter()
         .any(|(first, second)| is(name, first) && is(word, second))
+}
+
+/// CLIENT NO-TOUCH ON.
+fn leaves_untouched(request: &Request) -> bool {
+    let [client, word, on, ..] = request.as_slice() else {
+        return false;
+    };
+    is(client, "CLIENT") && is(word, "NO-TOUCH") && is(on, "ON")
 }
 
 /// Whether it may fail to log in.

@@ -47,7 +47,7 @@ fn shorter(
             if fewer.is_empty() {
                 break;
             }
-            sequence::permit(&mut fewer, comparison.control().swallows());
+            sequence::permit(&mut fewer, comparison.control().traits());
             match comparison.run(&fewer) {
                 Err(found) => {
                     fewer.truncate(found.step + 1);
@@ -80,7 +80,7 @@ fn fewer_requests(
         if let Act::Send { requests, .. } = &mut fewer[at].act {
             requests.remove(request);
         }
-        sequence::permit(&mut fewer, comparison.control().swallows());
+        sequence::permit(&mut fewer, comparison.control().traits());
         match comparison.run(&fewer) {
             Err(found) => {
                 fewer.truncate(found.step + 1);

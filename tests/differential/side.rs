@@ -263,6 +263,18 @@ impl Connection {
     }
 }
 
+/// What only some versions do.
+#[derive(Clone, Copy)]
+pub struct Traits {
+    /// Since 7.2 a failing AUTH is not answered while replies before it wait to be written, not even
+    /// within the reply to EXEC: nobody can use that, and pointsman always answers.
+    pub swallows: bool,
+    /// It knows RESET.
+    pub resets: bool,
+    /// Redis 8 looks at a broken request behind one that waited only when more bytes come.
+    pub overlooks: bool,
+}
+
 /// A connection to the server itself.
 pub struct Control {
     connection: Connection,
@@ -306,14 +318,17 @@ impl Control {
         self.ask(&["PING"]);
     }
 
-    /// Since 7.2 a failing AUTH is not answered while replies before it wait to be written, not even
-    /// within the reply to EXEC: nobody can use that, and pointsman always answers.
-    pub fn swallows(&mut self) -> bool {
+    pub fn traits(&mut self) -> Traits {
         let info = self.ask(&["INFO", "server"]).text();
         let version = info.lines().find_map(|l| l.strip_prefix("redis_version:"));
         let mut parts = version.into_iter().flat_map(|v| v.split('.'));
         let mut next = || parts.next().and_then(|p| p.parse::<u32>().ok());
-        (next(), next()) >= (Some(7), Some(2))
+        let version = (next(), next());
+        Traits {
+            swallows: version >= (Some(7), Some(2)),
+            overlooks: version >= (Some(8), Some(0)),
+            resets: version >= (Some(6), Some(2)),
+        }
     }
 
     /// Who is connected, without this connection.

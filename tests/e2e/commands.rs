@@ -7,7 +7,7 @@ use std::time::Duration;
 use pointsman::lab::{Client, ClusterOptions, Protocol, Server, Value};
 use pointsman::topology::Fault;
 
-use crate::support::{SOON, Scene, ask, becomes_true, get, now, write_until_ok};
+use crate::support::{SOON, Scene, ask, becomes_true, get, now, status_says, write_until_ok};
 
 /// Whether the server is older than Redis 7, and says so.
 fn too_old(test: &str) -> bool {
@@ -148,6 +148,7 @@ async fn functions_go_along_and_settings_do_not() {
     let mut client = scene.client().await;
     let library = "#!lua name=mine\nredis.register_function('f', function() return 7 end)";
     ask(&mut client, &["FUNCTION", "LOAD", library]).await;
+    scene.expect_log("keyspace notifications would end");
     ask(
         &mut client,
         &["CONFIG", "SET", "notify-keyspace-events", "KEA"],
@@ -163,6 +164,7 @@ async fn functions_go_along_and_settings_do_not() {
     ask(&mut client, &["SET", "key", "1"]).await;
     let event = listener.message().await.unwrap().to_string();
     assert!(event.contains("__keyspace@0__:key"), "{event}");
+    status_says(&scene.shard.pointsman, "keyspace notifications would end").await;
     scene.in_sync().await;
     scene.primary().await.kill();
     scene.failed_over().await;
