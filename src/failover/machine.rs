@@ -169,6 +169,7 @@ impl Machine {
                 Phase::Led(led) => led.sentinels(),
                 _ => Vec::new(),
             },
+            shards: Vec::new(),
         }
     }
 
