@@ -74,6 +74,10 @@ names! {
         "Requests that wait for a primary now.";
     REQUESTS_HELD_TOTAL = "pointsman_requests_held_total", Kind::Counter, ["backend"],
         "Requests that had to wait for a primary.";
+    REDIRECTED = "pointsman_requests_redirected_total", Kind::Counter, ["backend", "kind"],
+        "Requests to a cluster that a node did not take and that were sent on or again.";
+    SLOT_MAPS = "pointsman_slot_map_changes_total", Kind::Counter, ["backend"],
+        "Times the known places of a cluster's hash slots changed.";
     REQUESTS_REPLAYED = "pointsman_requests_replayed_total", Kind::Counter, ["backend"],
         "Requests that had been sent and were sent again after an upstream was lost.";
     HOLD_DURATION = "pointsman_hold_duration_seconds", Kind::Histogram(HOLD_BUCKETS), ["backend"],
@@ -174,6 +178,18 @@ label! {
         Unknown = "unknown",
         /// The client left before the reply.
         Abandoned = "abandoned",
+    }
+}
+
+label! {
+    /// Why a node of a cluster did not take a request.
+    RedirectKind {
+        /// -MOVED: another node has its slot.
+        Moved = "moved",
+        /// -ASK: another node may have its key already.
+        Ask = "ask",
+        /// -TRYAGAIN: its keys are at two nodes.
+        TryAgain = "try_again",
     }
 }
 
@@ -420,6 +436,33 @@ impl WorkerMetrics {
     /// A held request went on, or got its error, after `waited`.
     pub fn hold_ended(&self, waited: Duration) {
         self.hold_duration.record(waited.as_secs_f64());
+    }
+}
+
+/// What there is besides where the backend is a cluster.
+#[derive(Clone)]
+pub struct ClusterMetrics {
+    redirected: Vec<Counter>,
+    /// The known places of the slots changed.
+    pub map_changes: Counter,
+}
+
+impl ClusterMetrics {
+    /// Registers every series of `backend`, so that all exist, at zero, from the start.
+    pub fn new(backend: &str) -> Self {
+        let b = || backend.to_owned();
+        ClusterMetrics {
+            redirected: each(
+                RedirectKind::ALL,
+                |k| counter!(REDIRECTED, "backend" => b(), "kind" => k.as_str()),
+            ),
+            map_changes: counter!(SLOT_MAPS, "backend" => b()),
+        }
+    }
+
+    /// `count` requests were sent on or again.
+    pub fn redirected(&self, kind: RedirectKind, count: u64) {
+        self.redirected[kind as usize].increment(count);
     }
 }
 

@@ -204,7 +204,8 @@ pub fn start_metrics() -> Result<PrometheusHandle, TelemetryError> {
 mod tests {
     use super::*;
     use crate::metrics::{
-        ControlMetrics, DnsMetrics, RequestOutcome, SentinelMetrics, VipMetrics, WorkerMetrics,
+        ClusterMetrics, ControlMetrics, DnsMetrics, RequestOutcome, SentinelMetrics, VipMetrics,
+        WorkerMetrics,
     };
 
     #[test]
@@ -224,6 +225,7 @@ mod tests {
             let vip = VipMetrics::new("10.0.0.100", &["127.0.0.1:9121".into()]);
             vip.pointsman_up(0, true);
             DnsMetrics::new();
+            ClusterMetrics::new("main");
             control.sentinel_up(&node, true);
             handle.render()
         });

@@ -39,6 +39,7 @@ impl Default for Script {
 fn report(outcome: Outcome) -> FailoverReport {
     FailoverReport {
         backend: "main".to_owned(),
+        shard: None,
         epoch: Epoch(2),
         fault: Fault::Switchover,
         outcome,
@@ -82,6 +83,7 @@ impl Operator for Script {
             undecided: None,
             nodes: vec![node("a:1", Health::Refused), node("b:1", Health::Up)],
             sentinels: Vec::new(),
+            shards: Vec::new(),
         };
         Box::pin(async move { self.answers.then_some(status) })
     }

@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use pointsman::metrics::{
-    ALL, ConnectFailure, DeclineReason, DnsResult, FailoverEnd, RejectReason, RequestOutcome,
-    SentinelDrop, SwapResult, UpstreamKind, VipDrop,
+    ALL, ConnectFailure, DeclineReason, DnsResult, FailoverEnd, RedirectKind, RejectReason,
+    RequestOutcome, SentinelDrop, SwapResult, UpstreamKind, VipDrop,
 };
 use pointsman::topology::Fault;
 
@@ -65,6 +65,10 @@ fn every_label_value_is_documented() {
         (
             "pointsman_sentinel_clients_dropped_total",
             values(SentinelDrop::ALL, SentinelDrop::as_str),
+        ),
+        (
+            "pointsman_requests_redirected_total",
+            values(RedirectKind::ALL, RedirectKind::as_str),
         ),
         (
             "pointsman_upstream_connections",

@@ -2,12 +2,14 @@
 //!
 //! `cargo bench --bench failover -- --repetitions 30 --fault kill`
 //! `cargo bench --bench failover -- --repetitions 30 --way sentinel`
+//! `cargo bench --bench failover -- --repetitions 30 --way cluster` (see `cluster.rs`)
 //!
 //! One primary and two replicas on loopback, every setting at its default, each client with one
 //! request in flight. The clients run in one thread of this process. A repetition is: traffic, the
 //! fault, its failover, more traffic, the judgement of every client's history; then the broken node
 //! is repaired and the next repetition begins, in front of whoever is primary now.
 
+mod cluster;
 mod seen;
 
 use std::collections::BTreeMap;
@@ -93,6 +95,7 @@ impl Arguments {
     fn faults(&self) -> Vec<Choice> {
         match (self.fault, self.way) {
             (Choice::All, Way::Embedded) => Choice::EACH.to_vec(),
+            (Choice::All, Way::Cluster) => vec![Choice::Kill, Choice::Switchover],
             (Choice::All, _) => vec![Choice::Kill, Choice::Switchover, Choice::Hang],
             (one, _) => vec![one],
         }
@@ -137,6 +140,7 @@ impl Choice {
         let (name, median, worst, failover) = match self {
             Choice::Kill if shared => ("kill -9", 150, 300, true),
             Choice::Switchover if shared => ("switchover", 50, 100, true),
+            Choice::Switchover if way == Way::Cluster => ("CLUSTER FAILOVER", 300, 500, true),
             Choice::Kill => ("kill -9", 100, 300, true),
             Choice::Hang => ("SIGSTOP, then SIGCONT", 1500, 2500, true),
             Choice::Stall => ("SIGSTOP 300 ms", 400, 500, false),
@@ -145,15 +149,16 @@ impl Choice {
             Choice::RestartEmpty => ("kill, empty restart", 150, 500, true),
             Choice::All => ("all", 0, 0, true),
         };
-        // The second without an answer and the election are Sentinel's.
-        let ours = way != Way::Sentinel || self == Choice::Switchover;
+        // The seconds without an answer and the election are theirs.
+        let elects = matches!(way, Way::Sentinel | Way::Cluster);
+        let ours = !elects || way == Way::Sentinel && self == Choice::Switchover;
         Goal {
             name,
             pause: ours.then_some(Figures {
                 median: Duration::from_millis(median),
                 worst: Duration::from_millis(worst),
             }),
-            after_role: (way == Way::Sentinel).then_some(Duration::from_millis(100)),
+            after_role: elects.then_some(Duration::from_millis(100)),
             failover,
         }
     }
@@ -227,6 +232,11 @@ async fn bench(arguments: &Arguments) -> Result<(), LabError> {
          primary that was replaced, counted by the clients;\nreported: what pointsman says of it, in \
          bytes of the replication stream; doubled: also wrong replies and\nwrong order"
     );
+    if arguments.way == Way::Cluster {
+        println!(
+            "after role: here, from the moment when the nodes themselves take writes for every slot again"
+        );
+    }
     if arguments.way == Way::Sentinel {
         println!(
             "plain: clients that ask Sentinel, check ROLE, and do so again after an error, without \
@@ -238,6 +248,9 @@ async fn bench(arguments: &Arguments) -> Result<(), LabError> {
 
 /// All repetitions of one fault.
 async fn run(arguments: &Arguments, fault: Choice, who: Who) -> Result<(), LabError> {
+    if arguments.way == Way::Cluster {
+        return cluster::run(arguments, fault).await;
+    }
     // A new shard for each fault: one fault's leftovers are not the next one's problem.
     let shard = Shard::start(ShardOptions {
         program: Some(env!("CARGO_BIN_EXE_pointsman").into()),
@@ -254,18 +267,7 @@ async fn run(arguments: &Arguments, fault: Choice, who: Who) -> Result<(), LabEr
             sum.disturbed += 1;
             continue;
         };
-        if arguments.verbose {
-            println!("{}", seen.verdict);
-            println!(
-                "{} ms, {:?} after role:master",
-                millis(seen.gap),
-                seen.after_role
-            );
-        }
-        let slow = arguments.slower.map(Duration::from_millis);
-        if slow.is_some_and(|limit| seen.gap > limit) {
-            seen.print_slow();
-        }
+        seen.print(arguments);
         sum.add(&seen);
     }
     sum.print(&fault.goal(arguments.way), who);
@@ -349,7 +351,7 @@ async fn repeat(
     if fault == Choice::Hang {
         let hangs = Duration::from_secs(arguments.hang_seconds);
         let rest = match arguments.way {
-            Way::Embedded | Way::Etcd | Way::Consul | Way::Zookeeper => hangs,
+            Way::Embedded | Way::Etcd | Way::Consul | Way::Zookeeper | Way::Cluster => hangs,
             Way::Sentinel => hangs.saturating_sub(clock::now() - fault_at),
         };
         if who == Who::Pointsman {
@@ -409,6 +411,22 @@ async fn repair(shard: &Shard, fault: Choice, node: &Server) -> Result<(), LabEr
 }
 
 impl Seen {
+    /// As far as it was asked for.
+    fn print(&self, arguments: &Arguments) {
+        if arguments.verbose {
+            println!("{}", self.verdict);
+            println!(
+                "{} ms, {:?} after role:master",
+                millis(self.gap),
+                self.after_role
+            );
+        }
+        let slow = arguments.slower.map(Duration::from_millis);
+        if slow.is_some_and(|limit| self.gap > limit) {
+            self.print_slow();
+        }
+    }
+
     fn print_slow(&self) {
         let pause = self.verdict.total().longest_pause;
         let began = self.verdict.total().pause_began;

@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use pointsman::clock;
-use pointsman::lab::{Cluster, History, Outcome, Server};
+use pointsman::lab::{Cluster, History, Outcome, Server, Sharded};
 use pointsman::topology::Timestamp;
 use tokio::task::JoinHandle;
 
@@ -54,6 +54,57 @@ impl RoleWatch {
 }
 
 impl Drop for RoleWatch {
+    fn drop(&mut self) {
+        self.tasks.iter().for_each(JoinHandle::abort);
+    }
+}
+
+/// Writes to some nodes of a cluster itself, each a key of its shard, and notes when it was taken again for
+/// the first time after it was refused last.
+pub(crate) struct WriteWatch {
+    taken: Vec<Arc<Mutex<Option<Timestamp>>>>,
+    tasks: Vec<JoinHandle<()>>,
+}
+
+impl WriteWatch {
+    /// `nodes`: numbers, each with a key.
+    pub(crate) fn start(cluster: &Sharded, nodes: Vec<(usize, String)>) -> WriteWatch {
+        let (mut all, mut tasks) = (Vec::new(), Vec::new());
+        for (number, key) in nodes {
+            let taken: Arc<Mutex<Option<Timestamp>>> = Arc::default();
+            all.push(taken.clone());
+            let address = cluster.node(number).address();
+            tasks.push(tokio::spawn(async move {
+                loop {
+                    let Ok(mut client) = pointsman::lab::Client::connect(&address).await else {
+                        tokio::time::sleep(LOOK).await;
+                        continue;
+                    };
+                    while let Ok(reply) = client.call(&["SET", &key, ""]).await {
+                        {
+                            let mut taken = taken.lock().unwrap_or_else(PoisonError::into_inner);
+                            match reply.is_ok() {
+                                true => drop(taken.get_or_insert_with(clock::now)),
+                                false => *taken = None,
+                            }
+                        }
+                        tokio::time::sleep(LOOK).await;
+                    }
+                }
+            }));
+        }
+        WriteWatch { taken: all, tasks }
+    }
+
+    /// When all of them took writes again; `None`: not yet.
+    pub(crate) fn all_taken(&self) -> Option<Timestamp> {
+        let taken = self.taken.iter();
+        let taken = taken.map(|taken| *taken.lock().unwrap_or_else(PoisonError::into_inner));
+        taken.collect::<Option<Vec<_>>>()?.into_iter().max()
+    }
+}
+
+impl Drop for WriteWatch {
     fn drop(&mut self) {
         self.tasks.iter().for_each(JoinHandle::abort);
     }

@@ -83,7 +83,9 @@ pub(super) fn headline(report: &FailoverReport, now: Duration) -> String {
         Some(node) => node.to_string(),
         None => "none".to_owned(),
     };
-    let move_ = format!("{} -> {}", name(&report.from), name(&report.to));
+    let shard = report.shard.map(|shard| format!("shard {shard} "));
+    let shard = shard.unwrap_or_default();
+    let move_ = format!("{shard}{} -> {}", name(&report.from), name(&report.to));
     match &report.outcome {
         Outcome::Done => format!(
             "{} {move_}, {when}, clients waited {}",
@@ -200,6 +202,7 @@ mod tests {
     fn report() -> FailoverReport {
         FailoverReport {
             backend: "main".to_owned(),
+            shard: None,
             epoch: Epoch(4),
             fault: Fault::Refused,
             outcome: Outcome::Done,
@@ -242,6 +245,18 @@ backend main, epoch 4: failover 10.0.0.1:6379 -> 10.0.0.2:6379, 4 min ago, clien
        12.0 ms  10.0.0.1:6379: connect refused
        13.0 ms  [failing over]
 "
+        );
+    }
+
+    #[test]
+    fn of_a_cluster_the_shard_is_named() {
+        let mut report = report();
+        report.fault = Fault::Followed;
+        report.shard = Some(2);
+        let now = Duration::from_millis(report.unix_millis);
+        assert_eq!(
+            headline(&report, now),
+            "followed a change shard 2 10.0.0.1:6379 -> 10.0.0.2:6379, just now, clients waited 87 ms"
         );
     }
 

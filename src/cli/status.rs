@@ -6,7 +6,7 @@ use super::words::{self, ago, length, table};
 use super::{AdminArgs, FAILED, OK, client, complain, failovers, print, print_json};
 use crate::admin::{BackendAnswer, StatusAnswer};
 use crate::clock;
-use crate::failover::{Health, NodeRole, NodeStatus, SentinelStatus};
+use crate::failover::{Health, NodeRole, NodeStatus, SentinelStatus, ShardStatus};
 use crate::topology::{Gate, NodeId};
 use crate::vip::{VipState, VipStatus};
 
@@ -14,8 +14,9 @@ pub(super) const HELP: &str = "\
 For each backend: the published primary (marked *), the phase, the epoch (grows by one
 with each change of primary), whether requests flow, and every node: role, health, how
 many bytes it is behind the primary, when it answered last, and why it would not be
-promoted. Where Sentinel decides, every sentinel: whom it names, in which epoch. The admin
-server of a vip agent says whether the address is there, and why.
+promoted. Where Sentinel decides, every sentinel: whom it names, in which epoch. Of a
+cluster, every shard: its primary, how many hash slots it has, its epoch. The admin server
+of a vip agent says whether the address is there, and why.
 
 Examples:
   pointsman status
@@ -124,6 +125,7 @@ fn render_backend(backend: &BackendAnswer, now: Duration) -> String {
         Some(status) => {
             text.push_str(&nodes(&status.nodes, primary));
             text.push_str(&sentinels(&status.sentinels));
+            text.push_str(&shards(&status.shards));
         }
         None => text.push_str("  the control plane does not answer\n"),
     }
@@ -196,6 +198,32 @@ fn sentinels(sentinels: &[SentinelStatus]) -> String {
                 .map_or("?".to_owned(), NodeId::to_string),
             sentinel.epoch.map_or(String::new(), |e| e.to_string()),
             sentinel.note.clone().unwrap_or_default(),
+        ]);
+    }
+    table("  ", &rows)
+}
+
+/// Of a cluster.
+fn shards(shards: &[ShardStatus]) -> String {
+    if shards.is_empty() {
+        return String::new();
+    }
+    let headings = ["  SHARD", "PRIMARY", "SLOTS", "EPOCH", "NOTE"];
+    let mut rows = vec![headings.map(str::to_owned).to_vec()];
+    for shard in shards {
+        let note = match shard.serves {
+            true => "",
+            false => "its primary does not answer as one",
+        };
+        rows.push(vec![
+            format!("  {}", shard.shard),
+            shard
+                .primary
+                .as_ref()
+                .map_or("?".to_owned(), NodeId::to_string),
+            shard.slots.to_string(),
+            shard.epoch.to_string(),
+            note.to_owned(),
         ]);
     }
     table("  ", &rows)
@@ -301,6 +329,7 @@ mod tests {
                 down,
             ],
             sentinels: Vec::new(),
+            shards: Vec::new(),
         };
         StatusAnswer {
             version: "0.1.0".to_owned(),
@@ -357,6 +386,28 @@ backend main: serving, epoch 3, authority embedded
     SENTINEL  NAMES          EPOCH  NOTE
     s1:26379  10.0.0.2:6379  3
     s2:26379  ?                     refuses connections
+";
+        assert!(text.ends_with(shown), "{text}");
+    }
+
+    #[test]
+    fn of_a_cluster_every_shard_is_shown() {
+        let mut answer = answer();
+        let status = answer.backends[0].status.as_mut().unwrap();
+        status.nodes.clear();
+        let shard = |shard, primary: &str, serves| ShardStatus {
+            shard,
+            primary: Some(NodeId::new(primary)),
+            serves,
+            epoch: Epoch(1),
+            slots: 8192,
+        };
+        status.shards = vec![shard(0, "n1:6379", true), shard(1, "n2:6379", false)];
+        let text = render(&answer, Duration::ZERO);
+        let shown = "\
+    SHARD  PRIMARY  SLOTS  EPOCH  NOTE
+    0      n1:6379  8192   1
+    1      n2:6379  8192   1      its primary does not answer as one
 ";
         assert!(text.ends_with(shown), "{text}");
     }

@@ -4,29 +4,32 @@
 //! A task a node asks CLUSTER NODES and INFO: now and then, often while a primary is lost, and at once when
 //! the data plane saw that something is not where it was.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
 use redis_protocol::resp2::types::BytesFrame;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{broadcast, mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::codec::Command;
+use super::gauges::Gauges;
 use super::handle::Question;
 use super::line::{Failed, read_info};
 use super::node::{Access, Connection, info_commands};
+use super::reports::{Reports, RequestCounter, between};
 use crate::clock;
 use crate::failover::{
     ClusterPicture, ClusterView, Health, NodeRole, NodeStatus, ProbeError, Status,
 };
+use crate::metrics::ClusterMetrics;
 use crate::resp::cluster_nodes::parse_cluster_nodes;
 use crate::resp::info::{NodeInfo, Role};
 use crate::topology::{
-    ClusterMap, ClusterWriter, Epoch, EvidenceReceiver, Gate, NodeId, Primary, Timestamp, Topology,
-    TopologyReader, TopologyWriter, channel,
+    ClusterMap, ClusterWriter, Epoch, Evidence, EvidenceReceiver, FailoverReport, Gate, NodeId,
+    Notice, Primary, RequestCounts, Timestamp, Topology, TopologyReader, TopologyWriter, channel,
 };
 
 /// Between two questions to a node while all is well.
@@ -37,6 +40,10 @@ const ALARMED: Duration = Duration::from_millis(15);
 const LEAST: Duration = Duration::from_millis(3);
 /// A node that takes longer to connect to or to answer does not answer.
 const PATIENCE: Duration = Duration::from_millis(500);
+/// What became of requests is counted until this long after a change, and from a reading before it that is
+/// at least so old.
+const COUNTED_FOR: Duration = Duration::from_secs(1);
+const COUNTED_BEFORE: Duration = Duration::from_millis(200);
 
 /// What following a cluster needs.
 pub(super) struct Follower {
@@ -50,9 +57,30 @@ pub(super) struct Follower {
     pub(super) map: ClusterWriter,
     pub(super) evidence: EvidenceReceiver,
     pub(super) questions: mpsc::Receiver<Question>,
+    pub(super) counter: RequestCounter,
+    pub(super) reports: Reports,
+    /// Nobody may listen.
+    pub(super) notices: broadcast::Sender<Notice>,
 }
 
-type Answer = (NodeId, Result<ClusterView, ProbeError>);
+type Answered = Result<(ClusterView, NodeInfo), ProbeError>;
+/// With the time of the question, or of the first one of several that were not answered.
+type Answer = (NodeId, Timestamp, Answered);
+
+/// What a node answered last.
+#[derive(Default)]
+struct Asked {
+    error: Option<ProbeError>,
+    /// What it said when it answered, and when that was.
+    said: Option<(NodeInfo, Timestamp)>,
+}
+
+/// A kept report whose requests are still counted.
+struct Counting {
+    number: u64,
+    before: RequestCounts,
+    until: Timestamp,
+}
 
 struct State {
     follower: Follower,
@@ -61,8 +89,14 @@ struct State {
     writers: Vec<(TopologyWriter, TopologyReader)>,
     /// Where the nodes said last that they are.
     known: BTreeSet<NodeId>,
-    /// How each node answered last, and when it did.
-    nodes: BTreeMap<NodeId, (Option<ProbeError>, Option<Timestamp>)>,
+    nodes: BTreeMap<NodeId, Asked>,
+    gauges: Gauges,
+    metrics: ClusterMetrics,
+    /// The last two readings of the counters while all was well.
+    steady: [(Timestamp, RequestCounts); 2],
+    counting: VecDeque<Counting>,
+    /// Number of the last report.
+    reported: u64,
     pace: watch::Sender<Duration>,
     /// Told when everybody is to be asked at once.
     hurry: watch::Sender<u64>,
@@ -79,6 +113,11 @@ pub(super) async fn follow(follower: Follower, stop: CancellationToken) {
         writers: Vec::new(),
         known: BTreeSet::new(),
         nodes: BTreeMap::new(),
+        gauges: Gauges::new(&follower.backend),
+        metrics: ClusterMetrics::new(&follower.backend),
+        steady: [(clock::now(), (follower.counter)()); 2],
+        counting: VecDeque::new(),
+        reported: 0,
         pace: watch::channel(ALARMED).0,
         hurry: watch::channel(0).0,
         answers,
@@ -88,32 +127,56 @@ pub(super) async fn follow(follower: Follower, stop: CancellationToken) {
     };
     state.ask_all();
     loop {
+        let due = state.counting.front().map(|counting| counting.until);
+        let pause = due.map_or(CALM, |due| due.since(clock::now()));
         tokio::select! {
-            () = stop.cancelled() => return,
-            Some((node, answer)) = inbox.recv() => state.answered(node, answer),
-            Some(_) = state.follower.evidence.recv() => state.hurry.send_modify(|turn| *turn += 1),
+            () = stop.cancelled() => break,
+            Some((node, asked, answer)) = inbox.recv() => state.answered(node, asked, answer),
+            Some(Evidence { node, kind }) = state.follower.evidence.recv() => {
+                state.picture.suspected(&node, kind, clock::now());
+                state.hurry.send_modify(|turn| *turn += 1);
+            }
             Some(question) = state.follower.questions.recv() => state.reply(question),
+            () = sleep(pause) => state.complete(clock::now()),
         }
     }
+    state.complete(Timestamp::from_start(Duration::MAX));
 }
 
 impl State {
-    fn answered(&mut self, node: NodeId, answer: Result<ClusterView, ProbeError>) {
+    fn answered(&mut self, node: NodeId, at: Timestamp, answer: Answered) {
+        let now = clock::now();
+        let asked = self.nodes.entry(node.clone()).or_default();
         let news = match answer {
-            Ok(view) => {
-                self.nodes.insert(node, (None, Some(clock::now())));
-                self.picture.heard(view)
+            Ok((view, info)) => {
+                *asked = Asked {
+                    error: None,
+                    said: Some((info, now)),
+                };
+                self.picture.heard(view, now)
             }
             Err(error) => {
                 tracing::debug!(backend = %self.follower.backend, %node, ?error, "no answer");
-                let seen = self.nodes.get(&node).and_then(|(_, seen)| *seen);
-                self.nodes.insert(node.clone(), (Some(error), seen));
-                self.picture.lost(&node)
+                let news = self.picture.lost(&node, &error, at);
+                asked.error = Some(error);
+                news
             }
         };
+        let up = self.nodes[&node].error.is_none();
+        let lag = up.then(|| self.lag(&node).unwrap_or(0));
+        self.gauges.asked(&node, lag);
+        let [_, newest] = self.steady;
+        if self.picture.is_whole() && now - newest.0 >= COUNTED_BEFORE {
+            self.steady = [newest, (now, (self.follower.counter)())];
+            self.gauges
+                .evidence_dropped(self.follower.evidence.dropped());
+        }
         if news {
             self.ask_all();
             self.publish();
+            for report in self.picture.take_reports() {
+                self.report(report, now);
+            }
             let pace = match self.picture.is_whole() {
                 true => CALM,
                 false => ALARMED,
@@ -144,7 +207,7 @@ impl State {
             keep
         });
         for node in gone {
-            self.picture.lost(&node);
+            self.picture.forget(&node);
         }
         self.nodes.retain(|node, _| wanted.contains(node));
         for node in wanted {
@@ -186,6 +249,12 @@ impl State {
         }
         self.publish_map();
         self.publish_home(&backend);
+        let gate = match self.picture.is_whole() {
+            true => Gate::Open,
+            false => Gate::Closed,
+        };
+        let epoch = self.follower.home.current().epoch;
+        self.gauges.published(epoch, gate);
     }
 
     fn publish_map(&self) {
@@ -208,7 +277,57 @@ impl State {
             && now.primaries == map.primaries;
         if !same {
             self.follower.map.publish(map);
+            self.metrics.map_changes.increment(1);
         }
+    }
+
+    /// A shard has a new primary.
+    fn report(&mut self, mut report: FailoverReport, now: Timestamp) {
+        report.backend = self.follower.backend.to_string();
+        let unix = clock::unix_time().saturating_sub(report.pause);
+        report.unix_millis = u64::try_from(unix.as_millis()).unwrap_or(u64::MAX);
+        let before = self.steady[0].1;
+        report.requests = between(before, (self.follower.counter)());
+        self.gauges.ended(&report);
+        self.reported += 1;
+        let _ = self.follower.notices.send(Notice {
+            event: "+switch-master",
+            node: report.to.clone(),
+        });
+        self.counting.push_back(Counting {
+            number: self.reported,
+            before,
+            until: now + COUNTED_FOR,
+        });
+        self.follower.reports.keep(self.reported, report);
+    }
+
+    /// Fills in what became of the clients' requests, and logs the reports that are done.
+    fn complete(&mut self, now: Timestamp) {
+        while self.counting.front().is_some_and(|c| c.until <= now)
+            && let Some(counting) = self.counting.pop_front()
+        {
+            let requests = between(counting.before, (self.follower.counter)());
+            let reports = &self.follower.reports;
+            let Some(report) = reports.complete(counting.number, requests) else {
+                continue;
+            };
+            match serde_json::to_string(&report) {
+                Ok(report) => {
+                    tracing::info!(backend = %self.follower.backend, report, "failover report");
+                }
+                Err(error) => tracing::warn!(%error, "a failover report can not be written"),
+            }
+        }
+    }
+
+    /// How many bytes a node is behind its primary; `None`: it is not known, or is one itself.
+    fn lag(&self, node: &NodeId) -> Option<u64> {
+        let said = |node: &NodeId| self.nodes.get(node)?.said.as_ref().map(|(info, _)| info);
+        let shards = self.picture.shards();
+        let shard = shards.iter().find(|s| s.replicas.contains(node))?;
+        let head = said(&shard.primary.as_ref()?.node)?.offset;
+        Some(head.saturating_sub(said(node)?.offset))
     }
 
     fn publish_home(&self, backend: &Arc<str>) {
@@ -254,30 +373,29 @@ impl State {
     fn status(&self) -> Status {
         let home = self.follower.home.current();
         let (whole, now) = (self.picture.is_whole(), clock::now());
-        let primaries: Vec<&NodeId> = self
-            .picture
-            .shards()
-            .iter()
-            .filter_map(|shard| shard.primary.as_ref().map(|p| &p.node))
-            .collect();
-        let nodes = self.nodes.iter().map(|(node, (error, seen))| NodeStatus {
-            node: node.clone(),
-            role: Some(match primaries.contains(&node) {
-                true => NodeRole::Primary,
-                false => NodeRole::Replica,
-            }),
-            health: health(error.as_ref()),
-            run_id: None,
-            follows: None,
-            priority: None,
-            announced: true,
-            offset: None,
-            lag_bytes: None,
-            link_up: None,
-            last_seen: seen.map(|seen| now.since(seen)),
-            not_promotable: None,
-            repointing: None,
-            lacks: None,
+        let nodes = self.nodes.iter().map(|(node, asked)| {
+            let info = asked.said.as_ref().map(|(info, _)| info);
+            let replica = info.filter(|info| info.role == Role::Replica);
+            let upstream = replica.and_then(|info| info.upstream.as_ref());
+            NodeStatus {
+                node: node.clone(),
+                role: info.map(|info| match info.role {
+                    Role::Primary => NodeRole::Primary,
+                    Role::Replica => NodeRole::Replica,
+                }),
+                health: health(asked.error.as_ref()),
+                run_id: info.map(|info| info.run_id.clone()),
+                follows: upstream.map(|(host, port)| NodeId::of(host, *port)),
+                priority: info.map(|info| info.priority),
+                announced: true,
+                offset: info.map(|info| info.offset),
+                lag_bytes: self.lag(node),
+                link_up: replica.map(|info| info.link_up),
+                last_seen: asked.said.as_ref().map(|(_, seen)| now.since(*seen)),
+                not_promotable: None,
+                repointing: None,
+                lacks: None,
+            }
         });
         Status {
             backend: self.follower.backend.clone(),
@@ -290,6 +408,7 @@ impl State {
                 .then(|| "the primary of some hash slots does not answer".to_owned()),
             nodes: nodes.collect(),
             sentinels: Vec::new(),
+            shards: self.picture.status(),
         }
     }
 }
@@ -334,7 +453,9 @@ async fn ask(
     answers: mpsc::Sender<Answer>,
 ) {
     let mut connection = None;
+    let mut unanswered = None;
     loop {
+        let asked = *unanswered.get_or_insert_with(clock::now);
         // What comes from now on is news.
         hurry.mark_unchanged();
         let warm = connection.is_some();
@@ -347,7 +468,11 @@ async fn ask(
                 continue;
             }
         }
-        if answers.send((access.node.clone(), answer)).await.is_err() {
+        if answer.is_ok() {
+            unanswered = None;
+        }
+        let answer = (access.node.clone(), asked, answer);
+        if answers.send(answer).await.is_err() {
             return;
         }
         sleep(LEAST).await;
@@ -360,10 +485,7 @@ async fn ask(
     }
 }
 
-async fn ask_once(
-    access: &Access,
-    connection: &mut Option<Connection>,
-) -> Result<ClusterView, ProbeError> {
+async fn ask_once(access: &Access, connection: &mut Option<Connection>) -> Answered {
     let (mut line, mut commands) = match connection.take() {
         Some(line) => (line, Vec::new()),
         None => (access.open(PATIENCE).await?, access.handshake()),
@@ -383,11 +505,12 @@ async fn ask_once(
         _ => return Err(ProbeError::NotRedis),
     };
     *connection = Some(line);
-    Ok(ClusterView {
+    let view = ClusterView {
         node: access.node.clone(),
-        run_id: info.run_id,
-        repl_id: info.repl_id,
+        run_id: info.run_id.clone(),
+        repl_id: info.repl_id.clone(),
         primary: info.role == Role::Primary && !info.loading,
         nodes,
-    })
+    };
+    Ok((view, info))
 }

@@ -345,7 +345,7 @@ impl Driver {
             primary: view.primary,
             replicas: view.replicas,
         };
-        self.gauges.published(&next);
+        self.gauges.published(next.epoch, next.gate);
         let generation = self.topology.publish(next);
         if await_obeyed {
             self.state.awaited = Some((op, generation));

@@ -3,7 +3,7 @@
 use crate::failover::{Decline, Observation, SwapOutcome};
 use crate::metrics::{ControlMetrics, DeclineReason, SwapResult};
 use crate::resp::info::Role;
-use crate::topology::{FailoverReport, NodeId, Topology};
+use crate::topology::{Epoch, FailoverReport, Gate, NodeId};
 
 /// One backend's gauges and counters.
 pub(super) struct Gauges {
@@ -42,13 +42,21 @@ impl Gauges {
         self.metrics.replica_lag(node, lag);
     }
 
+    /// A node of a cluster answered and is so many bytes behind its primary; `None`: it did not answer.
+    pub(super) fn asked(&mut self, node: &NodeId, lag: Option<u64>) {
+        self.metrics.node_up(node, lag.is_some());
+        if let Some(lag) = lag {
+            self.metrics.replica_lag(node, lag);
+        }
+    }
+
     /// Whether a sentinel answers and knows our master.
     pub(super) fn sentinel_up(&mut self, sentinel: &NodeId, up: bool) {
         self.metrics.sentinel_up(sentinel, up);
     }
 
-    pub(super) fn published(&self, topology: &Topology) {
-        self.metrics.published(topology.epoch, topology.gate);
+    pub(super) fn published(&self, epoch: Epoch, gate: Gate) {
+        self.metrics.published(epoch, gate);
     }
 
     pub(super) fn swapped(&self, outcome: &SwapOutcome) {

@@ -339,6 +339,9 @@ impl BackendControl {
                 map: parts.map,
                 evidence: self.evidence,
                 questions,
+                counter: Arc::from(self.requests),
+                reports,
+                notices,
             };
             return cluster::follow(follower, stop).await;
         }

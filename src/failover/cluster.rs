@@ -7,8 +7,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use super::report::{Ending, Recorder};
+use super::{ProbeError, ShardStatus};
 use crate::resp::cluster_nodes::ClusterNode;
-use crate::topology::{Epoch, HASH_SLOTS, NodeId, Primary};
+use crate::topology::{
+    BytesLost, Epoch, EvidenceKind, FailoverReport, Fault, HASH_SLOTS, NodeId, Outcome, Primary,
+    Timestamp,
+};
 
 /// What one node said, about itself and about the others.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -55,6 +60,11 @@ pub struct ClusterPicture {
     shards: Vec<ClusterShard>,
     slots: Vec<Option<u16>>,
     home: Option<u16>,
+    /// Of shards whose primary is in trouble: what was seen since.
+    outages: BTreeMap<u16, Recorder>,
+    /// Changes of primary that nobody has taken yet.
+    reports: Vec<FailoverReport>,
+    now: Timestamp,
 }
 
 impl Default for ClusterPicture {
@@ -65,13 +75,28 @@ impl Default for ClusterPicture {
             shards: Vec::new(),
             slots: vec![None; HASH_SLOTS],
             home: None,
+            outages: BTreeMap::new(),
+            reports: Vec::new(),
+            now: Timestamp::default(),
         }
     }
 }
 
 impl ClusterPicture {
     /// A node answered. Whether anything is new.
-    pub fn heard(&mut self, view: ClusterView) -> bool {
+    pub fn heard(&mut self, view: ClusterView, now: Timestamp) -> bool {
+        self.now = now;
+        for number in self.served_by(&view.node) {
+            let primary = self.shards[usize::from(number)].primary.as_ref();
+            let same = primary.is_some_and(|p| p.run_id == view.run_id);
+            match (same, view.primary) {
+                (true, true) => {
+                    self.outages.remove(&number);
+                }
+                (true, false) => self.note(number, format!("{} is a replica now", view.node)),
+                (false, _) => self.note(number, format!("{} is another process", view.node)),
+            }
+        }
         if self.views.get(&view.node) == Some(&view) {
             return false;
         }
@@ -80,13 +105,103 @@ impl ClusterPicture {
         true
     }
 
-    /// A node did not answer. Whether that is new.
-    pub fn lost(&mut self, node: &NodeId) -> bool {
+    /// A node does not answer what it was asked at `asked`. Whether that is new.
+    pub fn lost(&mut self, node: &NodeId, why: &ProbeError, asked: Timestamp) -> bool {
+        self.now = asked;
+        for number in self.served_by(node) {
+            self.note(number, format!("{node} does not answer: {why:?}"));
+        }
+        self.forget(node)
+    }
+
+    /// Nobody asks the node any more. Whether that is new.
+    pub fn forget(&mut self, node: &NodeId) -> bool {
         let known = self.views.remove(node).is_some();
         if known {
             self.look();
         }
         known
+    }
+
+    /// Requests met trouble at a node.
+    pub fn suspected(&mut self, node: &NodeId, kind: EvidenceKind, now: Timestamp) {
+        self.now = now;
+        let what = match kind {
+            EvidenceKind::ConnectionLost => "a connection of clients to it ended",
+            EvidenceKind::ConnectRefused => "it refuses connections of clients",
+            EvidenceKind::ConnectTimeout => "connections of clients to it are not answered",
+            EvidenceKind::NotPrimary => "it serves clients as a replica",
+            EvidenceKind::Reborn => "clients meet another process",
+            EvidenceKind::Loading => "it loads its data",
+            // About slots.
+            EvidenceKind::Moved => return,
+        };
+        for number in self.served_by(node) {
+            self.note(number, format!("{node}: {what}"));
+        }
+    }
+
+    /// The changes of primary since the last call, oldest first. Their time is the time from the first sign of
+    /// trouble until the new primary was believed; the backend's name is left to the caller.
+    pub fn take_reports(&mut self) -> Vec<FailoverReport> {
+        std::mem::take(&mut self.reports)
+    }
+
+    /// What an operator is shown.
+    pub fn status(&self) -> Vec<ShardStatus> {
+        let numbers = 0..self.shards.len() as u16;
+        let all = numbers.map(|number| {
+            let shard = &self.shards[usize::from(number)];
+            ShardStatus {
+                shard: number,
+                primary: shard.primary.as_ref().map(|p| p.node.clone()),
+                serves: self.is_well(number),
+                epoch: shard.epoch,
+                slots: self.slots.iter().filter(|s| **s == Some(number)).count(),
+            }
+        });
+        all.filter(|shard| shard.primary.is_some() || shard.slots > 0)
+            .collect()
+    }
+
+    fn served_by(&self, node: &NodeId) -> Vec<u16> {
+        let serves = |shard: &ClusterShard| shard.primary.as_ref().is_some_and(|p| p.node == *node);
+        let numbers = self.shards.iter().zip(0u16..);
+        numbers
+            .filter_map(|(shard, number)| serves(shard).then_some(number))
+            .collect()
+    }
+
+    /// Notes something about the primary of a shard, which is in trouble from now on.
+    fn note(&mut self, shard: u16, text: String) {
+        let now = self.now;
+        let recorder = self.outages.entry(shard).or_default();
+        recorder.evidence(now, text);
+        if recorder.closed_at.is_none() {
+            recorder.phase(now, "the_cluster_decides");
+        }
+        // What was asked before may be found out afterwards.
+        let began = recorder.closed_at.map_or(now, |at| at.min(now));
+        recorder.closed_at = Some(began);
+    }
+
+    fn report(&mut self, shard: u16, from: NodeId, to: &NodeId, epoch: Epoch) {
+        let now = self.now;
+        let mut recorder = self.outages.remove(&shard).unwrap_or_default();
+        recorder.evidence(now, format!("{to} is primary"));
+        recorder.phase(now, "published");
+        recorder.fault = Some(Fault::Followed);
+        recorder.from = Some(from);
+        let ending = Ending {
+            epoch,
+            outcome: Outcome::Done,
+            to: Some(to.clone()),
+            bytes_lost: BytesLost::Unknown,
+        };
+        self.reports.push(FailoverReport {
+            shard: Some(shard),
+            ..recorder.finish("", ending, now)
+        });
     }
 
     /// By number.
@@ -142,14 +257,19 @@ impl ClusterPicture {
             return;
         }
         let owners = self.owners();
-        let claimed: BTreeSet<&Arc<str>> = owners.iter().flatten().collect();
+        let mut claimed: Vec<&Arc<str>> = Vec::new();
+        for name in owners.iter().flatten() {
+            if claimed.last() != Some(&name) && !claimed.contains(&name) {
+                claimed.push(name);
+            }
+        }
         // Those with slots first, or a primary that lost its slots would keep the shard's number.
         let mut taken = BTreeSet::new();
         let mut numbers: BTreeMap<Arc<str>, u16> = BTreeMap::new();
         for name in &claimed {
             let number = self.number_of(name, &taken);
             taken.insert(number);
-            numbers.insert((*name).clone(), number);
+            numbers.insert(Arc::clone(name), number);
         }
         for name in self.slotless() {
             if !numbers.contains_key(&name) && !self.members.contains_key(&name) {
@@ -216,6 +336,7 @@ impl ClusterPicture {
             .values()
             .find(|view| view.primary && view.myself().is_some_and(|node| node.name == *name));
         let Some(view) = own else { return };
+        let mut before = None;
         let shard = &mut self.shards[usize::from(number)];
         let same = shard
             .primary
@@ -224,12 +345,14 @@ impl ClusterPicture {
         if !same {
             shard.epoch = shard.epoch.next();
             shard.name = name.clone();
-            shard.primary = Some(Primary {
+            let next = Primary {
                 node: view.node.clone(),
                 run_id: view.run_id.clone(),
                 repl_id: view.repl_id.clone(),
-            });
+            };
+            before = shard.primary.replace(next);
         }
+        let epoch = shard.epoch;
         let nodes = self.views.values().flat_map(|view| &view.nodes);
         let mut addresses: BTreeSet<NodeId> = nodes
             .filter(|node| node.name == *name)
@@ -237,8 +360,12 @@ impl ClusterPicture {
             .flatten()
             .map(|address| NodeId::new(address.clone()))
             .collect();
-        addresses.insert(view.node.clone());
+        let node = view.node.clone();
+        addresses.insert(node.clone());
         shard.addresses = addresses;
+        if let Some(before) = before {
+            self.report(number, before.node, &node, epoch);
+        }
     }
 
     /// A replica belongs to its primary's shard, so that it keeps the number when it takes over.
@@ -274,6 +401,7 @@ impl ClusterPicture {
             if !known {
                 self.shards[number].primary = None;
                 self.shards[number].addresses.clear();
+                self.outages.remove(&(number as u16));
             }
         }
     }
@@ -322,12 +450,16 @@ mod tests {
         }
     }
 
+    fn at(millis: u64) -> Timestamp {
+        Timestamp::from_start(std::time::Duration::from_millis(millis))
+    }
+
     const START: &[&str] = &["a - 1 0-8191", "b - 2 8192-16383", "c a 1 .", "d b 2 ."];
 
     fn started() -> ClusterPicture {
         let mut picture = ClusterPicture::default();
         for node in ["a", "b", "c", "d"] {
-            assert!(picture.heard(view(node, START)));
+            assert!(picture.heard(view(node, START), at(0)));
         }
         picture
     }
@@ -346,13 +478,13 @@ mod tests {
         assert_eq!(primary(&picture, 16383), "b:1");
         assert!(picture.is_whole());
         assert_eq!(picture.shards()[0].replicas, [NodeId::new("c:1")]);
-        assert!(!started().heard(view("a", START)), "nothing new");
+        assert!(!started().heard(view("a", START), at(0)), "nothing new");
     }
 
     #[test]
     fn a_replica_that_took_over_keeps_the_number_and_is_believed_when_it_says_so() {
         let mut picture = started();
-        assert!(picture.lost(&NodeId::new("a:1")));
+        assert!(picture.lost(&NodeId::new("a:1"), &ProbeError::Refused, at(10)));
         assert!(!picture.is_whole());
         assert_eq!(
             picture.home(),
@@ -360,20 +492,48 @@ mod tests {
             "home moves to a primary that answers"
         );
         let after = &["a fail 1 .", "b - 2 8192-16383", "c - 3 0-8191", "d b 2 ."];
-        picture.heard(view("b", after));
+        picture.heard(view("b", after), at(20));
         assert_eq!(primary(&picture, 0), "a:1", "b says so, c does not yet");
-        picture.heard(view("c", after));
+        picture.heard(view("c", after), at(2_000));
         assert_eq!(primary(&picture, 0), "c:1");
         assert_eq!(picture.slots()[0], Some(0));
         assert_eq!(picture.shards()[0].epoch, Epoch(2));
         assert!(picture.is_whole());
+        let reports = picture.take_reports();
+        let [report] = &reports[..] else {
+            panic!("{reports:?}");
+        };
+        assert_eq!((report.shard, report.epoch), (Some(0), Epoch(2)));
+        assert_eq!(report.from, Some(NodeId::new("a:1")));
+        assert_eq!(report.to, Some(NodeId::new("c:1")));
+        assert_eq!(report.pause, at(2_000) - at(10));
+        assert_eq!(report.evidence[0].1, "a:1 does not answer: Refused");
         // The old primary comes back with its old claim, then follows.
-        picture.heard(view("a", START));
+        picture.heard(view("a", START), at(20));
         assert_eq!(primary(&picture, 0), "c:1");
         let follows = &["a c 3 .", "b - 2 8192-16383", "c - 3 0-8191", "d b 2 ."];
-        picture.heard(view("a", follows));
+        picture.heard(view("a", follows), at(20));
         assert_eq!(picture.shards().len(), 2);
         assert_eq!(picture.shards()[0].epoch, Epoch(2));
+        assert!(picture.take_reports().is_empty(), "no primary changed");
+    }
+
+    #[test]
+    fn a_pause_begins_with_the_first_sign_of_trouble_that_is_not_taken_back() {
+        let mut picture = started();
+        let a = NodeId::new("a:1");
+        picture.suspected(&a, EvidenceKind::ConnectionLost, at(10));
+        picture.heard(view("a", START), at(20));
+        picture.suspected(&a, EvidenceKind::Moved, at(30));
+        picture.suspected(&a, EvidenceKind::ConnectionLost, at(40));
+        let after = &["a c 1 .", "b - 2 8192-16383", "c - 3 0-8191", "d b 2 ."];
+        picture.heard(view("a", after), at(45));
+        picture.heard(view("c", after), at(50));
+        let report = picture.take_reports().remove(0);
+        assert_eq!(report.pause, at(50) - at(40));
+        let seen: Vec<_> = report.evidence.iter().map(|(_, what)| &what[..]).collect();
+        let lost = "a:1: a connection of clients to it ended";
+        assert_eq!(seen, [lost, "a:1 is a replica now", "c:1 is primary"]);
     }
 
     #[test]
@@ -386,7 +546,7 @@ mod tests {
             "d b 2 .",
             "e - 0 .",
         ];
-        picture.heard(view("e", joined));
+        picture.heard(view("e", joined), at(20));
         assert_eq!(picture.shards().len(), 3, "it may import slots");
         let moved = &[
             "a - 1 1-8191",
@@ -395,7 +555,7 @@ mod tests {
             "d b 2 .",
             "e - 5 0-0",
         ];
-        picture.heard(view("e", moved));
+        picture.heard(view("e", moved), at(20));
         assert_eq!(primary(&picture, 0), "e:1");
         assert_eq!(primary(&picture, 1), "a:1");
         assert!(picture.shards()[0].epoch == Epoch(1), "no primary changed");
@@ -406,7 +566,7 @@ mod tests {
         let mut picture = started();
         let mut reborn = view("a", START);
         reborn.run_id = "another".into();
-        picture.heard(reborn);
+        picture.heard(reborn, at(20));
         assert_eq!(picture.shards()[0].epoch, Epoch(2));
         assert_eq!(picture.shards().len(), 2);
     }
@@ -422,9 +582,10 @@ mod tests {
                 seed = seed.wrapping_mul(6364136223846793005).wrapping_add(1);
                 let node = news.remove((seed >> 33) as usize % news.len());
                 if seed >> 63 == 0 {
-                    picture.lost(&NodeId::new(format!("{node}:1")));
+                    let node = NodeId::new(format!("{node}:1"));
+                    picture.lost(&node, &ProbeError::Silent, at(15));
                 }
-                picture.heard(view(node, after));
+                picture.heard(view(node, after), at(20));
             }
             assert_eq!(primary(&picture, 0), "c:1");
             assert_eq!(primary(&picture, 9000), "b:1");

@@ -177,6 +177,7 @@ impl Machine {
                 Phase::Led(led) => led.sentinels(),
                 _ => Vec::new(),
             },
+            shards: Vec::new(),
         }
     }
 

@@ -46,4 +46,4 @@ pub use panel::Panel;
 pub use policy::Policy;
 pub use record::{Ancestor, Opinion, Presence, Record, RecordPhase, Version};
 pub use sentinel::{AskOutcome, SentinelEvent, SentinelNews, SentinelStatus, Stage, Statement};
-pub use status::{Health, NodeRole, NodeStatus, Status};
+pub use status::{Health, NodeRole, NodeStatus, ShardStatus, Status};

@@ -70,6 +70,7 @@ impl Recorder {
         }
         FailoverReport {
             backend: backend.to_owned(),
+            shard: None,
             epoch: ending.epoch,
             fault: self.fault.unwrap_or(Fault::Followed),
             outcome: ending.outcome,

@@ -31,6 +31,24 @@ pub struct Status {
     /// Where Sentinel decides: every sentinel that is known.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub sentinels: Vec<SentinelStatus>,
+    /// Of a cluster: every shard.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub shards: Vec<ShardStatus>,
+}
+
+/// A shard of a cluster.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ShardStatus {
+    /// Its number here; it never means another shard.
+    pub shard: u16,
+    /// Who serves it.
+    pub primary: Option<NodeId>,
+    /// Whether that node answers as its primary.
+    pub serves: bool,
+    /// Grows by one with each change of its primary.
+    pub epoch: Epoch,
+    /// How many hash slots it has.
+    pub slots: usize,
 }
 
 /// A node as the core sees it.

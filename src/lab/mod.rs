@@ -41,7 +41,7 @@ pub use engine::{Engine, EngineOptions};
 pub use finder::Finder;
 pub use history::{ErrorClass, History, Kind, Operation, Outcome};
 pub use judge::{Tally, Verdict, judge};
-pub use pointsman::{Pointsman, PointsmanOptions};
+pub use pointsman::{Pointsman, PointsmanOptions, Serving};
 pub use port::Port;
 pub use scratch::Scratch;
 pub use sentinels::{SentinelOptions, Sentinels};

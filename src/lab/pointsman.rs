@@ -12,7 +12,8 @@ use serde_json::Value as Json;
 
 use super::client::{Address, Client, Protocol};
 use super::{LabError, Port, Scratch, http, until};
-use crate::topology::{FailoverReport, NodeId, Topology};
+use crate::admin::StatusAnswer;
+use crate::topology::{Epoch, FailoverReport, NodeId, Topology};
 
 /// How long it may take to be ready, or to end.
 pub const START: Duration = Duration::from_secs(20);
@@ -77,6 +78,15 @@ impl PointsmanOptions {
             log_level: "info".into(),
         }
     }
+}
+
+/// See [`Pointsman::serving`].
+#[derive(Clone, Debug)]
+pub struct Serving {
+    /// `None`: requests wait.
+    pub primary: Option<NodeId>,
+    /// Of the shard, where there are several.
+    pub epoch: Epoch,
 }
 
 /// A running pointsman. Its process may be dead or stopped; configuration, record and log stay.
@@ -268,6 +278,25 @@ impl Pointsman {
         let all: Vec<Topology> = self.ask("/api/topology").await?;
         let mine = all.into_iter().find(|t| &*t.backend == BACKEND);
         mine.ok_or_else(|| LabError::Unexpected("no topology of the backend".into()))
+    }
+
+    /// Who serves now: of a cluster each shard, else the one primary.
+    pub async fn serving(&self) -> Result<Vec<Serving>, LabError> {
+        let answer: StatusAnswer = self.ask("/api/status").await?;
+        let mine = answer.backends.into_iter().find(|b| &*b.backend == BACKEND);
+        let mine = mine.ok_or_else(|| LabError::Unexpected("no status of the backend".into()))?;
+        let shards = mine.status.map(|status| status.shards).unwrap_or_default();
+        if shards.is_empty() {
+            return Ok(vec![Serving {
+                primary: mine.topology.open_primary().map(|p| p.node.clone()),
+                epoch: mine.topology.epoch,
+            }]);
+        }
+        let serving = shards.into_iter().map(|shard| Serving {
+            primary: shard.primary.filter(|_| shard.serves),
+            epoch: shard.epoch,
+        });
+        Ok(serving.collect())
     }
 
     /// The reports of its failovers and switchovers, oldest first.

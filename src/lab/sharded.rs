@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::server::{Server, ServerOptions};
 use super::{LabError, Port, Scratch, until};
+use crate::topology::NodeId;
 
 /// How long the cluster may take to form, or to settle again.
 pub const SETTLE: Duration = Duration::from_secs(40);
@@ -124,6 +125,16 @@ impl Sharded {
         &self.names[number]
     }
 
+    /// The node with this address.
+    pub fn find(&self, id: &NodeId) -> Option<&Server> {
+        self.nodes.iter().find(|node| node.id() == *id)
+    }
+
+    /// The number of the other node of the shard, where there are only those of the start.
+    pub fn partner(&self, number: usize) -> usize {
+        (number + SHARDS) % (2 * SHARDS)
+    }
+
     /// `host:port` of every node.
     pub fn addresses(&self) -> Vec<String> {
         let ids = self.nodes.iter().map(Server::id);
@@ -231,9 +242,9 @@ impl Sharded {
     pub async fn open_slot(&self, slot: u16, from: usize, to: usize) -> Result<(), LabError> {
         let text = slot.to_string();
         let importing = ["CLUSTER", "SETSLOT", &text, "IMPORTING", self.name(from)];
-        ok(&self.nodes[to], &importing).await?;
+        set_slot(&self.nodes[to], &importing).await?;
         let migrating = ["CLUSTER", "SETSLOT", &text, "MIGRATING", self.name(to)];
-        ok(&self.nodes[from], &migrating).await
+        set_slot(&self.nodes[from], &migrating).await
     }
 
     /// Moves some keys of the slot; returns how many.
@@ -269,14 +280,26 @@ impl Sharded {
     pub async fn close_slot(&self, slot: u16, to: usize) -> Result<(), LabError> {
         let text = slot.to_string();
         let owned = ["CLUSTER", "SETSLOT", &text, "NODE", self.name(to)];
-        ok(&self.nodes[to], &owned).await?;
+        set_slot(&self.nodes[to], &owned).await?;
         for (number, node) in self.nodes.iter().enumerate() {
             if number != to && node.pid().is_some() && node.is_primary().await? {
-                ok(node, &owned).await?;
+                set_slot(node, &owned).await?;
             }
         }
         Ok(())
     }
+}
+
+/// CLUSTER SETSLOT. Valkey does it when its replicas have acknowledged it within two seconds, which a busy machine
+/// may miss.
+async fn set_slot(node: &Server, request: &[&str]) -> Result<(), LabError> {
+    until("a hash slot that is set", SETTLE, async || {
+        match ok(node, request).await {
+            Err(error) if error.to_string().contains("NOREPLICAS") => Err(error.to_string()),
+            done => Ok(done),
+        }
+    })
+    .await?
 }
 
 async fn ok(node: &Server, request: &[&str]) -> Result<(), LabError> {

@@ -18,10 +18,12 @@ pub enum Way {
     Consul,
     /// Three pointsman decide together, with a record in a ZooKeeper of three
     Zookeeper,
+    /// A Redis Cluster of three shards decides, see [`super::Sharded`]
+    Cluster,
 }
 
 impl Way {
-    /// What is to be started; everything else is at its default.
+    /// What is to be started where there is one primary; everything else is at its default.
     pub fn options(self) -> ShardOptions {
         ShardOptions {
             sentinels: (self == Way::Sentinel).then(SentinelOptions::default),
@@ -33,7 +35,7 @@ impl Way {
     /// Where the record is, and on how many servers.
     pub fn coordinator(self) -> Option<(StoreKind, usize)> {
         match self {
-            Way::Embedded | Way::Sentinel => None,
+            Way::Embedded | Way::Sentinel | Way::Cluster => None,
             Way::Etcd => Some((StoreKind::Etcd, 3)),
             Way::Consul => Some((StoreKind::Consul, 1)),
             Way::Zookeeper => Some((StoreKind::ZooKeeper, 3)),
@@ -48,6 +50,7 @@ impl Way {
             Way::Etcd => "three pointsman decide, with a record in etcd",
             Way::Consul => "three pointsman decide, with a record in Consul",
             Way::Zookeeper => "three pointsman decide, with a record in ZooKeeper",
+            Way::Cluster => "a cluster of 3 + 3 decides, cluster-node-timeout 2000 ms",
         }
     }
 }

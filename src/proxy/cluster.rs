@@ -21,11 +21,13 @@ use super::parts::Order;
 use super::session::Park;
 use super::worker::{Backend, Worker, follow_gaps, follow_topology};
 use crate::clock;
+use crate::metrics::ClusterMetrics;
 use crate::topology::{ClusterMap, TopologyReader};
 
 /// The cluster as a worker sees it.
 pub(super) struct ClusterBackend {
     pub(super) map: Arc<ClusterMap>,
+    pub(super) metrics: ClusterMetrics,
     /// The worker's backend of each shard, by the shard's number.
     pub(super) shards: Vec<usize>,
 }

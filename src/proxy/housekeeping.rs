@@ -9,7 +9,7 @@ use std::time::Duration;
 use super::lane::Lane;
 use super::worker::Worker;
 use crate::clock;
-use crate::metrics::RequestOutcome;
+use crate::metrics::{RedirectKind, RequestOutcome};
 use crate::topology::Gate;
 
 /// How often held requests are checked for their time limit and idle lanes for theirs.
@@ -122,6 +122,12 @@ impl Worker {
             metrics.requests(RequestOutcome::Abandoned, turn.abandoned);
             metrics.bytes_received.increment(turn.received);
             metrics.bytes_sent.increment(turn.sent);
+            if let Some(cluster) = &state.cluster {
+                for kind in RedirectKind::ALL {
+                    let count = turn.redirected[*kind as usize];
+                    cluster.metrics.redirected(*kind, count);
+                }
+            }
             let counts = &state.shared.counts;
             counts.held.fetch_add(turn.held, Ordering::Relaxed);
             counts.replayed.fetch_add(turn.replayed, Ordering::Relaxed);

@@ -11,6 +11,7 @@ use super::lane::{Entry, Kind, SessionRef, own_error};
 use super::parts::Sort;
 use super::replies::{LaneEnd, look_again_in};
 use super::worker::Worker;
+use crate::metrics::RedirectKind;
 use crate::resp::{OwnError, ReplyScanner};
 use crate::topology::{Evidence, EvidenceKind, NodeId};
 
@@ -40,6 +41,14 @@ impl Redirect {
             "ASK" => Some(Redirect::Ask(words.nth(1)?.to_owned())),
             "TRYAGAIN" => Some(Redirect::TryAgain),
             _ => None,
+        }
+    }
+
+    pub(super) fn kind(&self) -> RedirectKind {
+        match self {
+            Redirect::Moved(_) => RedirectKind::Moved,
+            Redirect::Ask(_) => RedirectKind::Ask,
+            Redirect::TryAgain => RedirectKind::TryAgain,
         }
     }
 }
@@ -189,6 +198,7 @@ impl Worker {
             return;
         };
         let home = session.backend;
+        self.backends[home].turn.redirected[to.kind() as usize] += 1;
         part.redirects = part.redirects.saturating_add(1);
         let settled = part.redirects <= MAX_REDIRECTS;
         let target = match to {

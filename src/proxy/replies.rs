@@ -7,6 +7,7 @@ use super::identity;
 use super::intake::{Came, Intake};
 use super::lane::{Draining, Entry, Kind, SessionRef, may_replay};
 use super::queue::LARGE;
+use super::redirects::Redirect;
 use super::session::{Life, Park, ReplyMode};
 use super::worker::Worker;
 use crate::resp::reply::{error_code, first_element, signal};
@@ -377,6 +378,7 @@ impl Worker {
             return false;
         };
         let to = self.lane_belongs(lane, frame);
+        let redirect = Redirect::read(frame).filter(|_| in_cluster);
         let state = &mut self.lanes[lane];
         let backend = &self.backends[state.backend];
         let patience = match signal {
@@ -415,6 +417,10 @@ impl Worker {
             kept: Vec::new(),
         });
         state.moves_to = to;
+        if let Some(redirect) = redirect {
+            let home = backend.shard_of.unwrap_or(state.backend);
+            self.backends[home].turn.redirected[redirect.kind() as usize] += 1;
+        }
         true
     }
 

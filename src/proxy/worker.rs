@@ -23,7 +23,7 @@ use super::settings::Settings;
 use super::socket::{Poller, Token};
 use super::{BackendPlan, Shared, SharedBackend, housekeeping, lane_task, turn};
 use crate::clock;
-use crate::metrics::{RejectReason, WorkerMetrics};
+use crate::metrics::{ClusterMetrics, RedirectKind, RejectReason, WorkerMetrics};
 use crate::resp::Limits;
 use crate::topology::{ClusterMap, Gate, Timestamp, Topology};
 
@@ -120,6 +120,8 @@ pub(super) struct TurnCounts {
     pub(super) held: u64,
     pub(super) received: u64,
     pub(super) sent: u64,
+    /// Of a cluster, by [`RedirectKind`].
+    pub(super) redirected: [u64; RedirectKind::ALL.len()],
 }
 
 /// The thread of worker `index`; ends when every sender of messages is gone or after a drain.
@@ -210,6 +212,7 @@ impl Backend {
     pub(super) fn new(plan: BackendPlan, shared: Arc<SharedBackend>) -> Self {
         let cluster = plan.cluster.as_ref().map(|_| ClusterBackend {
             map: Arc::new(ClusterMap::unknown()),
+            metrics: ClusterMetrics::new(&plan.name),
             shards: Vec::new(),
         });
         Backend {

@@ -11,6 +11,9 @@ use super::{Epoch, NodeId, Timestamp};
 pub struct FailoverReport {
     /// Name of the backend.
     pub backend: String,
+    /// Of a cluster: the number of the shard. The epoch is the shard's, too.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub shard: Option<u16>,
     /// The epoch it led to; with [`Outcome::Aborted`] the epoch that stayed in force.
     pub epoch: Epoch,
     /// Why it was started.

@@ -52,6 +52,7 @@ impl Operator for Script {
         self.questions.fetch_add(1, Ordering::Relaxed);
         let status = Status {
             sentinels: Vec::new(),
+            shards: Vec::new(),
             backend: NAME.into(),
             phase: (*self.phase.lock().expect("no panic")).to_owned(),
             step: String::new(),

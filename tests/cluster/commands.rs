@@ -271,7 +271,8 @@ async fn an_operator_sees_the_nodes_and_that_the_cluster_decides() {
         let status = run(&["status"]).await;
         let of_role = |role: &str| status.matches(&format!(" {role} ")).count();
         let all = of_role("primary") == 3 && of_role("replica") == 3;
-        match all && status.contains("the cluster decides") && !status.contains("never") {
+        let shown = status.contains("the cluster decides") && status.contains("SHARD");
+        match all && shown && !status.contains("never") {
             true => Ok(()),
             false => Err(status),
         }

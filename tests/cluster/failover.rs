@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
+use pointsman::lab::sharded::NODE_TIMEOUT;
 use pointsman::lab::{ErrorClass, Kind, TrafficOptions, Verdict};
+use pointsman::topology::{FailoverReport, Fault, Outcome};
 
 use crate::scene::{SOON, Scene};
 
@@ -23,11 +25,60 @@ async fn clients_of_every_kind_ride_through_a_killed_primary() {
     scene.traffic().await;
     let victim = scene.node_of("foo").await;
     scene.cluster.node(victim).kill();
+    gate_is_shown(&scene, 0.0).await;
     scene.progress(50).await;
     let verdict = scene.judged().await;
     assert_the_promise_was_kept(&verdict);
     assert_ne!(scene.node_of("foo").await, victim);
+    let report = the_report(&scene, victim).await;
+    // The cluster waits that long before it elects.
+    assert!(report.pause > NODE_TIMEOUT / 2, "{report:?}");
+    gate_is_shown(&scene, 1.0).await;
+    let node = scene.cluster.node(victim).id();
+    let up = format!("pointsman_node_up{{backend=\"main\",node=\"{node}\"}}");
+    assert_eq!(scene.pointsman.metric(&up).await.unwrap(), Some(0.0));
     scene.assert_log_is_clean();
+}
+
+/// The only report: the replica of `victim` took over, and requests waited for it.
+async fn the_report(scene: &Scene, victim: usize) -> FailoverReport {
+    let counted = async || {
+        let mut reports = scene
+            .pointsman
+            .failovers()
+            .await
+            .map_err(|e| e.to_string())?;
+        match reports.pop() {
+            Some(report) if reports.is_empty() && report.requests.held > 0 => Ok(report),
+            other => Err(format!("{other:?} after {reports:?}")),
+        }
+    };
+    let report = pointsman::lab::until("a report with its requests", SOON, counted);
+    let report = report.await.unwrap();
+    assert_eq!(
+        (report.fault, &report.outcome),
+        (Fault::Followed, &Outcome::Done)
+    );
+    assert!(report.shard.is_some_and(|shard| shard < 3), "{report:?}");
+    assert_eq!(report.from, Some(scene.cluster.node(victim).id()));
+    let heir = scene.cluster.partner(victim);
+    assert_eq!(report.to, Some(scene.cluster.node(heir).id()));
+    assert!(!report.evidence.is_empty(), "{report:?}");
+    let count = "pointsman_failovers_total{backend=\"main\",fault=\"followed\",outcome=\"done\"}";
+    assert_eq!(scene.pointsman.metric(count).await.unwrap(), Some(1.0));
+    report
+}
+
+async fn gate_is_shown(scene: &Scene, value: f64) {
+    let gate = "pointsman_gate_open{backend=\"main\"}";
+    pointsman::lab::until("the gate's gauge", SOON, async || {
+        match scene.pointsman.metric(gate).await {
+            Ok(Some(now)) if now == value => Ok(()),
+            other => Err(format!("{other:?}")),
+        }
+    })
+    .await
+    .unwrap();
 }
 
 #[tokio::test]
@@ -105,7 +156,7 @@ async fn a_planned_failover_is_no_error_for_what_may_be_sent_again() {
     let mut scene = Scene::start().await;
     scene.traffic().await;
     let before = scene.node_of("foo").await;
-    let replica = before + 3;
+    let replica = scene.cluster.partner(before);
     let reply = scene
         .cluster
         .node(replica)
@@ -130,6 +181,7 @@ async fn a_planned_failover_is_no_error_for_what_may_be_sent_again() {
     );
     assert_the_promise_was_kept(&verdict);
     assert_eq!((total.lost, total.broken()), (0, 0), "{verdict}");
+    the_report(&scene, before).await;
     scene.assert_log_is_clean();
 }
 

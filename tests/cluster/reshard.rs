@@ -2,10 +2,10 @@
 
 use std::collections::BTreeSet;
 
-use pointsman::lab::{Client, Server, Value};
+use pointsman::lab::{Client, PointsmanOptions, Server, Value};
 use pointsman::resp::key_slot;
 
-use crate::scene::{Scene, ask, hear, message, send};
+use crate::scene::{SOON, Scene, ask, hear, message, send};
 
 #[tokio::test]
 async fn slots_move_between_shards_without_an_error_for_anybody() {
@@ -29,7 +29,9 @@ async fn slots_move_between_shards_without_an_error_for_anybody() {
 
 #[tokio::test]
 async fn the_slots_that_the_clients_use_move_under_their_hands() {
-    let mut scene = Scene::start().await;
+    // Of several workers each follows for itself.
+    let workers = |options: &mut PointsmanOptions| options.proxy = "workers = 2".into();
+    let mut scene = Scene::with(workers).await;
     scene.traffic().await;
     for round in 0..3 {
         for from in 0..3 {
@@ -55,7 +57,16 @@ async fn the_slots_that_the_clients_use_move_under_their_hands() {
     let total = verdict.total();
     assert_eq!(total.all_errors(), 0, "{verdict}");
     assert_eq!((total.lost, total.broken()), (0, 0), "{verdict}");
+    assert!(counted(&scene, "slot_map_changes_total", "").await > 0.0);
+    counts_redirect(&scene, "moved").await;
     scene.assert_log_is_clean();
+}
+
+/// A counter of the cluster.
+async fn counted(scene: &Scene, name: &str, labels: &str) -> f64 {
+    let sample = format!("pointsman_{name}{{backend=\"main\"{labels}}}");
+    let value = scene.pointsman.metric(&sample).await.unwrap();
+    value.unwrap_or_else(|| panic!("no {sample}"))
 }
 
 #[tokio::test]
@@ -122,7 +133,7 @@ async fn a_subscription_follows_its_slot() {
         .await
         .unwrap();
     // They were told nothing of it, and hear again as soon as they are there.
-    let deadline = pointsman::clock::now() + crate::scene::SOON;
+    let deadline = pointsman::clock::now() + SOON;
     while ask(&mut publisher, "SPUBLISH {t}y ready").await != "1"
         || ask(&mut publisher, "SPUBLISH {t}x m").await != "2"
     {
@@ -171,6 +182,7 @@ async fn a_slot_on_its_way_is_asked_for_at_both_ends() {
     for reply in ["OK", "QUEUED", "QUEUED", "[OK, 1]"] {
         assert_eq!(hear(&mut client).await, reply);
     }
+    counts_redirect(&scene, "ask").await;
     // Keys at both ends: that has to wait until they are together.
     let mut waits = scene.client().await;
     send(&mut waits, "MGET {t}0 {t}1 {t}2 {t}3 {t}4 {t}5 {t}6 {t}7 {t}8 {t}9 {t}10 {t}11 {t}12 {t}13 {t}14 {t}15").await;
@@ -183,5 +195,19 @@ async fn a_slot_on_its_way_is_asked_for_at_both_ends() {
     assert_eq!(ask(&mut client, "RPUSH {t}list e").await, "1");
     assert_eq!(hear(&mut waits).await, "[{t}list, e]");
     assert_eq!(scene.node_of("t").await, to);
+    counts_redirect(&scene, "try_again").await;
     scene.assert_log_is_clean();
+}
+
+async fn counts_redirect(scene: &Scene, kind: &str) {
+    let label = format!(",kind=\"{kind}\"");
+    // Workers add up now and then.
+    pointsman::lab::until("a counted redirection", SOON, async || {
+        match counted(scene, "requests_redirected_total", &label).await {
+            0.0 => Err(format!("no {kind}")),
+            _ => Ok(()),
+        }
+    })
+    .await
+    .unwrap();
 }

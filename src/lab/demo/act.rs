@@ -1,16 +1,19 @@
 //! One fault: traffic before, during and after it, and what came of it.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::pin::pin;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use super::super::history::Kind;
 use super::super::server::Data;
-use super::super::{LabError, Shard, Traffic, TrafficOptions, Verdict, Way, judge};
+use super::super::{
+    LabError, Pointsman, Serving, Shard, Traffic, TrafficOptions, Verdict, Way, judge,
+};
 use super::screen::{Screen, bars, grouped, millis};
 use super::tables;
 use crate::clock;
-use crate::topology::{FailoverReport, NodeId, Timestamp};
+use crate::topology::{FailoverReport, Timestamp};
 
 /// How often the moving block is drawn, and the width of one bar.
 const FRAME: Duration = Duration::from_millis(100);
@@ -19,10 +22,10 @@ const FRAME: Duration = Duration::from_millis(100);
 const WIDTH: usize = 32;
 
 /// Time between two operations of one client: traffic a person can follow.
-const PACE: Duration = Duration::from_millis(1);
+pub(super) const PACE: Duration = Duration::from_millis(1);
 
 /// How long a report may take after the fault.
-const REPORT: Duration = Duration::from_secs(15);
+pub(super) const REPORT: Duration = Duration::from_secs(15);
 
 /// How long the nodes may take to be in sync again.
 const HEALED: Duration = Duration::from_secs(20);
@@ -34,13 +37,15 @@ pub(super) enum Fault {
     Kill,
     Hang,
     RestartEmpty,
+    /// Of a cluster.
+    Handover,
+    Reshard,
 }
 
 /// What came of it.
 pub(super) struct ActOutcome {
     pub(super) fault: Fault,
     pub(super) verdict: Verdict,
-    pub(super) report: FailoverReport,
 }
 
 impl Fault {
@@ -48,6 +53,7 @@ impl Fault {
     pub(super) fn all(way: Way) -> Vec<Fault> {
         let mut all = vec![Fault::Switchover, Fault::Kill, Fault::Hang];
         match way {
+            Way::Cluster => return vec![Fault::Handover, Fault::Kill, Fault::Hang, Fault::Reshard],
             Way::Embedded | Way::Etcd | Way::Consul | Way::Zookeeper => {
                 all.push(Fault::RestartEmpty);
             }
@@ -63,6 +69,8 @@ impl Fault {
             Fault::Kill => "kill -9",
             Fault::Hang => "hang (SIGSTOP)",
             Fault::RestartEmpty => "empty restart",
+            Fault::Handover => "CLUSTER FAILOVER",
+            Fault::Reshard => "live reshard",
         }
     }
 
@@ -72,13 +80,20 @@ impl Fault {
             Fault::Kill => "The primary's process is killed; later it comes back, empty.",
             Fault::Hang => "The primary hangs; when it wakes up it still believes to be primary.",
             Fault::RestartEmpty => "The primary is killed and back at once, without its data.",
+            Fault::Handover => "A replica takes over from its primary, as the operator told it.",
+            Fault::Reshard => "Hash slots that the clients use move to another shard.",
         }
     }
 
     /// Whether acknowledged writes that had not reached a replica may be gone: replication is
     /// asynchronous.
     pub(super) fn may_lose(self) -> bool {
-        self != Fault::Switchover
+        !self.is_planned()
+    }
+
+    /// Whether nothing breaks.
+    pub(super) fn is_planned(self) -> bool {
+        matches!(self, Fault::Switchover | Fault::Handover | Fault::Reshard)
     }
 }
 
@@ -90,26 +105,10 @@ pub(super) async fn play(
     title: &str,
     time: Duration,
 ) -> Result<ActOutcome, LabError> {
-    screen.say("");
-    let head = screen.bold(&format!("  {title}: {}", fault.name()));
-    screen.say(&format!("{head}  {}", screen.dim(fault.sentence())));
-    screen.say("");
+    announce(screen, fault, title);
     let earlier = shard.failovers().await?.len();
-    let traffic = Traffic::start(TrafficOptions {
-        clients: clients(),
-        pace: PACE,
-        ..TrafficOptions::every_kind(shard.address())
-    })
-    .await?;
-    let mut stage = Stage {
-        shard,
-        screen,
-        traffic: &traffic,
-        began: clock::now(),
-        primary: None,
-        rows: BTreeMap::new(),
-        told: 0,
-    };
+    let traffic = start_traffic(&shard.pointsman).await?;
+    let mut stage = Stage::new(&shard.pointsman, screen, &traffic);
     stage.watch(time.mul_f64(0.3)).await?;
 
     let node = shard.primary().await?;
@@ -125,13 +124,11 @@ pub(super) async fn play(
         Fault::Kill => node.kill(),
         Fault::Hang => node.stop(),
         Fault::RestartEmpty => node.restart_now(Data::Empty)?,
+        // See `sharded.rs`.
+        Fault::Handover | Fault::Reshard => {}
     }
-    let (report, watched) = tokio::join!(
-        shard.failover(earlier + 1, REPORT),
-        stage.watch(time.mul_f64(0.35)),
-    );
-    watched?;
-    let report = report?;
+    let report = shard.failover(earlier + 1, REPORT);
+    let report = stage.watch_until(report, time.mul_f64(0.35)).await?;
     match fault {
         Fault::Kill => {
             stage.note(&format!("{} comes back", node.id()));
@@ -141,27 +138,37 @@ pub(super) async fn play(
             stage.note(&format!("{} wakes up", node.id()));
             node.cont();
         }
-        Fault::Switchover | Fault::RestartEmpty => {}
+        Fault::Switchover | Fault::RestartEmpty | Fault::Handover | Fault::Reshard => {}
     }
-    let (healed, watched) =
-        tokio::join!(is_follower(shard, &report), stage.watch(time.mul_f64(0.35)),);
-    watched?;
-    healed?;
+    let healed = is_follower(shard, &report);
+    stage.watch_until(healed, time.mul_f64(0.35)).await?;
     let mut primary = shard.primary().await?.client().await?;
     let verdict = judge(&traffic.stop(&mut primary).await?);
     shard.cluster.in_sync(HEALED).await?;
     if let Some(sentinels) = &shard.sentinels {
         sentinels.ready(shard.cluster.nodes().len() - 1).await?;
     }
-    let outcome = ActOutcome {
-        fault,
-        verdict,
-        // Once more: what became of the requests is filled in after the gate opened.
-        report: shard.failovers().await?.swap_remove(earlier),
-    };
-    tables::report(screen, &outcome.report);
+    let outcome = ActOutcome { fault, verdict };
+    // Once more: what became of the requests is filled in after the gate opened.
+    tables::report(screen, &shard.failovers().await?.swap_remove(earlier));
     tables::clients(screen, &outcome);
     Ok(outcome)
+}
+
+pub(super) fn announce(screen: &mut Screen, fault: Fault, title: &str) {
+    screen.say("");
+    let head = screen.bold(&format!("  {title}: {}", fault.name()));
+    screen.say(&format!("{head}  {}", screen.dim(fault.sentence())));
+    screen.say("");
+}
+
+pub(super) async fn start_traffic(pointsman: &Pointsman) -> Result<Traffic, LabError> {
+    Traffic::start(TrafficOptions {
+        clients: clients(),
+        pace: PACE,
+        ..TrafficOptions::every_kind(pointsman.address())
+    })
+    .await
 }
 
 /// Waits until the former primary follows the new one.
@@ -204,30 +211,63 @@ struct Row {
     slowest: Duration,
 }
 
-struct Stage<'a> {
-    shard: &'a Shard,
+pub(super) struct Stage<'a> {
+    pointsman: &'a Pointsman,
     screen: &'a mut Screen,
     traffic: &'a Traffic,
     began: Timestamp,
-    primary: Option<NodeId>,
+    /// Who served when it was looked last, one for each shard.
+    serving: Vec<Serving>,
     rows: BTreeMap<Kind, Row>,
     /// Whole seconds already told to somebody who reads lines instead of a screen.
     told: u64,
 }
 
-impl Stage<'_> {
-    /// Shows what happens for as long as `time`.
-    async fn watch(&mut self, time: Duration) -> Result<(), LabError> {
-        let start = clock::now();
-        while clock::now().since(start) < time {
-            tokio::time::sleep(FRAME).await;
-            self.frame().await?;
+impl<'a> Stage<'a> {
+    pub(super) fn new(
+        pointsman: &'a Pointsman,
+        screen: &'a mut Screen,
+        traffic: &'a Traffic,
+    ) -> Self {
+        Stage {
+            pointsman,
+            screen,
+            traffic,
+            began: clock::now(),
+            serving: Vec::new(),
+            rows: BTreeMap::new(),
+            told: 0,
         }
-        Ok(())
+    }
+
+    /// Shows what happens for as long as `time`.
+    pub(super) async fn watch(&mut self, time: Duration) -> Result<(), LabError> {
+        self.watch_until(async { Ok(()) }, time).await
+    }
+
+    /// Shows what happens until `event`, and for as long as `time` at least.
+    pub(super) async fn watch_until<T>(
+        &mut self,
+        event: impl Future<Output = Result<T, LabError>>,
+        time: Duration,
+    ) -> Result<T, LabError> {
+        let start = clock::now();
+        let (mut event, mut happened) = (pin!(event), None);
+        loop {
+            tokio::select! {
+                result = &mut event, if happened.is_none() => happened = Some(result?),
+                () = tokio::time::sleep(FRAME) => self.frame().await?,
+            }
+            if clock::now().since(start) >= time
+                && let Some(result) = happened.take()
+            {
+                return Ok(result);
+            }
+        }
     }
 
     /// A line that stays, with the time since the traffic began.
-    fn note(&mut self, text: &str) {
+    pub(super) fn note(&mut self, text: &str) {
         let time = clock::now().since(self.began).as_secs_f64();
         let line = format!("  {time:6.2} s   {text}");
         let line = self.screen.notable(&line);
@@ -235,13 +275,26 @@ impl Stage<'_> {
     }
 
     async fn frame(&mut self) -> Result<(), LabError> {
-        let topology = self.shard.pointsman.topology().await?;
-        if let Some(primary) = topology.open_primary()
-            && self.primary.as_ref() != Some(&primary.node)
-            && self.primary.replace(primary.node.clone()).is_some()
-        {
-            let (node, epoch) = (&primary.node, topology.epoch);
-            self.note(&format!("{node} is primary now, epoch {epoch}"));
+        let serving = self.pointsman.serving().await?;
+        for (number, now) in serving.iter().enumerate() {
+            let before = self.serving.get(number).map(|before| before.epoch);
+            if let Some(node) = &now.primary
+                && before.is_some_and(|before| before < now.epoch)
+            {
+                let of = match serving.len() {
+                    1 => String::new(),
+                    _ => format!(" of shard {number}"),
+                };
+                self.note(&format!("{node} is primary{of} now, epoch {}", now.epoch));
+            }
+        }
+        // Those without a primary are compared when they have one.
+        for (number, now) in serving.iter().enumerate() {
+            match self.serving.get_mut(number) {
+                Some(before) if now.primary.is_some() => *before = now.clone(),
+                Some(before) => before.primary = None,
+                None => self.serving.push(now.clone()),
+            }
         }
         let mut errors = BTreeMap::new();
         for (kind, live) in self.traffic.live() {
@@ -258,17 +311,33 @@ impl Stage<'_> {
             errors.insert(*kind, (failed, live.unknown.load(Ordering::Relaxed)));
         }
         match self.screen.is_terminal() {
-            true => self.draw(topology.open_primary().is_some(), &errors),
+            true => self.draw(&errors),
             false => self.tell(&errors),
         }
         Ok(())
     }
 
-    fn draw(&mut self, open: bool, errors: &Errors) {
+    /// Who serves, in words; the error: some requests wait.
+    fn who_serves(&self) -> Result<String, String> {
+        let names = self.serving.iter().map(|s| match &s.primary {
+            Some(node) => node.to_string(),
+            None => "-".to_owned(),
+        });
+        let names: Vec<String> = names.collect();
+        let without = self.serving.iter().position(|s| s.primary.is_none());
+        match (&names[..], without) {
+            ([one], None) => Ok(format!("primary {one}")),
+            ([] | [_], _) => Err("no primary: requests wait".to_owned()),
+            (_, None) => Ok(format!("primaries {}", names.join(" "))),
+            (_, Some(shard)) => Err(format!("shard {shard} has no primary: its requests wait")),
+        }
+    }
+
+    fn draw(&mut self, errors: &Errors) {
         let time = clock::now().since(self.began).as_secs_f64();
-        let primary = match (&self.primary, open) {
-            (Some(primary), true) => self.screen.good(&format!("primary {primary}")),
-            _ => self.screen.notable("no primary: requests wait"),
+        let primary = match self.who_serves() {
+            Ok(words) => self.screen.good(&words),
+            Err(words) => self.screen.notable(&words),
         };
         let mut block = vec![format!("  {time:6.2} s   {primary}")];
         let head = format!(
@@ -311,9 +380,9 @@ impl Stage<'_> {
         self.told = time.as_secs();
         let recent = |row: &Row| row.rates.iter().rev().take(10).sum::<u64>();
         let rate: u64 = self.rows.values().map(recent).sum();
-        let primary = self.primary.as_ref().map_or("-", NodeId::as_str);
+        let primary = self.who_serves().unwrap_or_else(|words| words);
         let line = format!(
-            "  {:6.2} s   primary {primary}   {} requests/s   {} errors   {} unknown",
+            "  {:6.2} s   {primary}   {} requests/s   {} errors   {} unknown",
             time.as_secs_f64(),
             grouped(rate),
             errors.values().map(|(failed, _)| failed).sum::<u64>(),

@@ -1,11 +1,12 @@
 //! `pointsman demo`: everything on one machine, faults one after the other, and what the clients
 //! saw of them.
 //!
-//! `act` is one fault from its traffic to its verdict, `screen` what moves while it happens,
-//! `tables` what stays.
+//! `act` is one fault from its traffic to its verdict, `sharded` the same where a cluster serves, `screen` what
+//! moves while it happens, `tables` what stays.
 
 mod act;
 mod screen;
+mod sharded;
 mod tables;
 
 use std::path::PathBuf;
@@ -54,6 +55,8 @@ pub enum FaultChoice {
     Hang,
     /// It is killed and started again at once without its data
     RestartEmpty,
+    /// Of a cluster: hash slots move to another shard
+    Reshard,
     /// One after the other
     All,
 }
@@ -95,9 +98,16 @@ async fn show(options: &DemoOptions, screen: &mut Screen) -> Result<bool, LabErr
                    to show";
         return Err(LabError::Unexpected(why.into()));
     }
+    if options.fault == FaultChoice::Reshard && options.way != Way::Cluster {
+        let why = "only a cluster has hash slots: --with cluster";
+        return Err(LabError::Unexpected(why.into()));
+    }
     screen.say("");
+    if options.way == Way::Cluster {
+        return sharded::show(options, screen).await;
+    }
     let others = match options.way {
-        Way::Embedded => "",
+        Way::Embedded | Way::Cluster => "",
         Way::Sentinel => ", three sentinels",
         Way::Etcd => ", etcd on three servers, two further monitors",
         Way::Consul => ", Consul, two further monitors",
@@ -130,7 +140,7 @@ async fn show(options: &DemoOptions, screen: &mut Screen) -> Result<bool, LabErr
         FaultChoice::Kill => vec![Fault::Kill],
         FaultChoice::Hang => vec![Fault::Hang],
         FaultChoice::RestartEmpty => vec![Fault::RestartEmpty],
-        FaultChoice::All => Fault::all(options.way),
+        FaultChoice::Reshard | FaultChoice::All => Fault::all(options.way),
     };
     let time = Duration::from_secs(options.seconds);
     let mut outcomes = Vec::new();
@@ -150,11 +160,7 @@ async fn show(options: &DemoOptions, screen: &mut Screen) -> Result<bool, LabErr
 
 async fn introduce(shard: &Shard, screen: &mut Screen) -> Result<(), LabError> {
     let node = shard.primary().await?;
-    let info = node.info().await?;
-    let version = ["valkey_version", "redis_version"]
-        .iter()
-        .find_map(|field| Some(format!("{} {}", &field[..6], info.get(*field)?)));
-    let version = version.unwrap_or_default().replace("redis_", "redis");
+    let version = version(node).await?;
     screen.say("");
     for (number, node) in shard.cluster.nodes().iter().enumerate() {
         let role = if number == 0 { "primary" } else { "replica" };
@@ -173,16 +179,21 @@ async fn introduce(shard: &Shard, screen: &mut Screen) -> Result<(), LabError> {
     Ok(())
 }
 
+async fn version(node: &Server) -> Result<String, LabError> {
+    let info = node.info().await?;
+    let version = ["valkey_version", "redis_version"]
+        .iter()
+        .find_map(|field| Some(format!("{} {}", &field[..6], info.get(*field)?)));
+    Ok(version.unwrap_or_default().replace("redis_", "redis"))
+}
+
 /// Leaves everything running until the process is asked to stop.
 async fn keep(shard: &Shard, screen: &mut Screen) -> Result<(), LabError> {
     let primary: &Server = shard.primary().await?;
     let port = shard.pointsman.port();
     let pid = primary.pid().unwrap_or_default();
     let admin = shard.pointsman.admin();
-    screen.say("");
-    screen.say(&screen.bold("  Everything is left running. Play with it:"));
-    screen.say("");
-    for (what, command) in [
+    let mut lines = vec![
         ("an ordinary client", format!("redis-cli -p {port}")),
         (
             "one that writes for ever",
@@ -209,23 +220,28 @@ async fn keep(shard: &Shard, screen: &mut Screen) -> Result<(), LabError> {
                 shard.pointsman.directory().display()
             ),
         ),
-    ] {
-        screen.say(&format!("    {what:<26} {command}"));
-    }
+    ];
     if let Some(sentinel) = shard.sentinels.iter().flat_map(Sentinels::all).next() {
         let port = sentinel.port();
-        let what = "let Sentinel move it";
         let command = format!("redis-cli -p {port} sentinel failover mymaster");
-        screen.say(&format!("    {what:<26} {command}"));
+        lines.push(("let Sentinel move it", command));
     }
     if let Address::Unix(path) = shard.pointsman.socket() {
-        screen.say(&format!(
-            "    {:<26} redis-cli -s {}",
-            "a unix socket",
-            path.display()
-        ));
+        let command = format!("redis-cli -s {}", path.display());
+        lines.push(("a unix socket", command));
+    }
+    left_running(screen, &lines);
+    std::future::pending().await
+}
+
+/// What can be done with it.
+fn left_running(screen: &mut Screen, lines: &[(&str, String)]) {
+    screen.say("");
+    screen.say(&screen.bold("  Everything is left running. Play with it:"));
+    screen.say("");
+    for (what, command) in lines {
+        screen.say(&format!("    {what:<28} {command}"));
     }
     screen.say("");
     screen.say("  Ctrl-C ends and removes all of it.");
-    std::future::pending().await
 }

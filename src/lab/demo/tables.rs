@@ -15,8 +15,12 @@ pub(super) fn report(screen: &mut Screen, report: &FailoverReport) {
         None => "-".to_owned(),
     };
     screen.say("");
+    let (shard, waited) = match report.shard {
+        Some(shard) => (format!("shard {shard}, "), "requests waited"),
+        None => (String::new(), "gate closed for"),
+    };
     let head = format!(
-        "  Report: {} -> {}, epoch {}, {}, gate closed for {}",
+        "  Report: {shard}{} -> {}, epoch {}, {}, {waited} {}",
         node(&report.from),
         node(&report.to),
         report.epoch,
@@ -207,8 +211,9 @@ fn broken_promises(outcome: &ActOutcome) -> Vec<String> {
         }
     };
     let errors = match outcome.fault {
-        // Nothing is on its way when the primary is moved on purpose.
-        Fault::Switchover => total.all_errors(),
+        // Nothing is on its way when the primary is moved on purpose. (A cluster cuts off what is on its
+        // way when it moves one.)
+        Fault::Switchover | Fault::Reshard => total.all_errors(),
         _ => outcome.verdict.forbidden_errors(),
     };
     check(errors, "errors that no client should see");
