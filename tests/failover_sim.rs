@@ -934,6 +934,25 @@ fn a_monitor_that_decides_alone_and_is_not_alone_is_told() {
 }
 
 #[test]
+fn a_record_that_somebody_deletes_is_written_again() {
+    for view_lease in [None, Some(Duration::from_secs(2))] {
+        let mut world = panel_world(3, view_lease);
+        world.delete_record();
+        // At the latest when it is read without a word of a change.
+        assert!(
+            world.run_while(3000 * MS, |w| w.record.is_none()),
+            "{}",
+            story(&world)
+        );
+        settle(&mut world, 3000 * MS);
+        assert_eq!(world.serving(), Some(0));
+        assert_eq!(world.reports.len(), 0, "{}", story(&world));
+        world.kill(0);
+        until_all_moved(&mut world, 0, 6000 * MS);
+    }
+}
+
+#[test]
 fn in_strict_mode_a_sidecar_without_the_record_stops_before_another_is_promoted() {
     let lease = Duration::from_secs(2);
     let mut world = panel_world(4, Some(lease));
@@ -947,6 +966,26 @@ fn in_strict_mode_a_sidecar_without_the_record_stops_before_another_is_promoted(
     world.run_for(1000 * MS);
     world.heal();
     settle(&mut world, 8000 * MS);
+}
+
+#[test]
+fn what_is_written_beside_a_cut_off_primary_is_counted_by_the_monitor_that_decided() {
+    for seed in 0..10 {
+        let mut world = panel_world(seed, None);
+        // Monitor 0 and sidecar 3 are with the old primary.
+        world.monitors[0].authority_cut = true;
+        world.monitors[3].authority_cut = true;
+        let cuts = [(1, 0), (2, 0), (4, 0), (0, 1), (0, 2), (3, 1), (3, 2)];
+        world.monitor_cuts.extend(cuts);
+        world.node_cuts.extend([(0, 1), (0, 2)]);
+        let moved = world.run_while(6000 * MS, |w| w.serving_at(4).is_none_or(|n| n == 0));
+        assert!(moved, "{}", story(&world));
+        world.run_for(500 * MS);
+        world.heal();
+        settle(&mut world, 8000 * MS);
+        let counted = matches!(world.amended[..], [BytesLost::Exactly(bytes)] if bytes > 0);
+        assert!(counted, "{:?}\n{}", world.amended, story(&world));
+    }
 }
 
 // ---- chaos ----
