@@ -11,12 +11,13 @@ use hickory_proto::rr::rdata::tsig::TsigAlgorithm;
 use pointsman::control::publisher::{
     Announcement, DnsUpdatePublisher, DnsUpdateSettings, PublishError, Publisher, TsigKey,
 };
+use pointsman::lab::bind::{SECRET, ZONE};
 use pointsman::topology::{Epoch, NodeId};
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpListener;
 
 use super::publisher::{LONG, contract};
-use crate::support::bind::{self, Bind, SECRET, ZONE, hesitant_relay, message};
+use crate::support::bind::{self, Bind, hesitant_relay, message};
 
 const NAME: &str = "main.redis.test.";
 const MARKER: &str = "_pointsman.main.redis.test.";

@@ -7,14 +7,12 @@ use pointsman::lab::{
     Cluster, ClusterOptions, Kind, Pointsman, PointsmanOptions, Server, Shard, until,
 };
 use pointsman::topology::NodeId;
-use tokio::io::copy_bidirectional;
-use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 
 use crate::support::bind::{self, Bind};
 use crate::support::{
     SOON, Scene, assert_no_acknowledged_write_lost, assert_no_error_at_all, assert_pause_below,
-    becomes_true, clients, let_pass, now, status_says, write_until_ok,
+    becomes_true, clients, let_pass, now, relay, status_says, write_until_ok,
 };
 
 /// The names that tests may change.
@@ -80,6 +78,7 @@ async fn scene_with(bind: &Bind, named: &[usize], source: &str, ttl: u32) -> Sce
         sentinels: None,
         monitors: Vec::new(),
         engine: None,
+        dns: None,
     })
 }
 
@@ -257,22 +256,6 @@ async fn a_name_that_does_not_exist_at_the_start_is_waited_for() {
     pointsman.ready().await.unwrap();
     let lines = pointsman.unexpected_log_lines(&["stands for no node yet", "undecided"]);
     assert!(lines.is_empty(), "{lines:?}");
-}
-
-/// Passes everything on that comes to `address`.
-async fn relay(relays: &mut JoinSet<()>, address: SocketAddr, to: u16) {
-    let listener = TcpListener::bind(address).await.unwrap();
-    relays.spawn(async move {
-        let mut connections = JoinSet::new();
-        while let Ok((mut client, _)) = listener.accept().await {
-            connections.spawn(async move {
-                if let Ok(mut server) = TcpStream::connect(("127.0.0.1", to)).await {
-                    // Either side may end it.
-                    let _ = copy_bidirectional(&mut client, &mut server).await;
-                }
-            });
-        }
-    });
 }
 
 #[tokio::test]

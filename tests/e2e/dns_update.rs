@@ -1,9 +1,10 @@
 //! The publisher `dns_update`: a name in a real BIND follows the primary.
 
+use pointsman::lab::bind::ZONE;
 use pointsman::lab::{Cluster, ClusterOptions, Server, ShardOptions};
 use pointsman::topology::Outcome;
 
-use crate::support::bind::{self, Bind, ZONE, hesitant_relay};
+use crate::support::bind::{self, Bind, hesitant_relay};
 use crate::support::{SOON, Scene, becomes_true, write_until_ok};
 
 const NAME: &str = "main.redis.test.";

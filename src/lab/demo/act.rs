@@ -24,6 +24,9 @@ const PACE: Duration = Duration::from_millis(1);
 /// How long a report may take after the fault.
 const REPORT: Duration = Duration::from_secs(15);
 
+/// After which time the operator acts, where nobody else does.
+const NOTICED: Duration = Duration::from_secs(1);
+
 /// How long the nodes may take to be in sync again.
 const HEALED: Duration = Duration::from_secs(20);
 
@@ -48,9 +51,11 @@ impl Fault {
     pub(super) fn all(way: Way) -> Vec<Fault> {
         let mut all = vec![Fault::Switchover, Fault::Kill, Fault::Hang];
         match way {
-            Way::Embedded | Way::Etcd | Way::Consul | Way::Zookeeper => {
+            Way::Embedded | Way::Vip | Way::Etcd | Way::Consul | Way::Zookeeper => {
                 all.push(Fault::RestartEmpty);
             }
+            // Nobody promotes another before it is back.
+            Way::Dns | Way::Follow => {}
             // Sentinel keeps a primary that is back before it was missed, with or without its data.
             Way::Sentinel => {}
         }
@@ -66,8 +71,18 @@ impl Fault {
         }
     }
 
-    fn sentence(self) -> &'static str {
+    fn sentence(self, way: Way) -> &'static str {
         match self {
+            Fault::Switchover if way == Way::Dns => {
+                "The operator promotes another node and moves the name."
+            }
+            Fault::Switchover if way.by_hand() => "The operator promotes another node.",
+            Fault::Kill if way.by_hand() => {
+                "The primary's process is killed; a second later an operator promotes another."
+            }
+            Fault::Hang if way.by_hand() => {
+                "The primary hangs; a second later an operator promotes another."
+            }
             Fault::Switchover => "The operator moves the primary to another node.",
             Fault::Kill => "The primary's process is killed; later it comes back, empty.",
             Fault::Hang => "The primary hangs; when it wakes up it still believes to be primary.",
@@ -85,6 +100,7 @@ impl Fault {
 /// Plays one act and prints it.
 pub(super) async fn play(
     shard: &Shard,
+    way: Way,
     screen: &mut Screen,
     fault: Fault,
     title: &str,
@@ -92,7 +108,7 @@ pub(super) async fn play(
 ) -> Result<ActOutcome, LabError> {
     screen.say("");
     let head = screen.bold(&format!("  {title}: {}", fault.name()));
-    screen.say(&format!("{head}  {}", screen.dim(fault.sentence())));
+    screen.say(&format!("{head}  {}", screen.dim(fault.sentence(way))));
     screen.say("");
     let earlier = shard.failovers().await?.len();
     let traffic = Traffic::start(TrafficOptions {
@@ -115,6 +131,11 @@ pub(super) async fn play(
     let node = shard.primary().await?;
     stage.note(&format!("{} of {}", fault.name(), node.id()));
     match fault {
+        Fault::Switchover if way.by_hand() => {
+            let (moved, watched) = tokio::join!(shard.move_by_hand(), stage.watch(FRAME * 3));
+            watched?;
+            moved?;
+        }
         Fault::Switchover => {
             // Asked for on the side, so that the block moves meanwhile.
             let asked = async { shard.pointsman.switchover(None).await };
@@ -125,6 +146,16 @@ pub(super) async fn play(
         Fault::Kill => node.kill(),
         Fault::Hang => node.stop(),
         Fault::RestartEmpty => node.restart_now(Data::Empty)?,
+    }
+    if way.by_hand() && fault != Fault::Switchover {
+        stage.watch(NOTICED).await?;
+        let moved = shard.replace_by_hand(node).await?;
+        let name = match way {
+            Way::Dns => " and moves the name",
+            _ => "",
+        };
+        let to = moved.to.id();
+        stage.note(&format!("the operator promotes {to}{name}"));
     }
     let (report, watched) = tokio::join!(
         shard.failover(earlier + 1, REPORT),
@@ -143,8 +174,14 @@ pub(super) async fn play(
         }
         Fault::Switchover | Fault::RestartEmpty => {}
     }
-    let (healed, watched) =
-        tokio::join!(is_follower(shard, &report), stage.watch(time.mul_f64(0.35)),);
+    let healing = async {
+        if way.by_hand() && fault != Fault::Switchover {
+            node.ready().await?;
+            shard.demote_by_hand(node).await?;
+        }
+        is_follower(shard, &report).await
+    };
+    let (healed, watched) = tokio::join!(healing, stage.watch(time.mul_f64(0.35)));
     watched?;
     healed?;
     let mut primary = shard.primary().await?.client().await?;
