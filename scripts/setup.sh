@@ -2,7 +2,7 @@
 # Installs what is missing to build, test or lint pointsman, and nothing that is there already.
 # Usage: scripts/setup.sh build|test|lint
 #   build  a C compiler and a Rust toolchain
-#   test   that, redis-server with redis-cli, etcd, ZooKeeper, Consul, BIND with dig and nsupdate, and ip and iptables
+#   test   that, redis-server with redis-cli, etcd, ZooKeeper, Consul, BIND with dig and nsupdate, libfaketime, and ip and iptables
 #   lint   that, and rustfmt, clippy, git, make
 # Needs root or sudo only when something is missing. Uses apt, and rustup where apt has no Rust that
 # is new enough.
@@ -51,6 +51,14 @@ bind() {
     PATH=$PATH:/usr/sbin:/sbin
     if have named && have dig && have nsupdate; then return; fi
     (without_service named.service "BIND" bind9 bind9-dnsutils) || say "tests of DNS will not run"
+}
+
+# A clock that is wrong, for one process.
+faketime() {
+    for library in /usr/lib/*/faketime/libfaketimeMT.so.1; do
+        if [ -e "$library" ]; then return; fi
+    done
+    (packages "a wrong clock" libfaketime) || say "the test of a wrong clock will not run"
 }
 
 # Tests of a shared record want real coordinators; without one its tests say NOT RUN.
@@ -149,6 +157,7 @@ if [ "$1" = lint ]; then lint_tools; else rust; fi
 if [ "$1" != build ]; then
     redis
     bind
+    faketime
     coordinators
     network
 fi

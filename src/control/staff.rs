@@ -82,6 +82,7 @@ pub(super) enum RecordNews {
 impl Staff {
     pub(super) fn new(
         common: Common,
+        backend: &Arc<str>,
         authority: Box<dyn Authority>,
         publishers: Vec<Box<dyn Publisher>>,
         told: mpsc::Receiver<Event>,
@@ -94,7 +95,7 @@ impl Staff {
         let mut tasks = JoinSet::new();
         tasks.spawn(keep_record(authority, errands, record));
         for publisher in publishers {
-            tasks.spawn(keep_telling(publisher, news.subscribe()));
+            tasks.spawn(keep_telling(publisher, backend.clone(), news.subscribe()));
         }
         let staff = Staff {
             common,

@@ -193,11 +193,13 @@ async fn of_several_that_are_named_role_decides_and_the_dns_may_be_away() {
     bind.stop();
     let why = "the last answer counts";
     logged(&scene, why, 1).await;
+    assert!(looked_up(&scene.shard.pointsman, "timeout").await > 0.0);
     scene.progress(50).await;
     bind.cont();
     logged(&scene, "a name is resolved again", 1).await;
     bind.break_zone().await;
     logged(&scene, why, 2).await;
+    assert!(looked_up(&scene.shard.pointsman, "servfail").await > 0.0);
     status_says(&scene.shard.pointsman, SERVICE.trim_end_matches('.')).await;
     scene.progress(50).await;
     bind.mend_zone().await;
@@ -220,6 +222,12 @@ async fn of_several_that_are_named_role_decides_and_the_dns_may_be_away() {
     scene.expect_log(why);
     scene.expect_log("undecided");
     scene.assert_log_is_clean();
+}
+
+/// How many lookups ended so.
+async fn looked_up(pointsman: &Pointsman, result: &str) -> f64 {
+    let series = format!("pointsman_dns_lookups_total{{backend=\"main\",result=\"{result}\"}}");
+    pointsman.metric(&series).await.unwrap().expect("it exists")
 }
 
 fn times(scene: &Scene, text: &str) -> usize {
@@ -251,6 +259,8 @@ async fn a_name_that_does_not_exist_at_the_start_is_waited_for() {
     .await
     .unwrap();
     status_says(&pointsman, "has no SRV record").await;
+    assert!(looked_up(&pointsman, "no_address").await > 0.0);
+    assert_eq!(looked_up(&pointsman, "answered").await, 0.0);
     bind.update(&services(&[cluster.node(0)]));
     write_until_ok(&mut client, "key", "value").await;
     pointsman.ready().await.unwrap();
