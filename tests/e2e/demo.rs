@@ -134,6 +134,29 @@ async fn with_an_address_it_shows_where_that_is_or_says_what_it_may_not() {
 }
 
 #[tokio::test]
+async fn who_may_not_make_a_network_is_told() {
+    // Here nobody may, not even root.
+    let none = "echo 0 > /proc/sys/user/max_user_namespaces";
+    let start = "\"$0\" demo --with vip";
+    let program = env!("CARGO_BIN_EXE_pointsman");
+    let unshare = |script: &str| {
+        let mut command = Command::new("unshare");
+        command.args(["-Ur", "sh", "-c", script, program]).output()
+    };
+    if !unshare(none).await.is_ok_and(|done| done.status.success()) {
+        eprintln!("NOT RUN: this needs leave for: unshare -Ur sh -c '{none}'");
+        return;
+    }
+    let refused = unshare(&format!("{none} && exec {start}")).await.unwrap();
+    let why = String::from_utf8(refused.stderr).unwrap();
+    assert_eq!(refused.status.code(), Some(1), "{why}");
+    assert!(
+        why.contains("Run it as root") || why.contains("is missing"),
+        "{why}"
+    );
+}
+
+#[tokio::test]
 async fn it_keeps_everything_running_until_it_is_asked_to_stop() {
     let scratch = Scratch::new().unwrap();
     let arguments = ["--seconds", "4", "--fault", "switchover", "--keep"];

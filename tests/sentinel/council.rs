@@ -187,9 +187,13 @@ async fn a_sentinel_in_tilt_mode_is_asked_for_nothing() {
     let mut scene = scene().await;
     scene.expect_log("-sentinel");
     calm_traffic(&mut scene).await;
-    // The one that would be asked first.
-    let all = sentinels(&scene).all().iter();
-    let tilted = all.min_by_key(|s| s.id()).expect("there are three");
+    // The one that would be asked first: of those that agree, the lowest id.
+    let mut named = Vec::new();
+    for sentinel in sentinels(&scene).all() {
+        let id = sentinel.cli(&["SENTINEL", "MYID"]).await.unwrap();
+        named.push((id.text().expect("an id").to_owned(), sentinel));
+    }
+    let tilted = named.iter().min_by_key(|(id, _)| id).expect("three").1;
     let id = tilted.id();
     tilted.stop();
     // It distrusts itself when two seconds passed between two of its turns.
