@@ -54,6 +54,14 @@ bind() {
     (without_service named.service "BIND" bind9 bind9-dnsutils) || say "tests of DNS will not run"
 }
 
+# A clock that is wrong, for one process.
+faketime() {
+    for library in /usr/lib/*/faketime/libfaketimeMT.so.1; do
+        if [ -e "$library" ]; then return; fi
+    done
+    (packages "a wrong clock" libfaketime) || say "tests of clocks that are wrong or jump will not run"
+}
+
 # Tests of a shared record want real coordinators; without one its tests say NOT RUN.
 coordinators() {
     have etcd || (without_service etcd.service "etcd" etcd-server) || say "tests with etcd will not run"
@@ -69,12 +77,6 @@ network() {
     PATH=$PATH:/usr/sbin:/sbin
     if have ip && have iptables; then return; fi
     (packages "a network to break" iproute2 iptables) || say "tests that cut the network will not run"
-}
-
-# Tests of clocks that jump want this library; without it they say NOT RUN.
-clocks() {
-    [ -e "/usr/lib/$(uname -m)-linux-gnu/faketime/libfaketime.so.1" ] && return
-    (packages "clocks that jump" libfaketime) || say "tests of clocks that jump will not run"
 }
 
 rust_by_rustup() {
@@ -156,7 +158,7 @@ if [ "$1" = lint ]; then lint_tools; else rust; fi
 if [ "$1" != build ]; then
     redis
     bind
+    faketime
     coordinators
     network
-    clocks
 fi

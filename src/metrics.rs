@@ -122,6 +122,9 @@ names! {
         "Times a failover seemed needed and was not done.";
     AUTHORITY_ATTEMPTS = "pointsman_authority_swaps_total", Kind::Counter, ["backend", "outcome"],
         "Compare-and-swaps of the authority's record.";
+    PUBLICATIONS = "pointsman_publications_total", Kind::Counter,
+        ["backend", "outcome", "publisher"],
+        "Tries to tell others who is primary, by how they ended.";
     EVIDENCE_DROPPED = "pointsman_evidence_dropped_total", Kind::Counter, ["backend"],
         "Pieces of evidence from real requests that were dropped because the channel was full.";
     SENTINEL_CLIENTS = "pointsman_sentinel_clients", Kind::Gauge, [],
@@ -136,10 +139,14 @@ names! {
         "Times this host took the address.";
     VIP_DROPPED = "pointsman_vip_dropped_total", Kind::Counter, ["address", "reason"],
         "Times this host dropped the address.";
+    VIP_FAILURES = "pointsman_vip_failures_total", Kind::Counter, ["address"],
+        "Times this host could not do what was due with the address or its interface.";
     VIP_CONNECTIONS_ENDED = "pointsman_vip_connections_ended_total", Kind::Counter, ["address"],
         "Connections to the address that were ended when this host dropped it.";
     VIP_POINTSMAN_UP = "pointsman_vip_pointsman_up", Kind::Gauge, ["pointsman"],
         "1 when the pointsman answered the agent's last question, else 0.";
+    DNS_LOOKUPS = "pointsman_dns_lookups_total", Kind::Counter, ["backend", "result"],
+        "Lookups of names that stand for nodes, by what came of them.";
     DNS_QUERIES = "pointsman_dns_queries_total", Kind::Counter, ["result"],
         "Questions to the built-in DNS server, by how they were answered.";
     LOG_DROPPED = "pointsman_log_lines_dropped_total", Kind::Counter, [],
@@ -306,6 +313,46 @@ label! {
         Unconfirmed = "unconfirmed",
         /// The agent was told to stop.
         Stopped = "stopped",
+    }
+}
+
+label! {
+    /// What came of looking up a name that stands for nodes.
+    LookupResult {
+        /// Everything that was asked was answered.
+        Answered = "answered",
+        /// There is no such name, or it has no record of the wanted type.
+        NoAddress = "no_address",
+        /// No server answered in time.
+        Timeout = "timeout",
+        /// SERVFAIL.
+        Servfail = "servfail",
+        /// REFUSED, nonsense, no server to ask, no way to it.
+        Failed = "failed",
+    }
+}
+
+label! {
+    /// What kind of publisher it is, as the configuration calls it.
+    PublisherKind {
+        /// A name in somebody's zone.
+        DnsUpdate = "dns_update",
+        /// A program.
+        Hook = "hook",
+        /// A key in a coordinator.
+        Kv = "kv",
+    }
+}
+
+label! {
+    /// How a try to tell others who is primary ended.
+    PublicationOutcome {
+        /// Whoever asks learns it.
+        Done = "done",
+        /// A newer one had been published.
+        Older = "older",
+        /// It is tried again.
+        Failed = "failed",
     }
 }
 
@@ -581,6 +628,50 @@ impl ControlMetrics {
     }
 }
 
+/// Handles of a source that looks names up.
+pub struct LookupMetrics {
+    lookups: Vec<Counter>,
+}
+
+impl LookupMetrics {
+    /// Registers every series of `backend`, so that all exist, at zero, from the start.
+    pub fn new(backend: &str) -> Self {
+        LookupMetrics {
+            lookups: each(
+                LookupResult::ALL,
+                |r| counter!(DNS_LOOKUPS, "backend" => backend.to_owned(), "result" => r.as_str()),
+            ),
+        }
+    }
+
+    /// A name was looked up.
+    pub fn ended(&self, result: LookupResult) {
+        self.lookups[result as usize].increment(1);
+    }
+}
+
+/// Handles of a publisher. Several of one kind add to the same series.
+pub struct PublicationMetrics {
+    outcomes: Vec<Counter>,
+}
+
+impl PublicationMetrics {
+    /// Registers every series of this kind, so that all exist, at zero, from the start.
+    pub fn new(backend: &str, publisher: PublisherKind) -> Self {
+        PublicationMetrics {
+            outcomes: each(PublicationOutcome::ALL, |o| {
+                counter!(PUBLICATIONS, "backend" => backend.to_owned(), "outcome" => o.as_str(),
+                    "publisher" => publisher.as_str())
+            }),
+        }
+    }
+
+    /// It was tried.
+    pub fn ended(&self, outcome: PublicationOutcome) {
+        self.outcomes[outcome as usize].increment(1);
+    }
+}
+
 /// Handles of the built-in DNS server.
 pub struct DnsMetrics {
     queries: Vec<Counter>,
@@ -651,6 +742,8 @@ pub struct VipMetrics {
     pub conflict: Gauge,
     /// Times it was taken.
     pub taken: Counter,
+    /// Times the host could not do what was due.
+    pub failures: Counter,
     /// Connections that were ended.
     pub connections_ended: Counter,
     dropped: Vec<Counter>,
@@ -665,6 +758,7 @@ impl VipMetrics {
             held: gauge!(VIP_HELD, "address" => a()),
             conflict: gauge!(VIP_CONFLICT, "address" => a()),
             taken: counter!(VIP_TAKEN, "address" => a()),
+            failures: counter!(VIP_FAILURES, "address" => a()),
             connections_ended: counter!(VIP_CONNECTIONS_ENDED, "address" => a()),
             dropped: each(
                 VipDrop::ALL,

@@ -684,6 +684,7 @@ fn a_name_in_a_zone_needs_a_server_a_zone_and_a_key() {
     assert_eq!(settings.key.name.to_ascii(), "pointsman.");
     assert_eq!(settings.key.secret, b"secret");
     assert!((settings.timeout.as_secs(), settings.srv) == (5, false));
+    assert_eq!(settings.refresh.as_secs(), 30);
     assert!(
         config.warnings[0]
             .message
@@ -770,6 +771,12 @@ fn a_name_in_a_zone_needs_a_server_a_zone_and_a_key() {
             "hmac-sha256",
         ),
         ("key = ", "srv = \"yes\", key = ", "true or false", ""),
+        (
+            "key = ",
+            "refresh = \"0s\", key = ",
+            "longer than zero",
+            "500ms",
+        ),
         ("key = ", "ttl = 5, key = ", "unknown key `ttl`", ""),
     ] {
         let text = dns_update(from, to);

@@ -3,8 +3,9 @@
 use std::collections::BTreeMap;
 
 use pointsman::metrics::{
-    ALL, ConnectFailure, DeclineReason, DnsResult, FailoverEnd, RedirectKind, RejectReason,
-    RequestOutcome, SentinelDrop, SwapResult, UpstreamKind, VipDrop,
+    ALL, ConnectFailure, DeclineReason, DnsResult, FailoverEnd, LookupResult, PublicationOutcome,
+    PublisherKind, RedirectKind, RejectReason, RequestOutcome, SentinelDrop, SwapResult,
+    UpstreamKind, VipDrop,
 };
 use pointsman::topology::Fault;
 
@@ -97,6 +98,18 @@ fn every_label_value_is_documented() {
         (
             "pointsman_vip_dropped_total",
             values(VipDrop::ALL, VipDrop::as_str),
+        ),
+        (
+            "pointsman_dns_lookups_total",
+            values(LookupResult::ALL, LookupResult::as_str),
+        ),
+        (
+            "pointsman_publications_total",
+            values(PublicationOutcome::ALL, PublicationOutcome::as_str),
+        ),
+        (
+            "pointsman_publications_total",
+            values(PublisherKind::ALL, PublisherKind::as_str),
         ),
         (
             "pointsman_dns_queries_total",

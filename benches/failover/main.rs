@@ -3,6 +3,7 @@
 //! `cargo bench --bench failover -- --repetitions 30 --fault kill`
 //! `cargo bench --bench failover -- --repetitions 30 --way sentinel`
 //! `cargo bench --bench failover -- --repetitions 30 --way cluster` (see `cluster.rs`)
+//! `cargo bench --bench failover -- --repetitions 30 --way dns`
 //!
 //! One primary and two replicas on loopback, every setting at its default, each client with one
 //! request in flight. The clients run in one thread of this process. A repetition is: traffic, the
@@ -24,7 +25,7 @@ use pointsman::lab::{
 };
 use pointsman::topology::{BytesLost, FailoverReport, Outcome, Timestamp};
 
-use seen::RoleWatch;
+use seen::{RoleWatch, ServedWatch};
 
 /// For what should take a moment.
 const SOON: Duration = Duration::from_secs(30);
@@ -71,6 +72,8 @@ enum Choice {
     Stall,
     Switchover,
     RestartEmpty,
+    /// An operator promotes another, and moves the name where there is one
+    ByHand,
     All,
 }
 
@@ -96,6 +99,7 @@ impl Arguments {
         match (self.fault, self.way) {
             (Choice::All, Way::Embedded) => Choice::EACH.to_vec(),
             (Choice::All, Way::Cluster) => vec![Choice::Kill, Choice::Switchover],
+            (Choice::All, way) if way.by_hand() => vec![Choice::ByHand],
             (Choice::All, _) => vec![Choice::Kill, Choice::Switchover, Choice::Hang],
             (one, _) => vec![one],
         }
@@ -118,6 +122,8 @@ struct Goal {
     pause: Option<Figures>,
     /// From `role:master` of the new primary until every client is served.
     after_role: Option<Duration>,
+    /// From the changed answer until a request was served by the new primary, median.
+    after_hand: Option<Duration>,
     failover: bool,
 }
 
@@ -147,11 +153,15 @@ impl Choice {
             Choice::Switchover if way == Way::Sentinel => ("SENTINEL FAILOVER", 300, 500, true),
             Choice::Switchover => ("switchover", 20, 60, true),
             Choice::RestartEmpty => ("kill, empty restart", 150, 500, true),
+            Choice::ByHand if way == Way::Dns => ("the name is moved", 0, 0, true),
+            Choice::ByHand => ("moved by hand", 0, 0, true),
             Choice::All => ("all", 0, 0, true),
         };
-        // The seconds without an answer and the election are theirs.
+        // The seconds without an answer and the election are theirs; a hand's own steps take longer than ours.
         let elects = matches!(way, Way::Sentinel | Way::Cluster);
         let ours = !elects || way == Way::Sentinel && self == Choice::Switchover;
+        let ours = ours && self != Choice::ByHand;
+        let after_hand = (self == Choice::ByHand).then_some(Duration::from_millis(100));
         Goal {
             name,
             pause: ours.then_some(Figures {
@@ -159,6 +169,7 @@ impl Choice {
                 worst: Duration::from_millis(worst),
             }),
             after_role: elects.then_some(Duration::from_millis(100)),
+            after_hand,
             failover,
         }
     }
@@ -172,6 +183,7 @@ struct Sum {
     disturbed: usize,
     pauses: Vec<Duration>,
     after_role: Vec<Duration>,
+    after_hand: Vec<Duration>,
     errors: BTreeMap<ErrorClass, u64>,
     forbidden: u64,
     lost: u64,
@@ -202,6 +214,22 @@ fn main() -> ExitCode {
 }
 
 async fn bench(arguments: &Arguments) -> Result<(), LabError> {
+    if arguments
+        .faults()
+        .iter()
+        .any(|fault| (*fault == Choice::ByHand) != arguments.way.by_hand())
+    {
+        let why = "where an operator decides the fault is `by-hand`, and nowhere else";
+        return Err(LabError::Unexpected(why.into()));
+    }
+    if arguments.way == Way::Vip {
+        let why = "clients of a virtual address do not connect through pointsman: see tests/vip";
+        return Err(LabError::Unexpected(why.into()));
+    }
+    if let Some(what) = arguments.way.missing() {
+        let why = format!("{what} is missing on this machine: scripts/setup.sh test installs it");
+        return Err(LabError::Unexpected(why));
+    }
     println!(
         "\n{}; 20 clients with one request in flight each, {} repetitions\n\n\
          {:<22} {:<9} {:>9} {:>7} {:>8} {:>17} {:>17} {:>17} {:>6} {:>14} {:>8} {:>10}",
@@ -281,6 +309,7 @@ struct Seen {
     fault_at: Timestamp,
     gap: Duration,
     after_role: Option<Duration>,
+    after_hand: Option<Duration>,
 }
 
 /// One repetition; `None` when Sentinel had another failover by itself before the fault: with a second
@@ -320,8 +349,14 @@ async fn repeat(
         return Ok(None);
     }
     let role = RoleWatch::start(&shard.cluster, node);
+    let served = match fault {
+        Choice::ByHand => Some(ServedWatch::start(&shard.cluster, node).await?),
+        _ => None,
+    };
+    let mut hand_at = None;
     let fault_at = clock::now();
     match (fault, &shard.sentinels) {
+        (Choice::ByHand, _) => hand_at = Some(shard.move_by_hand().await?.at),
         (Choice::Switchover, Some(sentinels)) => {
             let answer = sentinels.failover().await?;
             if !answer.is_ok() {
@@ -351,7 +386,14 @@ async fn repeat(
     if fault == Choice::Hang {
         let hangs = Duration::from_secs(arguments.hang_seconds);
         let rest = match arguments.way {
-            Way::Embedded | Way::Etcd | Way::Consul | Way::Zookeeper | Way::Cluster => hangs,
+            Way::Dns
+            | Way::Embedded
+            | Way::Follow
+            | Way::Vip
+            | Way::Etcd
+            | Way::Consul
+            | Way::Zookeeper
+            | Way::Cluster => hangs,
             Way::Sentinel => hangs.saturating_sub(clock::now() - fault_at),
         };
         if who == Who::Pointsman {
@@ -379,6 +421,9 @@ async fn repeat(
         fault_at,
         gap: seen::longest_gap(&history),
         after_role: role.seen().and_then(|at| seen::all_served(&history, at)),
+        after_hand: hand_at
+            .zip(served.and_then(|served| served.seen()))
+            .map(|(hand, served)| served.since(hand)),
     }))
 }
 
@@ -471,6 +516,7 @@ impl Sum {
         self.repetitions += 1;
         self.pauses.push(seen.gap);
         self.after_role.extend(seen.after_role);
+        self.after_hand.extend(seen.after_hand);
         for (class, count) in &total.errors {
             *self.errors.entry(*class).or_default() += count;
         }
@@ -536,6 +582,15 @@ impl Sum {
             self.broken,
             self.failovers,
         );
+        self.after_hand.sort_unstable();
+        if let (Some(goal), [.., worst]) = (goal.after_hand, &self.after_hand[..]) {
+            let median = self.after_hand[self.after_hand.len() / 2];
+            println!(
+                "    the first request at the new primary after the answer changed: median {}, worst {} ms",
+                against(median, Some(goal)).trim(),
+                millis(*worst)
+            );
+        }
         for (class, count) in &self.errors {
             if *class != ErrorClass::Unknown {
                 println!("    {count} x {}", class.name());

@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use pointsman::clock;
-use pointsman::lab::{Cluster, History, Outcome, Server, Sharded};
+use pointsman::lab::{Cluster, History, LabError, Outcome, Server, Sharded};
 use pointsman::topology::Timestamp;
 use tokio::task::JoinHandle;
 
@@ -105,6 +105,53 @@ impl WriteWatch {
 }
 
 impl Drop for WriteWatch {
+    fn drop(&mut self) {
+        self.tasks.iter().for_each(JoinHandle::abort);
+    }
+}
+
+/// Looks at every node but the primary until one has answered a GET, which replication does not bring.
+pub(crate) struct ServedWatch {
+    seen: Arc<Mutex<Option<Timestamp>>>,
+    tasks: Vec<JoinHandle<()>>,
+}
+
+impl ServedWatch {
+    pub(crate) async fn start(
+        cluster: &Cluster,
+        primary: &Server,
+    ) -> Result<ServedWatch, LabError> {
+        let seen: Arc<Mutex<Option<Timestamp>>> = Arc::default();
+        let mut tasks = Vec::new();
+        for node in cluster.nodes().iter().filter(|n| n.id() != primary.id()) {
+            let mut client = node.client().await?;
+            let reset = client.call(&["CONFIG", "RESETSTAT"]).await;
+            reset.map_err(LabError::client("reset the statistics"))?;
+            let seen = seen.clone();
+            tasks.push(tokio::spawn(async move {
+                while let Ok(info) = client.call(&["INFO", "commandstats"]).await {
+                    if info
+                        .text()
+                        .is_some_and(|text| text.contains("cmdstat_get:"))
+                    {
+                        let now = clock::now();
+                        let mut seen = seen.lock().unwrap_or_else(PoisonError::into_inner);
+                        seen.get_or_insert(now);
+                        return;
+                    }
+                    tokio::time::sleep(LOOK).await;
+                }
+            }));
+        }
+        Ok(ServedWatch { seen, tasks })
+    }
+
+    pub(crate) fn seen(&self) -> Option<Timestamp> {
+        *self.seen.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for ServedWatch {
     fn drop(&mut self) {
         self.tasks.iter().for_each(JoinHandle::abort);
     }

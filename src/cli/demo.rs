@@ -16,6 +16,7 @@ Examples:
   pointsman demo --fault kill --seconds 20
   pointsman demo --with sentinel               three sentinels decide
   pointsman demo --with cluster                a Redis Cluster of 3 + 3 behind pointsman
+  pointsman demo --with dns                    an operator moves a name in a real BIND
   pointsman demo --fault switchover --keep     then play with redis-cli; Ctrl-C ends it";
 
 pub(super) fn demo(options: &DemoOptions) -> u8 {

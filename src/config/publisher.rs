@@ -22,6 +22,9 @@ const HOOK_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a DNS server may take for one answer.
 const DNS_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// Between two looks at what was published.
+const DNS_REFRESH: Duration = Duration::from_secs(30);
+
 /// Those of RFC 8945 that are recommended, or stronger.
 const TSIG_ALGORITHMS: &[(&str, TsigAlgorithm)] = &[
     ("hmac-sha256", TsigAlgorithm::HmacSha256),
@@ -99,6 +102,7 @@ fn dns_update(section: Section<'_>) -> Option<PublisherSettings> {
     let name = section.require("name", "for example name = \"redis.internal.\"");
     let srv = section.get("srv");
     let timeout = section.get("timeout");
+    let refresh = section.get("refresh");
     let key = tsig_key(&section);
     section.finish();
     let srv = match srv {
@@ -108,6 +112,10 @@ fn dns_update(section: Section<'_>) -> Option<PublisherSettings> {
     let timeout = match timeout {
         Some(item) => item.duration()?,
         None => DNS_TIMEOUT,
+    };
+    let refresh = match refresh {
+        Some(item) => item.duration()?,
+        None => DNS_REFRESH,
     };
     let server = server.and_then(|item| {
         let text = item.string()?;
@@ -135,6 +143,7 @@ fn dns_update(section: Section<'_>) -> Option<PublisherSettings> {
         key: key?,
         srv,
         timeout,
+        refresh,
     })))
 }
 

@@ -1,4 +1,4 @@
-//! The only place of the control plane that touches metrics.
+//! What the driver counts. What names and publishers came to is counted where they are asked.
 
 use crate::failover::{Decline, Observation, SwapOutcome};
 use crate::metrics::{ControlMetrics, DeclineReason, SwapResult};

@@ -95,6 +95,7 @@ pub(super) enum RecordNews {
 impl Staff {
     pub(super) fn new(
         common: Common,
+        backend: &Arc<str>,
         authority: Box<dyn Authority>,
         roster: Option<Box<dyn Roster>>,
         publishers: Vec<Box<dyn Publisher>>,
@@ -112,7 +113,7 @@ impl Staff {
         }
         tasks.spawn(keep_record(authority, errands, record));
         for publisher in publishers {
-            tasks.spawn(keep_telling(publisher, news.subscribe()));
+            tasks.spawn(keep_telling(publisher, backend.clone(), news.subscribe()));
         }
         let staff = Staff {
             common,

@@ -358,8 +358,14 @@ impl BackendControl {
         let publishers = self.publishers.into_iter().map(PublisherSettings::open);
         let known = self.source.known();
         let opened = self.source.open(&common, &self.backend);
-        let (staff, inbox) =
-            Staff::new(common, authority, roster, publishers.collect(), opened.told);
+        let (staff, inbox) = Staff::new(
+            common,
+            &self.backend,
+            authority,
+            roster,
+            publishers.collect(),
+            opened.told,
+        );
         let machine = Machine::new(self.backend.clone(), self.monitor, known, self.policy, rule);
         let counter: RequestCounter = Arc::from(self.requests);
         let driver = Driver {

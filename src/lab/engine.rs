@@ -252,6 +252,11 @@ impl Engine {
 
     fn consul(&self, member: usize) -> Command {
         let [http, server, lan, _] = &self.members[member].ports;
+        let tls = self.options.extra.iter().any(|a| a.contains("cert_file"));
+        let (http, https) = match tls {
+            true => (-1, i32::from(http.number())),
+            false => (i32::from(http.number()), -1),
+        };
         let mut command = Command::new(consul_program());
         command
             .args(["agent", "-server", "-client=127.0.0.1"])
@@ -259,7 +264,8 @@ impl Engine {
             .args([format!("-bind={CONSUL}"), "-serf-wan-port=-1".to_owned()])
             .args([format!("-node=m{member}"), "-data-dir=data".to_owned()])
             .arg(format!("-bootstrap-expect={}", self.members.len()))
-            .arg(format!("-http-port={}", http.number()))
+            .arg(format!("-http-port={http}"))
+            .arg(format!("-https-port={https}"))
             .arg(format!("-server-port={}", server.number()))
             .arg(format!("-serf-lan-port={}", lan.number()))
             .args(["-dns-port=-1", "-grpc-port=-1", "-disable-host-node-id"])

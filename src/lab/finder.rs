@@ -1,4 +1,4 @@
-//! How an ordinary Sentinel-aware client finds the primary, for comparison.
+//! How an ordinary client that connects again finds the primary.
 
 use std::time::Duration;
 
@@ -8,20 +8,37 @@ use super::sentinels::MASTER;
 /// Bound of every step; client libraries wait longer.
 const LIMIT: Duration = Duration::from_millis(500);
 
+/// A connect whose SYN was lost would be tried again after a second only.
+const SYN: Duration = Duration::from_millis(200);
+
 /// Asks the sentinels one after the other, connects, and wants ROLE to say `master`, as "Guidelines
-/// for Redis clients with support for Redis Sentinel" has it.
+/// for Redis clients with support for Redis Sentinel" has it. Or connects to where the primary always is.
 #[derive(Clone, Debug)]
 pub struct Finder {
-    sentinels: Vec<String>,
+    place: Place,
     password: Option<String>,
+}
+
+#[derive(Clone, Debug)]
+enum Place {
+    Sentinels(Vec<String>),
+    Address(Address),
 }
 
 impl Finder {
     /// `sentinels` have no password, the nodes have this one.
     pub fn new(sentinels: Vec<String>, password: Option<String>) -> Finder {
         Finder {
-            sentinels,
+            place: Place::Sentinels(sentinels),
             password,
+        }
+    }
+
+    /// Whoever is primary has this address.
+    pub fn at(address: Address) -> Finder {
+        Finder {
+            place: Place::Address(address),
+            password: None,
         }
     }
 
@@ -32,8 +49,15 @@ impl Finder {
     }
 
     async fn try_all(&self) -> Result<Client, ClientError> {
+        let sentinels = match &self.place {
+            Place::Sentinels(sentinels) => sentinels,
+            Place::Address(address) => {
+                let opened = tokio::time::timeout(SYN, self.connect(address.clone())).await;
+                return opened.unwrap_or(Err(ClientError::Late(SYN)));
+            }
+        };
         let mut failed = ClientError::Closed;
-        for sentinel in &self.sentinels {
+        for sentinel in sentinels {
             match self.ask(sentinel).await {
                 Ok(address) => return self.connect(address).await,
                 Err(error) => failed = error,

@@ -11,15 +11,18 @@
 //! Used by `pointsman demo`, by the real-server tests and by the failover bench; nothing in the
 //! proxy depends on it. Everything it starts ends when its owner is dropped, also on a panic.
 
+pub mod bind;
 pub mod client;
 pub mod cluster;
 mod data_plane;
 pub mod demo;
 mod engine;
 mod finder;
+mod hand;
 pub mod history;
 pub mod http;
 pub mod judge;
+pub mod lan;
 pub mod pointsman;
 mod port;
 mod scratch;
@@ -34,13 +37,16 @@ mod way;
 
 use std::time::Duration;
 
+pub use bind::Bind;
 pub use client::{Address, Client, ClientError, Protocol};
 pub use cluster::{Cluster, ClusterOptions};
 pub use data_plane::DataPlane;
 pub use engine::{Engine, EngineOptions};
 pub use finder::Finder;
+pub use hand::Moved;
 pub use history::{ErrorClass, History, Kind, Operation, Outcome};
 pub use judge::{Tally, Verdict, judge};
+pub use lan::Lan;
 pub use pointsman::{Pointsman, PointsmanOptions, Serving};
 pub use port::Port;
 pub use scratch::Scratch;

@@ -186,6 +186,15 @@ impl Pointsman {
         self.spawn(&[("POINTSMAN_CRASH_AT", point)])
     }
 
+    /// As [`Pointsman::restart`], with its clock so many seconds off; `library` is libfaketime.
+    pub fn restart_with_clock(&self, library: &str, off: i64) -> Result<(), LabError> {
+        self.spawn(&[
+            ("LD_PRELOAD", library),
+            ("FAKETIME", &format!("{off:+}s")),
+            ("DONT_FAKE_MONOTONIC", "1"),
+        ])
+    }
+
     fn spawn(&self, environment: &[(&str, &str)]) -> Result<(), LabError> {
         self.kill();
         let path = self.log_file();

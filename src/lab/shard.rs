@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use super::pointsman::{Pointsman, PointsmanOptions};
 use super::{
-    Address, Client, Cluster, ClusterOptions, Engine, LabError, SentinelOptions, Sentinels, Server,
-    until,
+    Address, Bind, Client, Cluster, ClusterOptions, Engine, LabError, SentinelOptions, Sentinels,
+    Server, hand, until,
 };
 use crate::control::StoreKind;
 use crate::topology::{FailoverReport, Fault};
@@ -29,6 +29,8 @@ pub struct ShardOptions {
     pub authority: Option<String>,
     /// Where three pointsman share a record, and on how many servers it is.
     pub coordinator: Option<(StoreKind, usize)>,
+    /// A name in the DNS says who is primary, and pointsman follows it.
+    pub dns: bool,
     /// Where the record is; `None`: beside the configuration.
     pub state: Option<PathBuf>,
     /// Further lines of `[backend.main]`.
@@ -57,6 +59,8 @@ pub struct Shard {
     pub monitors: Vec<Pointsman>,
     /// Where they keep it.
     pub engine: Option<Engine>,
+    /// Who knows the name of the primary, where a name says who it is.
+    pub dns: Option<Bind>,
     /// The servers.
     pub cluster: Cluster,
 }
@@ -71,6 +75,19 @@ impl Shard {
         };
         let mut settings = options.in_front_of(&cluster);
         settings.source = sentinels.as_ref().map(Sentinels::source_line);
+        let dns = match options.dns {
+            true => Some(Bind::start().await?),
+            false => None,
+        };
+        if let Some(dns) = &dns {
+            hand::name(dns, cluster.node(0)).await?;
+            settings.source = Some(format!(
+                "source = {{ kind = \"dns\", name = {:?}, record = \"srv\", resolvers = [{:?}] }}\n\
+                 authority = {{ kind = \"follow\" }}",
+                hand::service().trim_end_matches('.'),
+                dns.server(),
+            ));
+        }
         let engine = match options.coordinator {
             Some((kind, members)) => Some((kind, Engine::start(kind, members).await?)),
             None => None,
@@ -95,6 +112,7 @@ impl Shard {
             sentinels,
             monitors,
             engine: engine.map(|(_, engine)| engine),
+            dns,
             cluster,
         })
     }

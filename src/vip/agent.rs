@@ -237,6 +237,7 @@ impl Agent {
     /// Says once what does not work, until it works or something else does not.
     fn troubled(&mut self, what: &str, error: &io::Error) {
         let trouble = format!("{what}: {error}");
+        self.metrics.failures.increment(1);
         if self.trouble.as_ref() != Some(&trouble) {
             let (address, interface) = (self.settings.address, &self.settings.interface);
             tracing::error!(%address, interface, trouble, "this host can not do what is due");
@@ -440,6 +441,7 @@ impl Agent {
         let address = self.settings.address;
         let before = self.end_connections().await;
         if let Err(error) = self.kernel.take_away().await {
+            self.metrics.failures.increment(1);
             tracing::error!(%address, %error,
                 "the address can not be taken away; it is not renewed and ends with its lifetime");
         }

@@ -11,12 +11,13 @@ use hickory_proto::rr::rdata::tsig::TsigAlgorithm;
 use pointsman::control::publisher::{
     Announcement, DnsUpdatePublisher, DnsUpdateSettings, PublishError, Publisher, TsigKey,
 };
+use pointsman::lab::bind::{SECRET, ZONE};
 use pointsman::topology::{Epoch, NodeId};
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpListener;
 
 use super::publisher::{LONG, contract};
-use crate::support::bind::{self, Bind, SECRET, ZONE, hesitant_relay, message};
+use crate::support::bind::{self, Bind, hesitant_relay, message};
 
 const NAME: &str = "main.redis.test.";
 const MARKER: &str = "_pointsman.main.redis.test.";
@@ -37,6 +38,7 @@ fn settings(bind: &Bind) -> DnsUpdateSettings {
         },
         srv: true,
         timeout: LONG,
+        refresh: LONG,
     }
 }
 
@@ -326,6 +328,61 @@ async fn what_somebody_else_has_published_there_is_left_alone() {
     assert_eq!(server.records(NAME, "A"), ["10.0.0.1"]);
 }
 
+#[tokio::test]
+async fn what_was_changed_by_hand_is_put_right_unless_a_newer_epoch_stands_there() {
+    if !bind::is_here() {
+        return;
+    }
+    let server = Bind::start().await;
+    let settings = settings(&server);
+    let mut publisher = DnsUpdatePublisher::new(settings.clone());
+    assert_eq!(publisher.refresh(), Some(settings.refresh));
+    let ours = announcement(3, "10.0.0.1:6379");
+    publisher.publish(ours.clone()).await.expect("published");
+    let service = "_redis._tcp.main.redis.test.";
+    let all = || {
+        let parts = [
+            (NAME, "A"),
+            (NAME, "AAAA"),
+            (NAME, "CNAME"),
+            (service, "SRV"),
+            (MARKER, "TXT"),
+        ];
+        parts.map(|(name, kind)| server.records(name, kind))
+    };
+    let right = all();
+    let deleted = format!("update delete {NAME}\nupdate delete {service}\nupdate delete {MARKER}");
+    for by_hand in [
+        format!("update delete {NAME} A\nupdate add {NAME} 0 A 10.9.9.9"),
+        format!("update add {NAME} 0 A 10.9.9.9"),
+        format!("update add {NAME} 0 AAAA 2001:db8::9"),
+        format!("update delete {NAME}\nupdate add {NAME} 0 CNAME elsewhere.test."),
+        format!("update delete {service}\nupdate add {service} 0 SRV 0 0 1 {NAME}"),
+        format!("update delete {MARKER}"),
+        // As after a restored backup.
+        format!(
+            "update delete {MARKER}\nupdate add {MARKER} 0 TXT \"pointsman\" \"epoch=2\" \
+             \"backend=main\" \"primary=10.9.9.9:6379\"\nupdate add {NAME} 0 A 10.9.9.9"
+        ),
+        deleted,
+    ] {
+        server.update(&by_hand);
+        assert_ne!(all(), right, "{by_hand}");
+        publisher.publish(ours.clone()).await.expect("published");
+        assert_eq!(all(), right, "{by_hand}");
+    }
+    publish(&settings, 4, "10.0.0.4:6379")
+        .await
+        .expect("published");
+    server.update(&format!("update delete {NAME} A"));
+    let older = publisher.publish(ours).await;
+    assert!(
+        matches!(older, Err(PublishError::Older(Epoch(4)))),
+        "{older:?}"
+    );
+    assert_eq!(server.records(NAME, "A"), [""; 0]);
+}
+
 /// A server that answers every question in its own way.
 async fn impostor(answer: impl Fn(Message) -> Option<Vec<u8>> + Send + 'static) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a listener");
@@ -358,6 +415,7 @@ async fn nobody_is_believed_who_does_not_know_the_key_and_nobody_is_waited_for_w
         },
         srv: false,
         timeout: Duration::from_millis(500),
+        refresh: LONG,
     };
     let unsigned = impostor(|question| {
         let code = ResponseCode::NoError;

@@ -673,6 +673,54 @@ async fn etcd_with_certificates_on_both_sides() {
 }
 
 #[tokio::test]
+async fn consul_with_certificates_on_both_sides() {
+    let Some(_turn) = turn(StoreKind::Consul).await else {
+        return;
+    };
+    let certificates = Certificates::new();
+    // The port that clients ask is the one for TLS.
+    let tls = format!(
+        "ca_file = {:?} cert_file = {:?} key_file = {:?} verify_incoming = true",
+        certificates.path("ca.pem"),
+        certificates.path("server.pem"),
+        certificates.path("server.key"),
+    );
+    let engine = Engine::with(EngineOptions {
+        kind: StoreKind::Consul,
+        members: 1,
+        extra: vec!["-hcl".to_owned(), tls],
+    })
+    .await
+    .expect("started");
+    let identity = (
+        certificates.pem("server.pem"),
+        certificates.pem("server.key"),
+    );
+    let mut place = Coordinator::of(&engine, StoreKind::Consul);
+    place.settings.tls = Some(TlsSettings {
+        ca: Some(certificates.pem("ca.pem")),
+        identity: Some(identity.clone()),
+    });
+    let mut authority = place.usable().await;
+    let version = stores(&mut authority, 1).await;
+    // The watch is a connection of its own.
+    let mut watching = place.open();
+    watching.load().await.expect("there");
+    sees(&mut watching, version).await;
+    for (ca, identity) in [("other.pem", Some(identity)), ("ca.pem", None)] {
+        place.settings.tls = Some(TlsSettings {
+            ca: Some(certificates.pem(ca)),
+            identity,
+        });
+        let said = place.authority().load().await.expect_err("refused");
+        assert!(said.to_string().contains("ertificate"), "{said}");
+    }
+    place.settings.tls = None;
+    let said = place.authority().load().await.expect_err("refused");
+    println!("{said}");
+}
+
+#[tokio::test]
 async fn zookeeper_with_certificates_on_both_sides() {
     let Some(_turn) = turn(StoreKind::ZooKeeper).await else {
         return;

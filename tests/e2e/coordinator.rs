@@ -34,6 +34,15 @@ async fn fails_over(kind: StoreKind) {
     scene.kill_primary().await;
     scene.failed_over().await;
     scene.progress(50).await;
+    let told = "pointsman_publications_total{backend=\"main\",outcome=\"done\",publisher=\"kv\"}";
+    becomes_true("a published change", async || {
+        let count = scene.shard.pointsman.metric(told).await;
+        match count.map_err(|e| e.to_string())? {
+            Some(count) if count >= 2.0 => Ok(()),
+            other => Err(format!("{other:?}")),
+        }
+    })
+    .await;
     let verdict = scene.judged().await;
     assert_the_promise_was_kept(&verdict);
     scene.nothing_else_happened().await;

@@ -4,7 +4,7 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use pointsman::control::StoreKind;
-use pointsman::lab::{Engine, Scratch};
+use pointsman::lab::{Bind, Engine, Scratch};
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
 use tokio::process::{Child, Command};
@@ -91,6 +91,69 @@ async fn with_etcd_whoever_of_three_decided_reports_it() {
     for words in ["two further monitors", "epoch 2, the process was gone"] {
         assert!(text.contains(words), "{words} is missing in\n{text}");
     }
+}
+
+#[tokio::test]
+async fn with_a_name_an_operator_moves_it() {
+    if let Some(program) = Bind::missing() {
+        eprintln!("NOT RUN: {program} is missing; scripts/setup.sh test installs it");
+        return;
+    }
+    let arguments = ["--seconds", "4", "--fault", "kill", "--with", "dns"];
+    let text = shown(&arguments).await;
+    for words in [
+        "stands for the primary",
+        "and moves the name",
+        "decided by somebody else",
+    ] {
+        assert!(text.contains(words), "{words} is missing in\n{text}");
+    }
+}
+
+#[tokio::test]
+async fn with_an_address_it_shows_where_that_is_or_says_what_it_may_not() {
+    let scratch = Scratch::new().unwrap();
+    let arguments = ["--seconds", "4", "--fault", "switchover", "--with", "vip"];
+    let output = demo(&scratch, &arguments).wait_with_output();
+    let output = tokio::time::timeout(Duration::from_secs(90), output);
+    let output = output.await.expect("it ends").unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    let error = String::from_utf8(output.stderr).unwrap();
+    if error.contains("this user may not make one here") || error.contains("is missing") {
+        eprintln!("NOT RUN: {error}");
+        return;
+    }
+    assert!(output.status.success(), "{text}{error}");
+    for words in [
+        "the address is on the host of 10.77.0.",
+        "Every promise was kept.",
+    ] {
+        assert!(text.contains(words), "{words} is missing in\n{text}");
+    }
+    assert!(is_empty(&scratch), "something was left behind");
+}
+
+#[tokio::test]
+async fn who_may_not_make_a_network_is_told() {
+    // Here nobody may, not even root.
+    let none = "echo 0 > /proc/sys/user/max_user_namespaces";
+    let start = "\"$0\" demo --with vip";
+    let program = env!("CARGO_BIN_EXE_pointsman");
+    let unshare = |script: &str| {
+        let mut command = Command::new("unshare");
+        command.args(["-Ur", "sh", "-c", script, program]).output()
+    };
+    if !unshare(none).await.is_ok_and(|done| done.status.success()) {
+        eprintln!("NOT RUN: this needs leave for: unshare -Ur sh -c '{none}'");
+        return;
+    }
+    let refused = unshare(&format!("{none} && exec {start}")).await.unwrap();
+    let why = String::from_utf8(refused.stderr).unwrap();
+    assert_eq!(refused.status.code(), Some(1), "{why}");
+    assert!(
+        why.contains("Run it as root") || why.contains("is missing"),
+        "{why}"
+    );
 }
 
 #[tokio::test]

@@ -7,14 +7,12 @@ use pointsman::lab::{
     Cluster, ClusterOptions, Kind, Pointsman, PointsmanOptions, Server, Shard, until,
 };
 use pointsman::topology::NodeId;
-use tokio::io::copy_bidirectional;
-use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 
 use crate::support::bind::{self, Bind};
 use crate::support::{
     SOON, Scene, assert_no_acknowledged_write_lost, assert_no_error_at_all, assert_pause_below,
-    becomes_true, clients, let_pass, now, status_says, write_until_ok,
+    becomes_true, clients, let_pass, now, relay, status_says, write_until_ok,
 };
 
 /// The names that tests may change.
@@ -80,6 +78,7 @@ async fn scene_with(bind: &Bind, named: &[usize], source: &str, ttl: u32) -> Sce
         sentinels: None,
         monitors: Vec::new(),
         engine: None,
+        dns: None,
     })
 }
 
@@ -194,11 +193,13 @@ async fn of_several_that_are_named_role_decides_and_the_dns_may_be_away() {
     bind.stop();
     let why = "the last answer counts";
     logged(&scene, why, 1).await;
+    assert!(looked_up(&scene.shard.pointsman, "timeout").await > 0.0);
     scene.progress(50).await;
     bind.cont();
     logged(&scene, "a name is resolved again", 1).await;
     bind.break_zone().await;
     logged(&scene, why, 2).await;
+    assert!(looked_up(&scene.shard.pointsman, "servfail").await > 0.0);
     status_says(&scene.shard.pointsman, SERVICE.trim_end_matches('.')).await;
     scene.progress(50).await;
     bind.mend_zone().await;
@@ -221,6 +222,12 @@ async fn of_several_that_are_named_role_decides_and_the_dns_may_be_away() {
     scene.expect_log(why);
     scene.expect_log("undecided");
     scene.assert_log_is_clean();
+}
+
+/// How many lookups ended so.
+async fn looked_up(pointsman: &Pointsman, result: &str) -> f64 {
+    let series = format!("pointsman_dns_lookups_total{{backend=\"main\",result=\"{result}\"}}");
+    pointsman.metric(&series).await.unwrap().expect("it exists")
 }
 
 fn times(scene: &Scene, text: &str) -> usize {
@@ -252,27 +259,13 @@ async fn a_name_that_does_not_exist_at_the_start_is_waited_for() {
     .await
     .unwrap();
     status_says(&pointsman, "has no SRV record").await;
+    assert!(looked_up(&pointsman, "no_address").await > 0.0);
+    assert_eq!(looked_up(&pointsman, "answered").await, 0.0);
     bind.update(&services(&[cluster.node(0)]));
     write_until_ok(&mut client, "key", "value").await;
     pointsman.ready().await.unwrap();
     let lines = pointsman.unexpected_log_lines(&["stands for no node yet", "undecided"]);
     assert!(lines.is_empty(), "{lines:?}");
-}
-
-/// Passes everything on that comes to `address`.
-async fn relay(relays: &mut JoinSet<()>, address: SocketAddr, to: u16) {
-    let listener = TcpListener::bind(address).await.unwrap();
-    relays.spawn(async move {
-        let mut connections = JoinSet::new();
-        while let Ok((mut client, _)) = listener.accept().await {
-            connections.spawn(async move {
-                if let Ok(mut server) = TcpStream::connect(("127.0.0.1", to)).await {
-                    // Either side may end it.
-                    let _ = copy_bidirectional(&mut client, &mut server).await;
-                }
-            });
-        }
-    });
 }
 
 #[tokio::test]

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use pointsman::lab::{Port, Server, ShardOptions};
+use pointsman::lab::{self, Port, Server, ShardOptions};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::net::UdpSocket;
@@ -38,11 +38,11 @@ impl Dns {
     }
 
     fn dig(&self, arguments: &[&str]) -> String {
-        bind::dig(ADDRESS, self.port.number(), arguments)
+        lab::bind::dig(ADDRESS, self.port.number(), arguments)
     }
 
     fn records(&self, name: &str, kind: &str) -> Vec<String> {
-        bind::records(ADDRESS, self.port.number(), name, kind)
+        lab::bind::records(ADDRESS, self.port.number(), name, kind)
     }
 
     /// Waits until whoever asks is sent to this node.
@@ -150,7 +150,7 @@ async fn the_name_follows_a_failover_and_a_question_meanwhile_waits() {
     let asking = tokio::task::spawn_blocking(move || {
         let mut heard = Vec::new();
         while stopped.try_recv().is_err() {
-            heard.push(bind::dig(ADDRESS, port, &["+short", SERVICE, "SRV"]));
+            heard.push(lab::bind::dig(ADDRESS, port, &["+short", SERVICE, "SRV"]));
         }
         heard
     });

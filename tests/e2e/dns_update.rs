@@ -1,9 +1,10 @@
 //! The publisher `dns_update`: a name in a real BIND follows the primary.
 
-use pointsman::lab::{Cluster, ClusterOptions, Server, ShardOptions};
+use pointsman::lab::bind::{SECRET, ZONE};
+use pointsman::lab::{Cluster, ClusterOptions, Port, Scratch, Server, ShardOptions};
 use pointsman::topology::Outcome;
 
-use crate::support::bind::{self, Bind, ZONE, hesitant_relay};
+use crate::support::bind::{self, Bind, hesitant_relay};
 use crate::support::{SOON, Scene, becomes_true, write_until_ok};
 
 const NAME: &str = "main.redis.test.";
@@ -14,15 +15,15 @@ const MARKER: &str = "_pointsman.main.redis.test.";
 const NOT_PUBLISHED: &str = "the new primary was not published";
 
 async fn publishing_to(server: &Bind) -> Scene {
-    publishing_through(&server.server(), server).await
+    publishing(&server.server(), server, "").await
 }
 
-/// With something between pointsman and the server.
-async fn publishing_through(address: &str, server: &Bind) -> Scene {
+/// With something between pointsman and the server, or with more keys.
+async fn publishing(address: &str, server: &Bind, keys: &str) -> Scene {
     Scene::with(ShardOptions {
         backend: format!(
             "publishers = [{{ kind = \"dns_update\", server = \"{}\", zone = \"{ZONE}\", name = \
-             \"{NAME}\", key_name = \"pointsman.\", key_file = \"{}\", srv = true }}]",
+             \"{NAME}\", key_name = \"pointsman.\", key_file = \"{}\", srv = true{keys} }}]",
             address,
             server.key_file()
         ),
@@ -82,7 +83,7 @@ async fn the_name_moves_when_the_old_primary_takes_no_write_and_the_new_one_is_p
     }
     let server = Bind::start().await;
     let (relay, mut asked) = hesitant_relay(server.server()).await;
-    let mut scene = publishing_through(&relay, &server).await;
+    let mut scene = publishing(&relay, &server, "").await;
     asked.recv().await.unwrap().send(()).unwrap();
     means(&server, scene.node(0)).await;
     scene.in_sync().await;
@@ -194,6 +195,108 @@ async fn a_server_that_is_down_is_told_when_it_is_back() {
     .await;
     server.restart().await;
     means(&server, scene.primary().await).await;
+    scene.assert_log_is_clean();
+}
+
+#[tokio::test]
+async fn what_somebody_changes_in_the_zone_is_put_right() {
+    if !bind::is_here() {
+        return;
+    }
+    let server = Bind::start().await;
+    let often = ", refresh = \"300ms\"";
+    let mut scene = publishing(&server.server(), &server, often).await;
+    scene.expect_log("changed what was published");
+    means(&server, scene.node(0)).await;
+    server.update(&format!(
+        "update delete {NAME} A\nupdate add {NAME} 0 A 10.9.9.9\nupdate delete {SERVICE}"
+    ));
+    means(&server, scene.node(0)).await;
+    let counted =
+        "pointsman_publications_total{backend=\"main\",outcome=\"done\",publisher=\"dns_update\"}";
+    let count = scene.shard.pointsman.metric(counted).await.unwrap();
+    assert!(count >= Some(2.0), "{count:?}");
+    scene.assert_log_is_clean();
+}
+
+/// Debian's, for the processor of this machine; says NOT RUN without.
+fn faketime() -> Option<String> {
+    let libraries = std::fs::read_dir("/usr/lib").unwrap();
+    let paths = libraries.map(|entry| entry.unwrap().path().join("faketime/libfaketimeMT.so.1"));
+    let found = paths.into_iter().find(|path| path.exists());
+    if found.is_none() {
+        eprintln!("NOT RUN: libfaketime is missing; scripts/setup.sh test installs it");
+    }
+    Some(found?.display().to_string())
+}
+
+#[tokio::test]
+async fn a_clock_that_is_wrong_is_named_with_the_difference() {
+    if !bind::is_here() {
+        return;
+    }
+    let Some(library) = faketime() else { return };
+    let server = Bind::start().await;
+    let mut scene = publishing_to(&server).await;
+    means(&server, scene.node(0)).await;
+    let marker = server.records(MARKER, "TXT");
+    server.update(&format!("update delete {NAME} A"));
+    // The server can not be started so: its allocator reads the clock too early for that.
+    let pointsman = &scene.shard.pointsman;
+    pointsman.restart_with_clock(&library, 1000).unwrap();
+    let difference = || {
+        let log = pointsman.log();
+        let (_, said) = log.split_once("(BADTIME): its clock and ours are ")?;
+        said.split_once(" s apart")?.0.parse::<i64>().ok()
+    };
+    becomes_true("a difference in the log", async || {
+        difference().map(|_| ()).ok_or_else(|| pointsman.log_tail())
+    })
+    .await;
+    let apart = difference().unwrap();
+    assert!((apart - 1000).abs() <= 30, "{apart}");
+    assert_eq!(server.records(NAME, "A"), [""; 0]);
+    assert_eq!(server.records(MARKER, "TXT"), marker);
+    pointsman.restart().unwrap();
+    pointsman.ready().await.unwrap();
+    means(&server, scene.node(0)).await;
+    scene.expect_log("BADTIME");
+    scene.assert_log_is_clean();
+}
+
+#[tokio::test]
+async fn publications_that_fail_are_counted() {
+    let nobody = Port::pick().unwrap();
+    let scratch = Scratch::new().unwrap();
+    let key = scratch.path().join("key");
+    std::fs::write(&key, SECRET).unwrap();
+    let nobody = nobody.address();
+    let mut scene = Scene::with(ShardOptions {
+        backend: format!(
+            "publishers = [{{ kind = \"hook\", program = \"/bin/false\" }}, {{ kind = \"kv\", store = \
+             \"etcd\", endpoints = [\"{nobody}\"] }}, {{ kind = \"dns_update\", server = \"{nobody}\", zone = \
+             \"{ZONE}\", name = \"{NAME}\", key_name = \"pointsman.\", key_file = {key:?} }}]"
+        ),
+        ..ShardOptions::default()
+    })
+    .await;
+    scene.expect_log(NOT_PUBLISHED);
+    // A hook hears of changes only.
+    scene.kill_primary().await;
+    scene.failed_over().await;
+    for publisher in ["dns_update", "hook", "kv"] {
+        let failed = format!(
+            "pointsman_publications_total{{backend=\"main\",outcome=\"failed\",publisher=\"{publisher}\"}}"
+        );
+        becomes_true(&failed, async || {
+            let count = scene.shard.pointsman.metric(&failed).await;
+            match count.map_err(|e| e.to_string())? {
+                Some(count) if count > 0.0 => Ok(()),
+                other => Err(format!("{other:?}")),
+            }
+        })
+        .await;
+    }
     scene.assert_log_is_clean();
 }
 

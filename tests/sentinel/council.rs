@@ -3,12 +3,14 @@
 use std::time::Duration;
 
 use pointsman::lab::{
-    Cluster, ClusterOptions, Kind, Pointsman, PointsmanOptions, SentinelOptions, Sentinels,
+    Cluster, ClusterOptions, Kind, Pointsman, PointsmanOptions, SentinelOptions, Sentinels, Server,
 };
+use pointsman::topology::NodeId;
+use tokio::task::JoinSet;
 
 use crate::support::{
     Scene, assert_no_acknowledged_write_lost, assert_no_error_at_all, assert_pause_below,
-    assert_the_promise_was_kept, becomes_true, clients, let_pass, write_until_ok,
+    assert_the_promise_was_kept, becomes_true, clients, let_pass, relay, write_until_ok,
 };
 use crate::{A_WHILE, scene, sentinels, sentinels_are, status};
 
@@ -178,6 +180,101 @@ async fn a_sentinel_that_flaps_holds_a_tenth_of_the_time() {
         assert!(held < (last - first) / 4, "{held:?} of {:?}", last - first);
     }
     scene.nothing_else_happened().await;
+}
+
+#[tokio::test]
+async fn a_sentinel_in_tilt_mode_is_asked_for_nothing() {
+    let mut scene = scene().await;
+    scene.expect_log("-sentinel");
+    calm_traffic(&mut scene).await;
+    // The one that would be asked first: of those that agree, the lowest id.
+    let mut named = Vec::new();
+    for sentinel in sentinels(&scene).all() {
+        let id = sentinel.cli(&["SENTINEL", "MYID"]).await.unwrap();
+        named.push((id.text().expect("an id").to_owned(), sentinel));
+    }
+    let tilted = named.iter().min_by_key(|(id, _)| id).expect("three").1;
+    let id = tilted.id();
+    tilted.stop();
+    // It distrusts itself when two seconds passed between two of its turns.
+    let_pass(Duration::from_millis(2500)).await;
+    tilted.cont();
+    becomes_true("TILT mode", async || {
+        match tilted.info_field("sentinel_tilt").await {
+            Ok(tilt) if tilt == "1" => Ok(()),
+            other => Err(format!("{other:?}")),
+        }
+    })
+    .await;
+    let is_tilted = |s: &pointsman::failover::SentinelStatus| {
+        s.sentinel == id && s.note.as_ref().is_some_and(|note| note.contains("TILT"))
+    };
+    sentinels_are(&scene.shard.pointsman, |known| {
+        known.iter().any(is_tilted) && known.iter().all(|s| s.primary.is_some())
+    })
+    .await;
+    // Its configuration counts all the same, and another one does the work.
+    let moved = scene.shard.pointsman.switchover(None).await.unwrap();
+    moved.unwrap_or_else(|why| panic!("{why}\n{}", scene.shard.pointsman.log_tail()));
+    scene.failed_over().await;
+    assert_undisturbed(&mut scene).await;
+}
+
+/// Where nodes and sentinels are reached from outside; they listen elsewhere.
+const OUTSIDE: &str = "127.0.0.4";
+
+/// What a NAT does for one of them.
+async fn let_in(relays: &mut JoinSet<()>, server: &Server) {
+    let outside = format!("{OUTSIDE}:{}", server.port());
+    relay(relays, outside.parse().unwrap(), server.port()).await;
+}
+
+#[tokio::test]
+async fn nodes_and_sentinels_behind_a_nat_are_reached_where_they_announce() {
+    let options = ClusterOptions {
+        config: vec![format!("replica-announce-ip {OUTSIDE}")],
+        ..ClusterOptions::default()
+    };
+    let cluster = Cluster::start(options).await.unwrap();
+    let mut relays = JoinSet::new();
+    for node in cluster.nodes() {
+        let_in(&mut relays, node).await;
+    }
+    let options = SentinelOptions {
+        count: 1,
+        host: OUTSIDE.into(),
+        config: vec![format!("sentinel announce-ip {OUTSIDE}")],
+        ..SentinelOptions::default()
+    };
+    let mut group = Sentinels::start(options, &cluster).await.unwrap();
+    let_in(&mut relays, &group.all()[0]).await;
+    for _ in 0..2 {
+        let another = group.add(&cluster.node(0).id()).await.unwrap();
+        let_in(&mut relays, another).await;
+    }
+    group.ready(2).await.unwrap();
+    // The others are learned.
+    let pointsman = beside(format!(
+        "source = {{ kind = \"sentinel\", sentinels = [\"{OUTSIDE}:{}\"], master = \"mymaster\" }}",
+        group.all()[0].port()
+    ));
+    let outside = |id: &NodeId| id.as_str().starts_with(OUTSIDE);
+    sentinels_are(&pointsman, |known| {
+        known.len() == 3
+            && known
+                .iter()
+                .all(|s| outside(&s.sentinel) && s.primary.is_some())
+    })
+    .await;
+    pointsman.ready().await.unwrap();
+    let topology = pointsman.topology().await.unwrap();
+    assert!(topology.replicas.iter().all(outside), "{topology:?}");
+    let mut client = pointsman.client(None).await.unwrap();
+    cluster.node(0).kill();
+    let report = pointsman.failover(1, crate::support::SOON).await.unwrap();
+    let to = report.to.expect("a new primary");
+    assert!(outside(&to), "{to}");
+    write_until_ok(&mut client, "key", "value").await;
 }
 
 /// Another pointsman.

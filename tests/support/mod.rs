@@ -6,6 +6,7 @@ pub mod namespace;
 pub mod network;
 pub mod programs;
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use pointsman::clock;
@@ -14,6 +15,9 @@ use pointsman::lab::{
     ShardOptions, Traffic, TrafficOptions, Value, Verdict, http, judge, until,
 };
 use pointsman::topology::{FailoverReport, NodeId, Timestamp};
+use tokio::io::copy_bidirectional;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::JoinSet;
 
 /// For what should take a moment.
 pub const SOON: Duration = Duration::from_secs(20);
@@ -352,4 +356,20 @@ pub async fn lasts(time: Duration) {
 /// Now.
 pub fn now() -> Timestamp {
     clock::now()
+}
+
+/// Passes everything on that comes to `address`.
+pub async fn relay(relays: &mut JoinSet<()>, address: SocketAddr, to: u16) {
+    let listener = TcpListener::bind(address).await.unwrap();
+    relays.spawn(async move {
+        let mut connections = JoinSet::new();
+        while let Ok((mut client, _)) = listener.accept().await {
+            connections.spawn(async move {
+                if let Ok(mut server) = TcpStream::connect(("127.0.0.1", to)).await {
+                    // Either side may end it.
+                    let _ = copy_bidirectional(&mut client, &mut server).await;
+                }
+            });
+        }
+    });
 }

@@ -1,19 +1,14 @@
-//! A network of the test's own: a switch, hosts with a node and a vip agent each, and the pointsman on
-//! a host too. The test is a machine on the same switch, and talks to the address as any client.
+//! The laboratory's network, and what a test says about it. What fails there fails the test.
 
-use std::fs::{self, File};
-use std::net::IpAddr;
-use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
+use std::fs;
+use std::ops::{Deref, DerefMut};
+use std::process::Command;
 use std::time::Duration;
 
-use pointsman::admin::StatusAnswer;
-use pointsman::failover::{NodeRole, NodeStatus};
-use pointsman::lab::{Address, Client, LabError, Protocol, Value, http, until};
-use pointsman::topology::Topology;
+use pointsman::lab::lan::{self, MONITOR};
+use pointsman::lab::{Client, LabError, Protocol, Server, http, until};
 use pointsman::vip::VipStatus;
-use rustix::process::{Pid, Signal, kill_process};
-use tempfile::TempDir;
+use rustix::process::Signal;
 
 use super::namespace::{self, run};
 
@@ -25,40 +20,33 @@ pub const LEASE: Duration = Duration::from_secs(3);
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_pointsman");
 
-/// The host that the pointsman runs on.
-const MONITOR: usize = 10;
-
 /// A host that is none of ours.
 pub const STRANGER: usize = 66;
 
 /// As `is_mine` of `namespace`, with a network and a place for more of them.
 pub fn is_mine(name: &str) -> bool {
-    let probe = "mount -t tmpfs tmpfs /run && mkdir /run/netns && ip netns add a && \
-                 ip link add br0 type bridge && iptables -A INPUT -p tcp --dport 1 -j DROP && \
-                 nsenter --net=/run/netns/a ip link set lo up";
-    let mine = namespace::is_mine(name, "-rnm", probe);
+    let mine = namespace::is_mine(name, "-rnm", lan::PROBE);
     if mine {
-        run("mount", &["-t", "tmpfs", "tmpfs", "/run"]);
-        fs::create_dir_all("/run/netns").unwrap();
-        run("ip", &["link", "set", "lo", "up"]);
-        // A fixed address: its own changes with the ports, and hosts would know an old one.
-        let switch = ["br0", "address", "02:00:00:00:00:fe", "type", "bridge"];
-        run("ip", &[&["link", "add"], &switch[..]].concat());
-        run("ip", &["addr", "add", "10.77.0.254/24", "dev", "br0"]);
-        run(
-            "ip",
-            &["addr", "add", "fd77::254/64", "dev", "br0", "nodad"],
-        );
-        run("ip", &["link", "set", "br0", "up"]);
+        lan::make_switch().unwrap();
     }
     mine
 }
 
-/// Everything that runs; dropping it ends it.
-pub struct Lan {
-    directory: TempDir,
-    vip: IpAddr,
-    children: Vec<(String, Child)>,
+/// See [`lan::Lan`].
+pub struct Lan(lan::Lan);
+
+impl Deref for Lan {
+    type Target = lan::Lan;
+
+    fn deref(&self) -> &lan::Lan {
+        &self.0
+    }
+}
+
+impl DerefMut for Lan {
+    fn deref_mut(&mut self) -> &mut lan::Lan {
+        &mut self.0
+    }
 }
 
 impl Lan {
@@ -75,171 +63,45 @@ impl Lan {
 
     /// As [`Lan::start`], without the agents.
     pub async fn without_agents(vip: &str) -> Lan {
-        let mut lan = Lan {
-            directory: TempDir::new().unwrap(),
-            vip: vip.parse().unwrap(),
-            children: Vec::new(),
-        };
-        for host in 1..=3 {
-            lan.add_host(host);
-            lan.start_node(host);
-            // A replica that finds nobody at its first try waits for long.
-            until("a node", SOON, async || {
-                let asked = lan.ask(host, &["PING"]).await;
-                asked.map(|_| ()).map_err(|e| e.to_string())
-            })
-            .await
-            .unwrap();
-        }
-        lan.add_host(MONITOR);
-        lan.start_pointsman();
-        let first = lan.primary_is(1, SOON).await;
-        // Fewer would be a failover with nobody to take over.
-        assert_eq!(first.replicas.len(), 2);
-        // Without a write the first offset is told after ten seconds.
-        lan.ask(1, &["SET", "start", "x"]).await.unwrap();
-        // As the pointsman sees them: it promotes none that it has not seen in sync.
-        until("replicas in sync", SOON, async || {
-            let got = http::get(&lan.admin(), "/api/status").await;
-            let (_, text) = got.map_err(|e| e.to_string())?;
-            let answer: StatusAnswer = serde_json::from_str(&text).map_err(|e| e.to_string())?;
-            let status = answer.backends[0].status.as_ref().ok_or("no status")?;
-            let fit = |node: &NodeStatus| {
-                let follows = node.role == Some(NodeRole::Replica) && node.link_up == Some(true);
-                follows && node.not_promotable.is_none()
-            };
-            match status.nodes.iter().filter(|node| fit(node)).count() {
-                2 => Ok(()),
-                _ => Err(text),
-            }
-        })
-        .await
-        .unwrap();
-        lan
+        let (server, vip) = (Server::program(), vip.parse().unwrap());
+        let lan = lan::Lan::without_agents(PROGRAM.into(), server, vip).await;
+        Lan(lan.unwrap())
     }
 
     /// A host on the switch.
     pub fn add_host(&mut self, host: usize) {
-        let name = format!("h{host}");
-        run("ip", &["netns", "add", &name]);
-        let peer = ["peer", "name", "eth0", "netns", &name];
-        let mut link = vec!["link", "add", &name, "type", "veth"];
-        link.extend(peer);
-        run("ip", &link);
-        run("ip", &["link", "set", &name, "master", "br0", "up"]);
-        self.inside(host, &["ip", "link", "set", "lo", "up"]);
-        self.inside(host, &["ip", "link", "set", "eth0", "up"]);
-        let four = format!("10.77.0.{host}/24");
-        self.inside(host, &["ip", "addr", "add", &four, "dev", "eth0"]);
-        let six = format!("fd77::{host}/64");
-        self.inside(host, &["ip", "addr", "add", &six, "dev", "eth0", "nodad"]);
-        // What happens to its addresses, each line with the time.
-        let log = File::create(self.path(&format!("addresses-{host}"))).unwrap();
-        let watch = Command::new("nsenter")
-            .arg(format!("--net=/run/netns/{name}"))
-            .args(["ip", "-ts", "-o", "monitor", "address"])
-            .stdout(log)
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap();
-        self.children.push((format!("watch-{host}"), watch));
+        self.0.add_host(host).unwrap();
     }
 
     /// Runs a program on a host; it must succeed.
     pub fn inside(&self, host: usize, words: &[&str]) {
-        let namespace = format!("--net=/run/netns/h{host}");
-        let mut all = vec![namespace.as_str()];
-        all.extend(words);
-        run("nsenter", &all);
-    }
-
-    fn spawn(&mut self, host: usize, what: &str, words: &[&str]) {
-        let log = File::options()
-            .append(true)
-            .create(true)
-            .open(self.path(&format!("{what}-{host}.log")))
-            .unwrap();
-        let child = Command::new("nsenter")
-            .arg(format!("--net=/run/netns/h{host}"))
-            .args(words)
-            .current_dir(self.directory.path())
-            .stdin(Stdio::null())
-            .stdout(log.try_clone().unwrap())
-            .stderr(log)
-            .spawn()
-            .unwrap();
-        self.children.push((format!("{what}-{host}"), child));
-    }
-
-    /// Starts a node; the first one is primary.
-    pub fn start_node(&mut self, host: usize) {
-        let file = self.path(&format!("redis-{host}.conf"));
-        let data = self.path(&format!("data-{host}"));
-        fs::create_dir_all(&data).unwrap();
-        let mut text = format!(
-            "bind * -::*\nport 6379\nprotected-mode no\nsave \"\"\ndir {}\n\
-             repl-diskless-sync-delay 0\n",
-            data.display()
-        );
-        if host != 1 {
-            text.push_str("replicaof 10.77.0.1 6379\n");
-        }
-        fs::write(&file, text).unwrap();
-        let program = std::env::var("REDIS_SERVER").unwrap_or_else(|_| "redis-server".into());
-        self.spawn(host, "redis", &[&program, file.to_str().unwrap()]);
-    }
-
-    fn admin(&self) -> String {
-        format!("10.77.0.{MONITOR}:9121")
+        self.0.inside(host, words).unwrap();
     }
 
     /// Starts the pointsman, or starts it again.
     pub fn start_pointsman(&mut self) {
-        let file = self.path("pointsman.toml");
-        let text = format!(
-            "[admin]\nbind = \"10.77.0.{MONITOR}:9121\"\nallow_remote = \"all\"\n\
-             [log]\nformat = \"json\"\n\
-             [[listener]]\nbind = \"10.77.0.{MONITOR}:6379\"\nbackend = \"main\"\n\
-             [backend.main]\n\
-             source = {{ kind = \"static\", nodes = [\"10.77.0.1:6379\", \"10.77.0.2:6379\", \
-             \"10.77.0.3:6379\"] }}\n\
-             authority = {{ kind = \"embedded\", state = \"{}\" }}\n",
-            self.path("record.json").display()
-        );
-        fs::write(&file, text).unwrap();
-        let file = file.to_str().unwrap().to_owned();
-        self.spawn(MONITOR, "pointsman", &[PROGRAM, "run", "--config", &file]);
+        self.0.start_pointsman().unwrap();
     }
 
     /// Writes the file of an agent; `more` are further lines of `[vip_agent]`.
     pub fn agent_file(&self, host: usize, more: &str) -> String {
-        let file = self.path(&format!("vip-{host}.toml"));
-        let text = format!(
-            "[admin]\nbind = \"10.77.0.{host}:9122\"\nallow_remote = \"read\"\n\
-             [log]\nformat = \"json\"\n\
-             [vip_agent]\naddress = \"{}\"\ninterface = \"eth0\"\nnode = \"10.77.0.{host}:6379\"\n\
-             backend = \"main\"\npointsman = [\"10.77.0.{MONITOR}:9121\"]\n{more}\n",
-            self.vip
-        );
-        fs::write(&file, text).unwrap();
-        file.to_str().unwrap().to_owned()
+        self.0.agent_file(host, more).unwrap()
     }
 
     /// Starts an agent.
     pub fn start_agent(&mut self, host: usize, more: &str) {
-        let file = self.agent_file(host, more);
-        self.start_agent_with(host, &file);
+        self.0.start_agent(host, more).unwrap();
     }
 
     /// Starts an agent with this file.
     pub fn start_agent_with(&mut self, host: usize, file: &str) {
-        self.spawn(host, "agent", &[PROGRAM, "vip-agent", "--config", file]);
+        self.0.start_agent_with(host, file).unwrap();
     }
 
     /// Runs a command of pointsman on a host and returns its exit code and what it said.
     pub fn command(&self, host: usize, before: &[&str], words: &[&str]) -> (i32, String) {
-        let output = Command::new("nsenter")
-            .arg(format!("--net=/run/netns/h{host}"))
+        let output = self
+            .on(host)
             .args(before)
             .arg(PROGRAM)
             .args(words)
@@ -252,37 +114,22 @@ impl Lan {
 
     /// Sends a signal to a process that was started here, such as `agent-1`.
     pub fn signal(&self, name: &str, signal: Signal) {
-        let child = self.child(name);
-        kill_process(Pid::from_child(child), signal).unwrap();
+        self.0.signal(name, signal).unwrap();
     }
 
     /// SIGKILL; returns when the process is gone.
     pub fn kill(&mut self, name: &str) {
-        let index = self.children.iter().position(|(other, _)| other == name);
-        let (_, mut child) = self.children.remove(index.expect(name));
-        child.kill().unwrap();
-        child.wait().unwrap();
+        self.0.kill(name).unwrap();
     }
 
     /// SIGTERM; returns when the process is gone, with its exit code.
     pub async fn terminate(&mut self, name: &str) -> Option<i32> {
         self.signal(name, Signal::TERM);
-        let index = self.children.iter().position(|(other, _)| other == name);
-        let (_, mut child) = self.children.remove(index.expect(name));
+        let mut child = self.take(name).unwrap();
         let status = until("the end of a process", SOON, async || {
             child.try_wait().unwrap().ok_or_else(|| "it runs".into())
         });
         status.await.unwrap().code()
-    }
-
-    fn child(&self, name: &str) -> &Child {
-        let found = self.children.iter().find(|(other, _)| other == name);
-        &found.expect(name).1
-    }
-
-    /// What a process has logged.
-    pub fn log(&self, name: &str) -> String {
-        fs::read_to_string(self.path(&format!("{name}.log"))).unwrap_or_default()
     }
 
     /// Waits until a process has logged this.
@@ -294,22 +141,9 @@ impl Lan {
         self.check(logged.await);
     }
 
-    fn path(&self, name: &str) -> PathBuf {
-        self.directory.path().join(name)
-    }
-
-    /// A connection to a node by the address of its host.
-    pub async fn ask(&self, host: usize, request: &[&str]) -> Result<Value, LabError> {
-        let address = Address::Tcp(format!("10.77.0.{host}:6379"));
-        let client = Client::open(&address, Protocol::Resp2, None).await;
-        let mut client = client.map_err(LabError::client("connect"))?;
-        let reply = client.call_within(SOON, request).await;
-        reply.map_err(LabError::client("ask"))
-    }
-
     /// A connection to the address that moves.
     pub async fn client(&self) -> Result<Client, String> {
-        let address = Address::Tcp(std::net::SocketAddr::new(self.vip, 6379).to_string());
+        let address = self.address();
         let opening = Client::open(&address, Protocol::Resp2, None);
         // A connect whose SYN was lost would try again after a second.
         match tokio::time::timeout(Duration::from_millis(200), opening).await {
@@ -332,37 +166,9 @@ impl Lan {
         self.check(wrote.await);
     }
 
-    /// Waits until the pointsman publishes the node of that host, with an open gate.
-    pub async fn primary_is(&self, host: usize, limit: Duration) -> Topology {
-        let admin = self.admin();
-        let found = until("a published primary", limit, async || {
-            let got = http::get(&admin, "/api/topology").await;
-            let (_, text) = got.map_err(|e| e.to_string())?;
-            let mut all: Vec<Topology> = serde_json::from_str(&text).map_err(|e| e.to_string())?;
-            let topology = all.remove(0);
-            let primary = topology.open_primary().map(|p| p.node.as_str().to_owned());
-            match primary.as_deref() == Some(&format!("10.77.0.{host}:6379")) {
-                true => Ok(topology),
-                false => Err(text),
-            }
-        });
-        self.check(found.await)
-    }
-
     /// Moves the primary on purpose.
     pub async fn switchover(&self, host: usize) {
-        let admin = self.admin();
-        let body = format!("{{\"backend\": \"main\", \"to\": \"10.77.0.{host}:6379\"}}");
-        let (code, text) = http::post(&admin, "/api/switchover", &body).await.unwrap();
-        assert_eq!(code, 200, "{text}");
-    }
-
-    /// What an agent says about itself.
-    pub async fn status(&self, host: usize) -> Result<VipStatus, String> {
-        let admin = format!("10.77.0.{host}:9122");
-        let got = http::get(&admin, "/api/status").await;
-        let (_, text) = got.map_err(|e| e.to_string())?;
-        serde_json::from_str(&text).map_err(|e| format!("{text}: {e}"))
+        self.0.switchover(Some(host)).await.unwrap();
     }
 
     /// The value of one series of an agent's metrics.
@@ -395,38 +201,23 @@ impl Lan {
 
     /// Whether the host has the address, as its kernel says.
     pub fn has_it_now(&self, host: usize) -> bool {
-        let output = Command::new("nsenter")
-            .arg(format!("--net=/run/netns/h{host}"))
-            .args(["ip", "-o", "address", "show", "dev", "eth0"])
-            .output()
-            .unwrap();
-        let text = String::from_utf8(output.stdout).unwrap();
-        text.contains(&format!(" {}/", self.vip))
+        self.0.has_it_now(host).unwrap()
     }
 
     /// Waits until the host has the address.
     pub async fn has_it(&self, host: usize, limit: Duration) {
-        self.becomes(host, true, limit).await;
+        self.check(self.0.has_it(host, limit).await);
     }
 
     /// Waits until the host has the address no more.
     pub async fn lost_it(&self, host: usize, limit: Duration) {
-        self.becomes(host, false, limit).await;
-    }
-
-    async fn becomes(&self, host: usize, has: bool, limit: Duration) {
-        let what = format!("host {host}: the address is here: {has}");
-        let became = until(&what, limit, async || match self.has_it_now(host) == has {
-            true => Ok(()),
-            false => Err(String::new()),
-        });
-        self.check(became.await);
+        self.check(self.0.lost_it(host, limit).await);
     }
 
     /// The Ethernet address of a host.
     pub fn mac(&self, host: usize) -> String {
-        let output = Command::new("nsenter")
-            .arg(format!("--net=/run/netns/h{host}"))
+        let output = self
+            .on(host)
             .args(["ip", "-o", "link", "show", "dev", "eth0"])
             .output()
             .unwrap();
@@ -436,7 +227,7 @@ impl Lan {
 
     /// Where the test's own kernel believes the address to be.
     pub fn neighbour(&self) -> Option<String> {
-        let vip = self.vip.to_string();
+        let vip = self.vip().to_string();
         let output = Command::new("ip")
             .args(["neigh", "show", &vip, "dev", "br0"])
             .output()
@@ -477,7 +268,7 @@ impl Lan {
         let mut from: Option<String> = None;
         for line in text
             .lines()
-            .filter(|l| l.contains(&format!(" {}/", self.vip)))
+            .filter(|l| l.contains(&format!(" {}/", self.vip())))
         {
             let time = line.trim_start_matches('[').split(']').next().unwrap();
             match (line.contains("Deleted"), &from) {
@@ -496,18 +287,11 @@ impl Lan {
     fn check<T>(&self, result: Result<T, LabError>) -> T {
         result.unwrap_or_else(|error| {
             let agents = (1..=3).map(|host| self.log(&format!("agent-{host}")));
-            let logs: Vec<String> = agents.chain([self.log("pointsman-10")]).collect();
+            let logs: Vec<String> = agents
+                .chain([self.log(&format!("pointsman-{MONITOR}"))])
+                .collect();
             panic!("{error}\n{}", logs.join("\n"))
         })
-    }
-}
-
-impl Drop for Lan {
-    fn drop(&mut self) {
-        for (_, child) in self.children.iter_mut().rev() {
-            let _ = child.kill();
-            let _ = child.wait();
-        }
     }
 }
 

@@ -331,6 +331,8 @@ async fn an_interface_that_goes_and_comes_is_used_again() {
     );
     // Here, or on another host where that was a reason to fail over.
     lan.write("after", SOON).await;
+    let failures = format!("pointsman_vip_failures_total{{address=\"{VIP6}\"}}");
+    assert_ne!(lan.metric(1, &failures).await, "0");
     let complaints = lan.log("agent-1").matches("\"ERROR\"").count();
     assert!(complaints <= 2, "{}", lan.log("agent-1"));
 }

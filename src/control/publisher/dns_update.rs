@@ -11,6 +11,8 @@
 //! one transaction, and requires that the TXT record is still what was read: of two monitors that
 //! publish at the same time one is refused, reads again, and finds out whether it is the older one.
 //!
+//! The same is looked at again every [`DnsUpdateSettings::refresh`], and put right where somebody changed it.
+//!
 //! Questions and updates go over TCP, so that nobody who cannot see them can answer them.
 
 use std::collections::BTreeSet;
@@ -30,6 +32,7 @@ use tokio::time::timeout;
 use super::super::authority::Boxed;
 use super::{Announcement, PublishError, Publisher};
 use crate::clock;
+use crate::metrics::PublisherKind;
 use crate::topology::{Epoch, NodeId};
 
 /// First string of the TXT record.
@@ -56,6 +59,8 @@ pub struct DnsUpdateSettings {
     pub srv: bool,
     /// How long a lookup, a connect or an answer may take.
     pub timeout: Duration,
+    /// How often the zone is looked at, whether it still says what was published.
+    pub refresh: Duration,
 }
 
 /// A key that is shared with the server.
@@ -73,6 +78,8 @@ pub struct TsigKey {
 #[derive(Debug)]
 pub struct DnsUpdatePublisher {
     settings: DnsUpdateSettings,
+    /// What the zone should say since then.
+    published: Option<Epoch>,
 }
 
 /// What the TXT record says.
@@ -94,10 +101,13 @@ struct Server<'a> {
 impl DnsUpdatePublisher {
     /// Nothing is sent yet.
     pub fn new(settings: DnsUpdateSettings) -> Self {
-        DnsUpdatePublisher { settings }
+        DnsUpdatePublisher {
+            settings,
+            published: None,
+        }
     }
 
-    async fn tell(&self, announcement: &Announcement) -> Result<(), PublishError> {
+    async fn tell(&mut self, announcement: &Announcement) -> Result<(), PublishError> {
         let node = &announcement.to;
         let looking_up = format!("looking up {node}");
         let addresses = within(&self.settings, &looking_up, addresses(node)).await??;
@@ -106,8 +116,20 @@ impl DnsUpdatePublisher {
             let stored = server.stored().await?;
             if let Some(stored) = &stored {
                 stored.allows(announcement, &self.settings)?;
+                if stored.epoch == announcement.epoch
+                    && server.says(announcement, &addresses).await?
+                {
+                    self.published = Some(announcement.epoch);
+                    return Ok(());
+                }
             }
             if server.update(stored, announcement, &addresses).await? {
+                if self.published == Some(announcement.epoch) {
+                    let (name, primary) = (&self.settings.name, &announcement.to);
+                    tracing::warn!(%name, %primary,
+                        "somebody or something changed what was published; it is published again");
+                }
+                self.published = Some(announcement.epoch);
                 return Ok(());
             }
         }
@@ -123,8 +145,16 @@ impl Publisher for DnsUpdatePublisher {
         format!("dns_update {}", self.settings.name)
     }
 
+    fn kind(&self) -> PublisherKind {
+        PublisherKind::DnsUpdate
+    }
+
     fn publish(&mut self, announcement: Announcement) -> Boxed<'_, Result<(), PublishError>> {
         Box::pin(async move { self.tell(&announcement).await })
+    }
+
+    fn refresh(&self) -> Option<Duration> {
+        Some(self.settings.refresh)
     }
 }
 
@@ -203,17 +233,10 @@ impl<'a> Server<'a> {
     /// The epoch that is published, if there is one.
     async fn stored(&mut self) -> Result<Option<Stored>, PublishError> {
         let marker = marker(self.settings)?;
-        let mut question = Message::query();
-        question.metadata.recursion_desired = false;
-        question.add_query(Query::query(marker.clone(), RecordType::TXT));
-        let answer = self.ask(question).await?;
-        match answer.metadata.response_code {
-            ResponseCode::NoError | ResponseCode::NXDomain => {}
-            code => return Err(self.refused(code, "read")),
-        }
-        let texts = answer.answers.iter().filter(|r| r.name == marker);
-        let texts: Vec<&TXT> = texts
-            .filter_map(|record| match &record.data {
+        let found = self.records(&marker, RecordType::TXT).await?;
+        let texts: Vec<&TXT> = found
+            .iter()
+            .filter_map(|data| match data {
                 RData::TXT(text) => Some(text),
                 _ => None,
             })
@@ -230,6 +253,47 @@ impl<'a> Server<'a> {
             ))
         };
         stored.map(Some).ok_or_else(foreign)
+    }
+
+    /// What the zone has under a name, of one type or a CNAME.
+    async fn records(&mut self, name: &Name, kind: RecordType) -> Result<Vec<RData>, PublishError> {
+        let mut question = Message::query();
+        question.metadata.recursion_desired = false;
+        question.add_query(Query::query(name.clone(), kind));
+        let answer = self.ask(question).await?;
+        match answer.metadata.response_code {
+            ResponseCode::NoError | ResponseCode::NXDomain => {}
+            code => return Err(self.refused(code, "read")),
+        }
+        let found = answer.answers.into_iter().filter(|r| r.name == *name);
+        Ok(found.map(|record| record.data).collect())
+    }
+
+    /// Whether addresses and port are already as they should be.
+    async fn says(
+        &mut self,
+        announcement: &Announcement,
+        addresses: &BTreeSet<IpAddr>,
+    ) -> Result<bool, PublishError> {
+        let name = &self.settings.name;
+        let mut found = self.records(name, RecordType::A).await?;
+        found.extend(self.records(name, RecordType::AAAA).await?);
+        let address = |data: &RData| match data {
+            RData::A(address) => Some(IpAddr::V4(address.0)),
+            RData::AAAA(address) => Some(IpAddr::V6(address.0)),
+            // A CNAME: whoever asks is sent elsewhere.
+            _ => None,
+        };
+        let found: Option<BTreeSet<IpAddr>> = found.iter().map(address).collect();
+        if found.as_ref() != Some(addresses) {
+            return Ok(false);
+        }
+        let Some((_, port)) = announcement.to.host_port().filter(|_| self.settings.srv) else {
+            return Ok(true);
+        };
+        let service = service(name).map_err(malformed)?;
+        let found = self.records(&service, RecordType::SRV).await?;
+        Ok(found == [RData::SRV(SRV::new(0, 0, port, name.clone()))])
     }
 
     /// Writes, unless the TXT record is no longer what was read: then it is false.
@@ -345,7 +409,7 @@ fn update(
 ) -> Result<Message, ProtoError> {
     let DnsUpdateSettings { zone, name, .. } = settings;
     let marker = name.prepend_label("_pointsman")?;
-    let service = name.prepend_label("_tcp")?.prepend_label("_redis")?;
+    let service = service(name)?;
     let mut message = Message::query();
     message.metadata.op_code = OpCode::Update;
     message.metadata.recursion_desired = false;
@@ -388,6 +452,10 @@ fn of_class(class: DNSClass, name: &Name, kind: RecordType) -> Record {
     let mut record = Record::update0(name.clone(), 0, kind);
     record.dns_class = class;
     record
+}
+
+fn service(name: &Name) -> Result<Name, ProtoError> {
+    name.prepend_label("_tcp")?.prepend_label("_redis")
 }
 
 fn marker(settings: &DnsUpdateSettings) -> Result<Name, PublishError> {
@@ -487,6 +555,7 @@ mod tests {
             },
             srv: false,
             timeout: Duration::from_secs(5),
+            refresh: Duration::from_secs(30),
         };
         let (ours, theirs) = (2_000_000_000_u64, 1_999_999_000_u64);
         let error = Some(TsigError::BadTime);

@@ -20,6 +20,7 @@ use tokio::time::timeout;
 
 use super::super::authority::Boxed;
 use super::{Announcement, PublishError, Publisher};
+use crate::metrics::PublisherKind;
 use crate::topology::{Epoch, NodeId};
 
 /// So much of what the program says on its standard error is shown when it fails, bytes.
@@ -71,6 +72,10 @@ impl HookPublisher {
 impl Publisher for HookPublisher {
     fn name(&self) -> String {
         format!("hook {}", self.program.display())
+    }
+
+    fn kind(&self) -> PublisherKind {
+        PublisherKind::Hook
     }
 
     fn only_changes(&self) -> bool {

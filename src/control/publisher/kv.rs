@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use super::{Announcement, Boxed, PublishError, Publisher};
 use crate::control::store::{self, Entry, Store, StoreError, StoreSettings, Write};
+use crate::metrics::PublisherKind;
 use crate::topology::Epoch;
 
 /// Below the prefix; the backends' records have directories beside it.
@@ -98,6 +99,10 @@ fn epoch(entry: &Entry) -> Result<Epoch, PublishError> {
 impl Publisher for KvPublisher {
     fn name(&self) -> String {
         format!("kv in {}", self.settings.kind.name())
+    }
+
+    fn kind(&self) -> PublisherKind {
+        PublisherKind::Kv
     }
 
     fn publish(&mut self, announcement: Announcement) -> Boxed<'_, Result<(), PublishError>> {

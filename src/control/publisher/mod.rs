@@ -27,6 +27,7 @@ pub use hook::HookPublisher;
 pub use kv::KvPublisher;
 
 use super::authority::Boxed;
+use crate::metrics::{PublicationMetrics, PublicationOutcome, PublisherKind};
 use crate::topology::{Epoch, NodeId};
 
 /// Pause before the second try; it doubles up to [`RETRY_MOST`].
@@ -42,12 +43,20 @@ pub trait Publisher: Send {
     /// For logs.
     fn name(&self) -> String;
 
+    /// For metrics.
+    fn kind(&self) -> PublisherKind;
+
     /// Tells that `announcement.to` is primary.
     fn publish(&mut self, announcement: Announcement) -> Boxed<'_, Result<(), PublishError>>;
 
     /// Whether announcements without a predecessor are left out.
     fn only_changes(&self) -> bool {
         false
+    }
+
+    /// After which time the same is published again, where others may change what was published.
+    fn refresh(&self) -> Option<Duration> {
+        None
     }
 }
 
@@ -100,10 +109,14 @@ impl News {
 /// Publishes what appears in `news` until its sender is gone, and tries again what failed.
 pub(super) async fn keep_telling(
     mut publisher: Box<dyn Publisher>,
+    backend: Arc<str>,
     mut news: watch::Receiver<News>,
 ) {
+    let metrics = PublicationMetrics::new(&backend, publisher.kind());
     let mut pause = RETRY_FIRST;
     let mut told: Option<Epoch> = None;
+    // What is published, until somebody publishes something newer.
+    let mut stands: Option<Announcement> = None;
     loop {
         let News { newest, change } = news.borrow_and_update().clone();
         let wanted = match publisher.only_changes() {
@@ -111,21 +124,37 @@ pub(super) async fn keep_telling(
             false => newest,
         };
         let due = wanted.filter(|wanted| told.is_none_or(|told| wanted.epoch > told));
-        let Some(announcement) = due else {
-            match news.changed().await {
+        let announcement = match (due, stands.clone().zip(publisher.refresh())) {
+            (Some(announcement), _) => announcement,
+            (None, None) => match news.changed().await {
                 Ok(()) => continue,
                 Err(_) => return,
-            }
+            },
+            (None, Some((announcement, refresh))) => match timeout(refresh, news.changed()).await {
+                Ok(Ok(())) => continue,
+                Ok(Err(_)) => return,
+                Err(_) => announcement,
+            },
         };
         let epoch = announcement.epoch;
-        match publisher.publish(announcement).await {
+        let published = publisher.publish(announcement.clone()).await;
+        metrics.ended(match published {
+            Ok(()) => PublicationOutcome::Done,
+            Err(PublishError::Older(_)) => PublicationOutcome::Older,
+            Err(PublishError::Failed(_)) => PublicationOutcome::Failed,
+        });
+        match published {
             Ok(()) => {
-                tracing::info!(publisher = publisher.name(), %epoch, "the primary is published");
+                if told != Some(epoch) {
+                    tracing::info!(publisher = publisher.name(), %epoch, "the primary is published");
+                }
                 told = Some(epoch);
+                stands = Some(announcement);
                 pause = RETRY_FIRST;
             }
             Err(PublishError::Older(published)) => {
                 told = Some(epoch);
+                stands = None;
                 pause = RETRY_FIRST;
                 // Where several monitors decide, the news of that epoch is on its way here as well.
                 match timeout(OVERTAKEN, news.changed()).await {
@@ -138,8 +167,12 @@ pub(super) async fn keep_telling(
                 }
             }
             Err(PublishError::Failed(why)) => {
-                tracing::warn!(publisher = publisher.name(), %epoch, why, retry_in = ?pause,
-                    "the new primary was not published");
+                match told == Some(epoch) {
+                    true => tracing::warn!(publisher = publisher.name(), %epoch, why,
+                        "whether the primary is still published could not be seen"),
+                    false => tracing::warn!(publisher = publisher.name(), %epoch, why,
+                        retry_in = ?pause, "the new primary was not published"),
+                }
                 tokio::select! {
                     () = sleep(pause) => pause = (pause * 2).min(RETRY_MOST),
                     changed = news.changed() => match changed {

@@ -14,8 +14,9 @@ use tokio::sync::{Notify, watch};
 use tokio::task::AbortHandle;
 use tokio::time::sleep;
 
-use super::resolver::{Answer, Resolver};
+use super::resolver::{Answer, Resolver, Trouble};
 use super::{Boxed, Source};
+use crate::metrics::{LookupMetrics, LookupResult};
 use crate::topology::NodeId;
 
 /// Between two lookups at least, however urgent; doubled up to [`PATIENT`] while they show nothing new.
@@ -93,6 +94,7 @@ impl DnsSource {
             asked: HashSet::new(),
             troubled: vec![false; settings.names.len()],
             settings,
+            metrics: LookupMetrics::new(&backend),
             backend,
             found,
             hurry: hurry.clone(),
@@ -154,6 +156,7 @@ struct Lookups {
     asked: HashSet<String>,
     /// The names whose trouble was told.
     troubled: Vec<bool>,
+    metrics: LookupMetrics,
     backend: Arc<str>,
     found: watch::Sender<Known>,
     hurry: Arc<Notify>,
@@ -165,7 +168,7 @@ struct Found<T> {
     /// How long it may be believed.
     ttl: Duration,
     /// What could not be asked all the same.
-    trouble: Option<String>,
+    trouble: Option<Trouble>,
 }
 
 impl Lookups {
@@ -201,10 +204,13 @@ impl Lookups {
                     self.last[index] = found.found;
                     found.trouble
                 }
-                Err(why) => Some(why),
+                Err(trouble) => Some(trouble),
             };
-            self.tell(index, trouble.as_deref());
-            troubles.extend(trouble);
+            let result = trouble.as_ref().map(|trouble| trouble.result);
+            self.metrics.ended(result.unwrap_or(LookupResult::Answered));
+            let why = trouble.map(|trouble| trouble.why);
+            self.tell(index, why.as_deref());
+            troubles.extend(why);
         }
         let mut nodes: Vec<NodeId> = Vec::new();
         for node in self.last.iter().flatten() {
@@ -258,7 +264,7 @@ impl Lookups {
         }
     }
 
-    async fn nodes_of(&mut self, name: &DnsName) -> Result<Found<NodeId>, String> {
+    async fn nodes_of(&mut self, name: &DnsName) -> Result<Found<NodeId>, Trouble> {
         match name {
             DnsName::Host { name, port } => {
                 let hosts = self.addresses_of(name).await?;
@@ -274,7 +280,7 @@ impl Lookups {
     }
 
     /// The hosts behind SRV records, in the order of priority, weight and name.
-    async fn services_of(&mut self, name: &str) -> Result<Found<NodeId>, String> {
+    async fn services_of(&mut self, name: &str) -> Result<Found<NodeId>, Trouble> {
         let answer = self.resolver.ask(name, RecordType::SRV).await?;
         let mut targets: Vec<_> = answer
             .data
@@ -316,7 +322,7 @@ impl Lookups {
         }
         match (all.found.is_empty(), all.trouble) {
             (true, Some(why)) => Err(why),
-            (true, None) => Err(format!("{name} has no SRV record")),
+            (true, None) => Err(nothing(format!("{name} has no SRV record"))),
             (false, trouble) => Ok(Found { trouble, ..all }),
         }
     }
@@ -332,7 +338,7 @@ impl Lookups {
 
     /// The addresses of a host, IPv4 first. Of two questions one may stay without an answer; then its
     /// last one counts.
-    async fn addresses_of(&mut self, host: &str) -> Result<Found<IpAddr>, String> {
+    async fn addresses_of(&mut self, host: &str) -> Result<Found<IpAddr>, Trouble> {
         self.asked.insert(host.to_owned());
         let (four, six) = tokio::join!(
             self.resolver.ask(host, RecordType::A),
@@ -365,11 +371,18 @@ impl Lookups {
             }
         }
         if all.found.is_empty() {
-            let nothing = || format!("{host} has no address");
-            return Err(all.trouble.unwrap_or_else(nothing));
+            let none = || nothing(format!("{host} has no address"));
+            return Err(all.trouble.unwrap_or_else(none));
         }
         self.addresses.extend(fresh);
         Ok(all)
+    }
+}
+
+fn nothing(why: String) -> Trouble {
+    Trouble {
+        result: LookupResult::NoAddress,
+        why,
     }
 }
 

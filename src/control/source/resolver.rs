@@ -14,6 +14,8 @@ use hickory_resolver::proto::op::ResponseCode;
 use hickory_resolver::proto::rr::{RData, RecordType};
 use hickory_resolver::{TokioResolver, system_conf};
 
+use crate::metrics::LookupResult;
+
 /// Where the system says whom to ask (resolv.conf(5)).
 const RESOLV_CONF: &str = "/etc/resolv.conf";
 
@@ -30,6 +32,15 @@ pub(super) struct Resolver {
     /// What `inner` was made of.
     conf: Vec<u8>,
     inner: Result<TokioResolver, String>,
+}
+
+/// Why there is no answer.
+#[derive(Clone, Debug)]
+pub(super) struct Trouble {
+    /// What kind.
+    pub(super) result: LookupResult,
+    /// For people.
+    pub(super) why: String,
 }
 
 /// What a server said.
@@ -87,13 +98,22 @@ impl Resolver {
     /// answer.
     ///
     /// # Errors
-    /// Nobody could answer, for people.
-    pub(super) async fn ask(&self, name: &str, kind: RecordType) -> Result<Answer, String> {
-        let resolver = self.inner.as_ref().map_err(Clone::clone)?;
+    /// Nobody could answer.
+    pub(super) async fn ask(&self, name: &str, kind: RecordType) -> Result<Answer, Trouble> {
+        let resolver = self.inner.as_ref().map_err(|why| Trouble {
+            result: LookupResult::Failed,
+            why: why.clone(),
+        })?;
         let lookup = tokio::time::timeout(LIMIT, resolver.lookup(name, kind)).await;
-        let failed = |why: String| Err(format!("{name} {kind}: {why}"));
+        let failed = |result, why: String| {
+            let why = format!("{name} {kind}: {why}");
+            Err(Trouble { result, why })
+        };
         match lookup {
-            Err(_) => failed("no server answered in time".to_owned()),
+            Err(_) => failed(
+                LookupResult::Timeout,
+                "no server answered in time".to_owned(),
+            ),
             Ok(Ok(answer)) => {
                 let records = answer.answers().iter();
                 let ttl = records.clone().map(|record| record.ttl).min().unwrap_or(0);
@@ -115,8 +135,21 @@ impl Resolver {
                     ttl: Duration::MAX,
                 })
             }
-            Ok(Err(error)) => failed(error.to_string()),
+            Ok(Err(error)) => failed(result(&error), error.to_string()),
         }
+    }
+}
+
+fn result(error: &NetError) -> LookupResult {
+    let code = match error {
+        NetError::Timeout => return LookupResult::Timeout,
+        NetError::Dns(DnsError::ResponseCode(code)) => *code,
+        NetError::Dns(DnsError::NoRecordsFound(none)) => none.response_code,
+        _ => return LookupResult::Failed,
+    };
+    match code {
+        ResponseCode::ServFail => LookupResult::Servfail,
+        _ => LookupResult::Failed,
     }
 }
 

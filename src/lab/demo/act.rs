@@ -27,6 +27,9 @@ pub(super) const PACE: Duration = Duration::from_millis(1);
 /// How long a report may take after the fault.
 pub(super) const REPORT: Duration = Duration::from_secs(15);
 
+/// After which time the operator acts, where nobody else does.
+const NOTICED: Duration = Duration::from_secs(1);
+
 /// How long the nodes may take to be in sync again.
 const HEALED: Duration = Duration::from_secs(20);
 
@@ -54,9 +57,11 @@ impl Fault {
         let mut all = vec![Fault::Switchover, Fault::Kill, Fault::Hang];
         match way {
             Way::Cluster => return vec![Fault::Handover, Fault::Kill, Fault::Hang, Fault::Reshard],
-            Way::Embedded | Way::Etcd | Way::Consul | Way::Zookeeper => {
+            Way::Embedded | Way::Vip | Way::Etcd | Way::Consul | Way::Zookeeper => {
                 all.push(Fault::RestartEmpty);
             }
+            // Nobody promotes another before it is back.
+            Way::Dns | Way::Follow => {}
             // Sentinel keeps a primary that is back before it was missed, with or without its data.
             Way::Sentinel => {}
         }
@@ -74,8 +79,18 @@ impl Fault {
         }
     }
 
-    fn sentence(self) -> &'static str {
+    fn sentence(self, way: Way) -> &'static str {
         match self {
+            Fault::Switchover if way == Way::Dns => {
+                "The operator promotes another node and moves the name."
+            }
+            Fault::Switchover if way.by_hand() => "The operator promotes another node.",
+            Fault::Kill if way.by_hand() => {
+                "The primary's process is killed; a second later an operator promotes another."
+            }
+            Fault::Hang if way.by_hand() => {
+                "The primary hangs; a second later an operator promotes another."
+            }
             Fault::Switchover => "The operator moves the primary to another node.",
             Fault::Kill => "The primary's process is killed; later it comes back, empty.",
             Fault::Hang => "The primary hangs; when it wakes up it still believes to be primary.",
@@ -100,12 +115,13 @@ impl Fault {
 /// Plays one act and prints it.
 pub(super) async fn play(
     shard: &Shard,
+    way: Way,
     screen: &mut Screen,
     fault: Fault,
     title: &str,
     time: Duration,
 ) -> Result<ActOutcome, LabError> {
-    announce(screen, fault, title);
+    announce(screen, way, fault, title);
     let earlier = shard.failovers().await?.len();
     let traffic = start_traffic(&shard.pointsman).await?;
     let mut stage = Stage::new(&shard.pointsman, screen, &traffic);
@@ -114,6 +130,11 @@ pub(super) async fn play(
     let node = shard.primary().await?;
     stage.note(&format!("{} of {}", fault.name(), node.id()));
     match fault {
+        Fault::Switchover if way.by_hand() => {
+            let (moved, watched) = tokio::join!(shard.move_by_hand(), stage.watch(FRAME * 3));
+            watched?;
+            moved?;
+        }
         Fault::Switchover => {
             // Asked for on the side, so that the block moves meanwhile.
             let asked = async { shard.pointsman.switchover(None).await };
@@ -126,6 +147,16 @@ pub(super) async fn play(
         Fault::RestartEmpty => node.restart_now(Data::Empty)?,
         // See `sharded.rs`.
         Fault::Handover | Fault::Reshard => {}
+    }
+    if way.by_hand() && fault != Fault::Switchover {
+        stage.watch(NOTICED).await?;
+        let moved = shard.replace_by_hand(node).await?;
+        let name = match way {
+            Way::Dns => " and moves the name",
+            _ => "",
+        };
+        let to = moved.to.id();
+        stage.note(&format!("the operator promotes {to}{name}"));
     }
     let report = shard.failover(earlier + 1, REPORT);
     let report = stage.watch_until(report, time.mul_f64(0.35)).await?;
@@ -140,8 +171,14 @@ pub(super) async fn play(
         }
         Fault::Switchover | Fault::RestartEmpty | Fault::Handover | Fault::Reshard => {}
     }
-    let healed = is_follower(shard, &report);
-    stage.watch_until(healed, time.mul_f64(0.35)).await?;
+    let healing = async {
+        if way.by_hand() && fault != Fault::Switchover {
+            node.ready().await?;
+            shard.demote_by_hand(node).await?;
+        }
+        is_follower(shard, &report).await
+    };
+    stage.watch_until(healing, time.mul_f64(0.35)).await?;
     let mut primary = shard.primary().await?.client().await?;
     let verdict = judge(&traffic.stop(&mut primary).await?);
     shard.cluster.in_sync(HEALED).await?;
@@ -155,10 +192,10 @@ pub(super) async fn play(
     Ok(outcome)
 }
 
-pub(super) fn announce(screen: &mut Screen, fault: Fault, title: &str) {
+pub(super) fn announce(screen: &mut Screen, way: Way, fault: Fault, title: &str) {
     screen.say("");
     let head = screen.bold(&format!("  {title}: {}", fault.name()));
-    screen.say(&format!("{head}  {}", screen.dim(fault.sentence())));
+    screen.say(&format!("{head}  {}", screen.dim(fault.sentence(way))));
     screen.say("");
 }
 

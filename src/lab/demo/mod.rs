@@ -8,14 +8,16 @@ mod act;
 mod screen;
 mod sharded;
 mod tables;
+mod vip;
 
 use std::path::PathBuf;
 use std::time::Duration;
 
 use tokio::signal::unix::{SignalKind, signal};
 
+use super::hand;
 use super::server::Server;
-use super::{Address, ClusterOptions, Engine, LabError, Sentinels, Shard, ShardOptions, Way};
+use super::{Address, ClusterOptions, LabError, Sentinels, Shard, ShardOptions, Way};
 use act::Fault;
 use screen::Screen;
 
@@ -64,6 +66,9 @@ pub enum FaultChoice {
 /// Runs the demo; `true` when every promise was kept. Everything it started has ended when it
 /// returns, also after Ctrl-C, which is no broken promise.
 pub fn run(options: &DemoOptions) -> Result<bool, LabError> {
+    if options.way == Way::Vip {
+        vip::enter()?;
+    }
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -93,31 +98,41 @@ async fn asked_to_stop() -> Result<(), LabError> {
 }
 
 async fn show(options: &DemoOptions, screen: &mut Screen) -> Result<bool, LabError> {
-    if options.fault == FaultChoice::RestartEmpty && options.way == Way::Sentinel {
-        let why = "Sentinel keeps a primary that is back before it was missed: there is no failover \
-                   to show";
+    let unseen = match options.way {
+        Way::Sentinel => Some(
+            "Sentinel keeps a primary that is back before it was missed: there is no failover \
+                  to show",
+        ),
+        Way::Dns | Way::Follow => Some(
+            "the operator keeps a primary that is back before it was missed: there is nothing to \
+                  show",
+        ),
+        Way::Vip => Some("that one is shown without an address: choose another fault"),
+        _ => None,
+    };
+    if let (FaultChoice::RestartEmpty, Some(why)) = (options.fault, unseen) {
         return Err(LabError::Unexpected(why.into()));
     }
     if options.fault == FaultChoice::Reshard && options.way != Way::Cluster {
         let why = "only a cluster has hash slots: --with cluster";
         return Err(LabError::Unexpected(why.into()));
     }
+    if options.way == Way::Vip {
+        return vip::show(options, screen).await;
+    }
     screen.say("");
     if options.way == Way::Cluster {
         return sharded::show(options, screen).await;
     }
     let others = match options.way {
-        Way::Embedded | Way::Cluster => "",
+        Way::Dns => ", a BIND with a name that stands for the primary",
+        Way::Embedded | Way::Cluster | Way::Follow | Way::Vip => "",
         Way::Sentinel => ", three sentinels",
         Way::Etcd => ", etcd on three servers, two further monitors",
         Way::Consul => ", Consul, two further monitors",
         Way::Zookeeper => ", ZooKeeper on three servers, two further monitors",
     };
-    if let Some(what) = options
-        .way
-        .coordinator()
-        .and_then(|(kind, _)| Engine::missing(kind))
-    {
+    if let Some(what) = options.way.missing() {
         return Err(LabError::Unexpected(format!(
             "{what} is missing on this machine: scripts/setup.sh test installs it"
         )));
@@ -146,14 +161,14 @@ async fn show(options: &DemoOptions, screen: &mut Screen) -> Result<bool, LabErr
     let mut outcomes = Vec::new();
     for (number, fault) in faults.iter().enumerate() {
         let title = format!("{} of {}", number + 1, faults.len());
-        outcomes.push(act::play(&shard, screen, *fault, &title, time).await?);
+        outcomes.push(act::play(&shard, options.way, screen, *fault, &title, time).await?);
     }
     let alarms = shard
         .pointsman
         .unexpected_log_lines(&["\"level\":\"WARN\""]);
-    let kept = tables::summary(screen, &outcomes, &alarms);
+    let kept = tables::summary(screen, &outcomes, &alarms, true);
     if options.keep {
-        keep(&shard, screen).await?;
+        keep(&shard, options.way, screen).await?;
     }
     Ok(kept)
 }
@@ -173,6 +188,12 @@ async fn introduce(shard: &Shard, screen: &mut Screen) -> Result<(), LabError> {
         "    pointsman  {}   every setting at its default",
         shard.address()
     ));
+    if let Some(dns) = &shard.dns {
+        let (server, name) = (dns.server(), hand::service());
+        screen.say(&format!(
+            "    BIND       {server}   {name} stands for the primary"
+        ));
+    }
     if shard.sentinels.is_some() {
         screen.say("    The sentinels decide after 1 s without an answer of the primary.");
     }
@@ -188,7 +209,7 @@ async fn version(node: &Server) -> Result<String, LabError> {
 }
 
 /// Leaves everything running until the process is asked to stop.
-async fn keep(shard: &Shard, screen: &mut Screen) -> Result<(), LabError> {
+async fn keep(shard: &Shard, way: Way, screen: &mut Screen) -> Result<(), LabError> {
     let primary: &Server = shard.primary().await?;
     let port = shard.pointsman.port();
     let pid = primary.pid().unwrap_or_default();
@@ -206,10 +227,6 @@ async fn keep(shard: &Shard, screen: &mut Screen) -> Result<(), LabError> {
             format!("pointsman status --admin {admin}"),
         ),
         (
-            "move it on purpose",
-            format!("pointsman switchover main --admin {admin}"),
-        ),
-        (
             "what happened",
             format!("pointsman failovers --admin {admin}"),
         ),
@@ -221,6 +238,24 @@ async fn keep(shard: &Shard, screen: &mut Screen) -> Result<(), LabError> {
             ),
         ),
     ];
+    let mut others = shard.cluster.nodes().iter();
+    let other = others.find(|n| n.id() != primary.id());
+    let moving = match other.filter(|_| way.by_hand()) {
+        None => format!("pointsman switchover main --admin {admin}"),
+        Some(other) => format!("redis-cli -p {} replicaof no one", other.port()),
+    };
+    lines.push(("move it on purpose", moving));
+    if let Some(dns) = &shard.dns {
+        if let Some(other) = other {
+            let script = hand::name_script(dns, other)?;
+            lines.push((
+                "and the name to it",
+                format!("nsupdate {}", script.display()),
+            ));
+        }
+        let question = dns.question(&hand::service(), "SRV");
+        lines.push(("what the name stands for", question.to_string()));
+    }
     if let Some(sentinel) = shard.sentinels.iter().flat_map(Sentinels::all).next() {
         let port = sentinel.port();
         let command = format!("redis-cli -p {port} sentinel failover mymaster");

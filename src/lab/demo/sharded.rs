@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::super::server::Data;
 use super::super::sharded::SETTLE;
-use super::super::{LabError, Pointsman, PointsmanOptions, Sharded, judge, until};
+use super::super::{LabError, Pointsman, PointsmanOptions, Sharded, Way, judge, until};
 use super::act::{ActOutcome, Fault, REPORT, Stage, announce, start_traffic};
 use super::screen::Screen;
 use super::{DemoOptions, FaultChoice, tables, version};
@@ -53,7 +53,7 @@ pub(super) async fn show(options: &DemoOptions, screen: &mut Screen) -> Result<b
     let alarms = scene
         .pointsman
         .unexpected_log_lines(&["\"level\":\"WARN\""]);
-    let kept = tables::summary(screen, &outcomes, &alarms);
+    let kept = tables::summary(screen, &outcomes, &alarms, true);
     if options.keep {
         keep(&scene, screen).await?;
     }
@@ -90,7 +90,7 @@ async fn play(
     time: Duration,
 ) -> Result<ActOutcome, LabError> {
     let (cluster, pointsman) = (&scene.cluster, &scene.pointsman);
-    announce(screen, fault, title);
+    announce(screen, Way::Cluster, fault, title);
     let earlier = pointsman.failovers().await?.len();
     let traffic = start_traffic(pointsman).await?;
     let mut stage = Stage::new(pointsman, screen, &traffic);

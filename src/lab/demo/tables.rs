@@ -143,8 +143,14 @@ fn row(screen: &Screen, name: &str, tally: &Tally, pause: Option<Duration>) -> S
     )
 }
 
-/// One row for each fault, and the verdict; `true` when every promise was kept.
-pub(super) fn summary(screen: &mut Screen, outcomes: &[ActOutcome], alarms: &[String]) -> bool {
+/// One row for each fault, and the verdict; `true` when every promise was kept. `keeps` says whether
+/// that no connection breaks is one of them.
+pub(super) fn summary(
+    screen: &mut Screen,
+    outcomes: &[ActOutcome],
+    alarms: &[String],
+    keeps: bool,
+) -> bool {
     screen.say("");
     let head = screen.bold(&row_head("fault"));
     screen.say(&head);
@@ -158,7 +164,7 @@ pub(super) fn summary(screen: &mut Screen, outcomes: &[ActOutcome], alarms: &[St
             Some(total.longest_pause),
         );
         screen.say(&line);
-        broken.extend(broken_promises(outcome));
+        broken.extend(broken_promises(outcome, keeps));
     }
     broken.extend(
         alarms
@@ -175,14 +181,21 @@ pub(super) fn summary(screen: &mut Screen, outcomes: &[ActOutcome], alarms: &[St
         .map(|o| o.verdict.total().errors_of(ErrorClass::Unknown))
         .sum();
     let verdict = match (broken.len(), unknown) {
-        (0, 0) => {
+        (0, 0) if keeps => {
             screen.good("  Every promise was kept: the clients saw a pause and nothing else.")
         }
         (0, _) => screen.good("  Every promise was kept."),
         (count, _) => screen.bad(&format!("  {count} promises were broken.")),
     };
     screen.say(&verdict);
-    if unknown > 0 {
+    if !keeps {
+        let line = screen.dim(
+            "  The errors are connections that broke when the address moved: each client connected to it\n  \
+             again. Through pointsman none would have broken.",
+        );
+        screen.say(&line);
+    }
+    if unknown > 0 && keeps {
         let line = screen.dim(
             "  \"unknown\": increments and pushes that were on their way when the primary died get\n  \
              an error that says so, because they may have run; reads and plain writes are sent\n  \
@@ -201,7 +214,7 @@ pub(super) fn summary(screen: &mut Screen, outcomes: &[ActOutcome], alarms: &[St
     broken.is_empty()
 }
 
-fn broken_promises(outcome: &ActOutcome) -> Vec<String> {
+fn broken_promises(outcome: &ActOutcome, keeps: bool) -> Vec<String> {
     let total = outcome.verdict.total();
     let name = outcome.fault.name();
     let mut broken = Vec::new();
@@ -211,6 +224,7 @@ fn broken_promises(outcome: &ActOutcome) -> Vec<String> {
         }
     };
     let errors = match outcome.fault {
+        _ if !keeps => 0,
         // Nothing is on its way when the primary is moved on purpose. (A cluster cuts off what is on its
         // way when it moves one.)
         Fault::Switchover | Fault::Reshard => total.all_errors(),
