@@ -917,6 +917,28 @@ fn in_strict_mode_a_sidecar_that_comes_in_the_middle_of_a_failover_obeys_it() {
 }
 
 #[test]
+fn in_strict_mode_whoever_is_not_on_the_roll_carries_nothing() {
+    for lease in [None, Some(Duration::from_secs(2))] {
+        let mut world = panel_world(5, lease);
+        world.roster_closed = true;
+        world.add_sidecars(1);
+        world.run_for(5000 * MS);
+        assert_eq!(world.serving_at(3), Some(0), "{}", story(&world));
+        let carries = lease.is_none().then_some(0);
+        assert_eq!(world.serving_at(5), carries, "{}", story(&world));
+        // From some time on the monitors do not wait for it.
+        let told = |l: &String| l.contains("can not be told that this pointsman carries");
+        let silent = |w: &World| !w.trace.iter().any(told);
+        assert!(world.run_while(16_000 * MS, silent), "{}", story(&world));
+        world.run_for(1000 * MS);
+        assert_eq!(world.serving_at(3), carries, "{}", story(&world));
+        world.roster_closed = false;
+        settle(&mut world, 8000 * MS);
+        assert_eq!(world.serving_at(3), Some(0));
+    }
+}
+
+#[test]
 fn a_monitor_that_decides_alone_and_is_not_alone_is_told() {
     for (domains, told) in [(1, true), (0, false)] {
         let authority = Authority::Shares(Panel {

@@ -15,6 +15,7 @@
 use std::time::Duration;
 
 use super::core::{Core, Trust};
+use super::outbox::RELOAD;
 use super::panel::LISTEN;
 use super::{Action, Authority, OpId, Presence, RecordPhase};
 use crate::topology::{Epoch, Timestamp};
@@ -171,7 +172,11 @@ impl Core {
         };
         attendance.failure = outcome.err();
         if attendance.failure.is_some() {
-            attendance.again_at = now + LISTEN;
+            // Somebody waits for an acknowledgement, and for nothing else.
+            let awaited = attendance
+                .told
+                .is_some_and(|told| told.obeyed < telling.obeyed);
+            attendance.again_at = now + if awaited { LISTEN } else { RELOAD };
             return;
         }
         attendance.warned = false;

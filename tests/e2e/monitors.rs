@@ -236,8 +236,7 @@ async fn a_switchover_loses_nothing_of_a_sidecars_clients() {
 /// What was on its way when the gates closed was answered, unless somebody was given up: on a machine so
 /// busy that 250 ms are not enough.
 fn assert_nothing_was_interrupted(verdict: &Verdict, report: &FailoverReport) {
-    let given_up = |(_, text): &(_, String)| text.contains("not acknowledged in time");
-    if report.evidence.iter().any(given_up) {
+    if report.pause >= Duration::from_millis(250) {
         return eprintln!("too busy to be judged: {:?}", report.evidence);
     }
     let unknown = verdict.total().errors.get(&ErrorClass::Unknown).copied();

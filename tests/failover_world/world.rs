@@ -201,6 +201,8 @@ pub struct World {
     pub opinions: BTreeMap<Arc<str>, Opinion>,
     /// Who carries requests.
     pub present: BTreeMap<String, Presence>,
+    /// Nobody may write there.
+    pub roster_closed: bool,
     /// Those who still had requests on their way to the old primary when a switchover promoted another.
     pub surprised: usize,
     /// Nobody misses a change of the record.
@@ -289,6 +291,7 @@ impl World {
             version: 0,
             opinions: BTreeMap::new(),
             present: BTreeMap::new(),
+            roster_closed: false,
             surprised: 0,
             every_watch_works: false,
             served: BTreeSet::new(),
@@ -1407,7 +1410,8 @@ impl World {
 
     fn attend_arrives(&mut self, monitor: usize, life: u32, op: OpId, presence: Presence) {
         let lost = self.rng.chance(self.noise.lost_swaps);
-        let stored = self.authority_reachable(monitor) && !(lost && self.rng.chance(50));
+        let open = self.authority_reachable(monitor) && !self.roster_closed;
+        let stored = open && !(lost && self.rng.chance(50));
         if stored {
             self.present.insert(presence.name(), presence);
         }
