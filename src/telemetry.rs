@@ -20,8 +20,8 @@ pub const LOG_VARIABLE: &str = "POINTSMAN_LOG";
 /// Lines that wait to be written; what is more is dropped and counted.
 const LOG_QUEUE: usize = 8192;
 
-/// A testing aid of `control`: the process ends itself with no time for another thread to write.
-const ENDS_ABRUPTLY: &str = "POINTSMAN_CRASH_AT";
+/// Testing aids of `control`: the process ends or stops itself with no time for another thread to write.
+const ENDS_ABRUPTLY: [&str; 2] = ["POINTSMAN_CRASH_AT", "POINTSMAN_STOP_AT"];
 
 /// `[log]` of the configuration.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -118,7 +118,8 @@ pub fn start_log(settings: &LogSettings) -> Result<LogGuard, TelemetryError> {
         Ok(level) if !level.is_empty() => parse_level(&level).map_err(TelemetryError::Variable)?,
         _ => parse_level(&settings.level).map_err(TelemetryError::Level)?,
     };
-    if cfg!(debug_assertions) && std::env::var_os(ENDS_ABRUPTLY).is_some() {
+    let abrupt = |variable: &&str| std::env::var_os(variable).is_some();
+    if cfg!(debug_assertions) && ENDS_ABRUPTLY.iter().any(abrupt) {
         install(settings.format, filter, BoxMakeWriter::new(stderr))?;
         return Ok(LogGuard(Arc::default()));
     }

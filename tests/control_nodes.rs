@@ -13,7 +13,7 @@ use pointsman::failover::{NodeOp, NodeOpOutcome, Observation, OpId, Policy, Prob
 use pointsman::lab::{Cluster, ClusterOptions, Data, Server, until};
 use pointsman::resp::Credentials;
 use pointsman::resp::info::{NodeInfo, Role};
-use pointsman::topology::NodeId;
+use pointsman::topology::{NodeId, Timestamp};
 use tokio::sync::mpsc;
 
 const LIMIT: Duration = Duration::from_secs(15);
@@ -342,9 +342,23 @@ impl Operating {
     }
 
     async fn within(&mut self, what: NodeOp, timeout: Duration) -> NodeOpOutcome {
+        self.decided_at(clock::now(), what, timeout).await
+    }
+
+    async fn decided_at(
+        &mut self,
+        decided: Timestamp,
+        what: NodeOp,
+        timeout: Duration,
+    ) -> NodeOpOutcome {
         self.next += 1;
         let op = OpId(self.next);
-        let order = Order { op, what, timeout };
+        let order = Order {
+            op,
+            what,
+            timeout,
+            decided,
+        };
         self.orders.send(order).await.expect("running");
         let (answered, outcome) = self.outcomes.recv().await.expect("an outcome");
         assert_eq!(answered, op);
@@ -367,6 +381,20 @@ async fn min_replicas(server: &Server) -> Option<i64> {
     let asked = ["CONFIG", "GET", "min-replicas-to-write"];
     let answer = server.cli(&asked).await.expect("answers");
     answer.items()?.get(1)?.number()
+}
+
+#[tokio::test]
+async fn what_was_decided_too_long_ago_is_not_begun() {
+    let start = Timestamp::default();
+    let cluster = servers(ClusterOptions::default()).await;
+    let replica = cluster.node(1);
+    let mut operator = Operating::on(replica);
+    let (promote, age) = (NodeOp::Promote, clock::now() - start);
+    let late = operator.decided_at(start, promote, age).await;
+    assert!(matches!(late, NodeOpOutcome::Unreachable(_)), "{late:?}");
+    assert!(!replica.is_primary().await.expect("answers"));
+    // And in time it is.
+    assert_eq!(operator.done(NodeOp::Promote).await.role, Role::Primary);
 }
 
 #[tokio::test]

@@ -234,15 +234,15 @@ impl Driver {
         }
         self.state.due.push_back(event);
         while let Some(event) = self.state.due.pop_front() {
-            if let Some(failpoint) = &self.failpoint {
+            if let Some(failpoint) = &mut self.failpoint {
                 failpoint.ended(&event);
             }
             let actions = self.machine.handle(event, now);
-            self.execute(actions);
+            self.execute(actions, now);
         }
     }
 
-    fn execute(&mut self, actions: Vec<Action>) {
+    fn execute(&mut self, actions: Vec<Action>, decided: Timestamp) {
         for action in actions {
             if let Some(failpoint) = &mut self.failpoint {
                 failpoint.asked(&action);
@@ -254,7 +254,7 @@ impl Driver {
                     await_obeyed,
                 } => {
                     self.publish(op, view, await_obeyed);
-                    if let Some(failpoint) = &self.failpoint {
+                    if let Some(failpoint) = &mut self.failpoint {
                         failpoint.published(op);
                     }
                 }
@@ -274,7 +274,15 @@ impl Driver {
                     node,
                     what,
                     timeout,
-                } => self.order(&node, Order { op, what, timeout }),
+                } => self.order(
+                    &node,
+                    Order {
+                        op,
+                        what,
+                        timeout,
+                        decided,
+                    },
+                ),
                 Action::ProbeNow { node } => {
                     self.staff.probe_now(&node);
                     self.source.look_again();

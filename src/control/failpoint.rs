@@ -1,17 +1,29 @@
-//! A testing aid: the process ends itself, as abruptly as by SIGKILL, at one exact point of a failover
-//! or switchover. The environment variable below names the point, for example `after-promote`. Builds
-//! without debug assertions do not look at it.
+//! A testing aid: the process ends itself, as abruptly as by SIGKILL, or stops itself, as by SIGSTOP and
+//! once, at one exact point of a failover or switchover. The environment variables below name the point,
+//! for example `after-promote`. Builds without debug assertions do not look at them.
 
 use std::collections::HashSet;
+use std::time::Duration;
 
+use rustix::process::{Signal, getpid, kill_process};
+
+use crate::clock;
 use crate::failover::{Action, Event, NodeOp, OpId, RecordPhase};
 use crate::topology::Gate;
 
 /// `before-ACT` or `after-ACT`; the acts are in [`Failpoint::act`].
-const VARIABLE: &str = "POINTSMAN_CRASH_AT";
+const CRASH: &str = "POINTSMAN_CRASH_AT";
+
+/// The same.
+const STOP: &str = "POINTSMAN_STOP_AT";
+
+/// Within this time a process is stopped that asked for it.
+const STOPPED: Duration = Duration::from_millis(500);
 
 /// See the head of the file.
 pub(super) struct Failpoint {
+    /// [`CRASH`] or [`STOP`].
+    variable: &'static str,
     before: bool,
     act: String,
     /// The gate was open once: from then on whatever is done belongs to a change.
@@ -24,16 +36,18 @@ pub(super) struct Failpoint {
 impl Failpoint {
     /// `None`: nothing is to be cut short.
     pub(super) fn from_environment() -> Option<Failpoint> {
-        let point = std::env::var(VARIABLE).ok()?;
         if !cfg!(debug_assertions) {
             return None;
         }
+        let set = |variable| Some((variable, std::env::var(variable).ok()?));
+        let (variable, point) = set(CRASH).or_else(|| set(STOP))?;
         let (moment, act) = point.split_once('-')?;
         tracing::warn!(
             point,
-            "POINTSMAN_CRASH_AT is set: this process will end itself"
+            "{variable} is set: this process will end or stop itself"
         );
         Some(Failpoint {
+            variable,
             before: moment == "before",
             act: act.to_owned(),
             armed: false,
@@ -50,7 +64,7 @@ impl Failpoint {
         }
         match found {
             Some((act, op)) if self.armed && act == self.act => match self.before {
-                true => crash(),
+                true => self.reached(),
                 false => _ = self.begun.insert(op),
             },
             _ => self.armed |= self.gate == Gate::Open,
@@ -58,14 +72,14 @@ impl Failpoint {
     }
 
     /// This was published.
-    pub(super) fn published(&self, op: OpId) {
-        if self.begun.contains(&op) {
-            crash();
+    pub(super) fn published(&mut self, op: OpId) {
+        if self.begun.remove(&op) {
+            self.reached();
         }
     }
 
     /// Something ended, and the core does not know yet.
-    pub(super) fn ended(&self, event: &Event) {
+    pub(super) fn ended(&mut self, event: &Event) {
         match event {
             Event::Swapped { op, .. } | Event::NodeOpDone { op, .. } => self.published(*op),
             _ => {}
@@ -96,9 +110,18 @@ impl Failpoint {
         };
         Some(act)
     }
-}
 
-fn crash() {
-    tracing::warn!("POINTSMAN_CRASH_AT is reached");
-    std::process::abort();
+    fn reached(&mut self) {
+        tracing::warn!("{} is reached", self.variable);
+        if self.variable == CRASH {
+            std::process::abort();
+        }
+        self.act.clear();
+        // Of oneself it can not fail. Another thread may take the signal: this one goes no further before.
+        let asked = clock::now();
+        let _ = kill_process(getpid(), Signal::STOP);
+        while clock::now() - asked < STOPPED {
+            std::thread::park_timeout(STOPPED);
+        }
+    }
 }

@@ -56,6 +56,9 @@ pub struct Order {
     pub what: NodeOp,
     /// After this long without an answer the outcome is unknown.
     pub timeout: Duration,
+    /// When it was decided. What a process that slept did not begin within `timeout` is not begun any
+    /// more: somebody else may have decided since.
+    pub decided: Timestamp,
 }
 
 /// With what replicas log in to their primary, as far as one of the backend's nodes said.
@@ -70,6 +73,8 @@ pub struct Operator {
     line: Option<Line>,
     /// When a pause ends that the node does not end by itself.
     unpause_at: Option<Timestamp>,
+    /// When it is too late to begin the present operation.
+    until: Timestamp,
     /// Whether the present operation's commands may have reached the node.
     sent: bool,
     /// Whether the node's configuration file is to be rewritten after the answer.
@@ -104,6 +109,7 @@ impl Operator {
             out,
             line: None,
             unpause_at: None,
+            until: Timestamp::default(),
             sent: false,
             rewrite_due: false,
         }
@@ -172,6 +178,7 @@ impl Operator {
 
     async fn perform(&mut self, order: &Order) -> NodeOpOutcome {
         self.sent = false;
+        self.until = order.decided + order.timeout;
         let done = timeout(order.timeout, self.attempt(&order.what, order.timeout)).await;
         let failed = match done {
             Ok(Ok(info)) => return NodeOpOutcome::Done(Box::new(info)),
@@ -214,6 +221,15 @@ impl Operator {
         self.line
             .as_mut()
             .ok_or(Failed::Lost(ProbeError::ConnectionLost))
+    }
+
+    /// The next commands change the node, if it is not too late for that.
+    fn begin(&mut self) -> Result<(), Failed> {
+        if clock::now() >= self.until {
+            return Err(Failed::Lost(ProbeError::Silent));
+        }
+        self.sent = true;
+        Ok(())
     }
 
     /// Sends `commands` with INFO behind them, in one write. That INFO is refused says nothing of the
@@ -279,7 +295,7 @@ impl Operator {
         let fence = fence_settings(&learned);
         let settings = fence.len();
         let kills = ["normal", "pubsub"].map(|kind| Command::new(["CLIENT", "KILL", "TYPE", kind]));
-        self.sent = true;
+        self.begin()?;
         let commands = fence.into_iter().chain(kills).collect();
         let (replies, info) = self.request(commands).await?;
         let (set, killed) = replies.split_at(settings.min(replies.len()));
@@ -389,7 +405,7 @@ impl Operator {
         loop {
             let mut commands = transaction::commands(&steps);
             commands.push(Command::new(["ROLE"]));
-            self.sent = true;
+            self.begin()?;
             let (mut replies, info) = self.request(commands).await?;
             let role = replies.pop();
             match transaction::ended(&steps, &replies) {
@@ -470,6 +486,7 @@ impl Operator {
 
     /// Ends a pause whose time is over; tried again on the next connection.
     async fn end_pause(&mut self) {
+        self.until = clock::now() + WARM_LIMIT;
         match timeout(WARM_LIMIT, self.unpause()).await {
             Ok(Ok(_)) => {}
             Ok(Err(Failed::Refused(why))) => {
@@ -482,7 +499,7 @@ impl Operator {
 
     /// Sends commands of which each must succeed.
     async fn set(&mut self, commands: Vec<Command>) -> Result<NodeInfo, Failed> {
-        self.sent = true;
+        self.begin()?;
         let (replies, info) = self.request(commands).await?;
         unrefused(&replies, info)
     }
