@@ -335,7 +335,10 @@ impl Core {
             ));
             return Input::Nothing;
         }
-        let stale = version < self.version || (record.is_none() && self.record.is_some());
+        // A reading that began before the record was confirmed says nothing of what came after.
+        let deleted = record.is_none() && self.record.is_some() && asked > self.record_at;
+        let older = version < self.version || (record.is_none() && self.record.is_some());
+        let stale = older && !deleted;
         self.trust = Trust::Known;
         if stale {
             return Input::Nothing;

@@ -192,6 +192,9 @@ impl Core {
     /// Where a proxy may not forward for long without the record (strict mode): why it may not now.
     pub(super) fn lapsed(&mut self) -> Option<String> {
         let lease = self.view_lease()?;
+        if self.record.is_none() {
+            return Some("there is no record, and view_lease is set: requests wait".to_owned());
+        }
         let until = self.record_at + lease;
         if self.now < until {
             self.wake_at(until);

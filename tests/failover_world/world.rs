@@ -1255,10 +1255,10 @@ impl World {
             SwapOutcome::Unknown("the disk is full".to_owned())
         } else if !reachable || (lost && !stored_first) {
             SwapOutcome::Unknown("no answer".to_owned())
-        } else if expected.0 != self.version {
+        } else if expected != self.stored_version() {
             SwapOutcome::Lost {
                 record: self.record.clone(),
-                version: Version(self.version),
+                version: self.stored_version(),
             }
         } else {
             self.check_record(&record);
@@ -1289,6 +1289,22 @@ impl World {
             life,
             Event::Swapped { op, outcome },
         );
+    }
+
+    /// What is not there has none; what is made again has another one than before.
+    fn stored_version(&self) -> Version {
+        Version(if self.record.is_some() {
+            self.version
+        } else {
+            0
+        })
+    }
+
+    /// Somebody deletes the record.
+    pub fn delete_record(&mut self) {
+        self.record = None;
+        self.log("the record is deleted".to_owned());
+        self.tell_others(usize::MAX);
     }
 
     /// The record's own law: the epoch grows by one with each decision and stays within one.
@@ -1327,7 +1343,7 @@ impl World {
         let event = if self.authority_reachable(monitor) {
             Event::RecordLoaded {
                 record: self.record.clone(),
-                version: Version(self.version),
+                version: self.stored_version(),
                 opinions: self.opinions.values().cloned().collect(),
                 asked: stamp(asked),
             }
