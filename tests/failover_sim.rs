@@ -848,6 +848,26 @@ fn in_strict_mode_a_sidecar_without_the_record_stops_before_another_is_promoted(
     settle(&mut world, 8000 * MS);
 }
 
+#[test]
+fn what_is_written_beside_a_cut_off_primary_is_counted_by_the_monitor_that_decided() {
+    for seed in 0..10 {
+        let mut world = panel_world(seed, None);
+        // Monitor 0 and sidecar 3 are with the old primary.
+        world.monitors[0].authority_cut = true;
+        world.monitors[3].authority_cut = true;
+        let cuts = [(1, 0), (2, 0), (4, 0), (0, 1), (0, 2), (3, 1), (3, 2)];
+        world.monitor_cuts.extend(cuts);
+        world.node_cuts.extend([(0, 1), (0, 2)]);
+        let moved = world.run_while(6000 * MS, |w| w.serving_at(4).is_none_or(|n| n == 0));
+        assert!(moved, "{}", story(&world));
+        world.run_for(500 * MS);
+        world.heal();
+        settle(&mut world, 8000 * MS);
+        let counted = matches!(world.amended[..], [BytesLost::Exactly(bytes)] if bytes > 0);
+        assert!(counted, "{:?}\n{}", world.amended, story(&world));
+    }
+}
+
 // ---- chaos ----
 
 /// One fault or repair, chosen by weight.

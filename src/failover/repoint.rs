@@ -13,6 +13,9 @@ use crate::topology::{BytesLost, NodeId, Timestamp};
 /// How long a replica may have no link to the primary, or one through another replica, before it is
 /// pointed at the primary.
 const LOST_LINK: Duration = Duration::from_secs(1);
+/// How long the other monitors leave a node that says it is primary to the one that decided: only that one
+/// can complete its report with the bytes that are nowhere else.
+const DECIDER_FIRST: Duration = Duration::from_secs(1);
 /// Waits before a refused or unanswered repointing is tried again: doubled up to the second.
 const RETRY: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(5));
 /// A full resync that is not seen to begin or end in this time gives its place to the next node.
@@ -41,6 +44,8 @@ pub(super) struct Repointer {
     unlinked: BTreeMap<NodeId, Timestamp>,
     /// Since when a node has said that it is primary too.
     strays: BTreeMap<NodeId, Timestamp>,
+    /// Since when the record has been known to be newer than that.
+    confirmed: BTreeMap<NodeId, Timestamp>,
     /// Nodes that refuse to be fenced; told once.
     unfenced: BTreeSet<NodeId>,
     /// Failures in a row, for the waits between tries; the last reason is told once.
@@ -172,12 +177,14 @@ impl Repointer {
         self.tasks.remove(node);
         self.flatten.remove(node);
         self.strays.remove(node);
+        self.confirmed.remove(node);
         self.unlinked.remove(node);
     }
 
     /// A node that does not answer holds no place in the queue of full resyncs.
     fn gone(&mut self, node: &NodeId) {
         self.strays.remove(node);
+        self.confirmed.remove(node);
         self.unlinked.remove(node);
         if let Some(Task::Syncing { .. }) = self.tasks.get(node) {
             self.tasks.remove(node);
@@ -222,7 +229,7 @@ impl Repointer {
                     core.probe(node);
                     return;
                 }
-                if !self.is_confirmed(core, node) {
+                if !self.is_confirmed(core, node) || self.is_left_to_another(core, record, node) {
                     return;
                 }
                 core.emit("+convert-to-slave", Some(node), "it says primary", true);
@@ -274,6 +281,7 @@ impl Repointer {
             return Need::Demotion;
         }
         self.strays.remove(node);
+        self.confirmed.remove(node);
         let upstream = info.upstream.as_ref().map(|(host, port)| (&**host, *port));
         if upstream.is_some() && upstream == record.primary.host_port() {
             self.flatten.remove(node);
@@ -308,6 +316,17 @@ impl Repointer {
         let seen = self.strays.get(node).copied().unwrap_or(core.now);
         core.is_confirmed(seen)
     }
+
+    /// Whether the monitor that decided should be given time to demote it.
+    fn is_left_to_another(&mut self, core: &mut Core, record: &Record, node: &NodeId) -> bool {
+        let since = *self.confirmed.entry(node.clone()).or_insert(core.now);
+        let until = since + DECIDER_FIRST;
+        let left = core.panel().is_some() && record.by != core.me && core.now < until;
+        if left {
+            core.wake_at(until);
+        }
+        left
+    }
 }
 
 /// Whether `info`'s node can continue from the primary's stream without a full resync, as far as
@@ -324,12 +343,14 @@ fn partial_resync(info: &NodeInfo, primary: &NodeInfo) -> bool {
 /// The former primary is back and fenced: how many bytes only it has. Another process at its address
 /// shows at most what it had saved, and takes the rest with it for ever.
 fn diverged(core: &mut Core, node: &NodeId, info: &NodeInfo) {
-    let Some(former) = core.former.take_if(|f| f.node == *node) else {
-        return;
-    };
     let primary = core.record.as_ref().and_then(|r| core.node(&r.primary));
-    let heir = primary.and_then(Node::live);
-    if heir.is_none_or(|heir| heir.repl_id2 != former.repl_id) {
+    let heir = primary.and_then(Node::live).cloned();
+    let former = core.former.take_if(|f| f.node == *node);
+    let Some(heir) = heir else { return };
+    let Some(former) = former else {
+        return diverged_elsewhere(core, node, info, &heir);
+    };
+    if heir.repl_id2 != former.repl_id {
         return;
     }
     let beyond = |offset: u64| offset.saturating_sub(former.fork);
@@ -351,4 +372,16 @@ fn diverged(core: &mut Core, node: &NodeId, info: &NodeInfo) {
     });
     let attention = bytes_lost != BytesLost::Exactly(0);
     core.emit("diverged", Some(node), detail, attention);
+}
+
+/// The same where another monitor decided, or this one before it was started anew: the report is not here,
+/// and somebody should know all the same.
+fn diverged_elsewhere(core: &mut Core, node: &NodeId, info: &NodeInfo, heir: &NodeInfo) {
+    let fork = u64::try_from(heir.second_repl_offset).unwrap_or(0);
+    if info.repl_id != heir.repl_id2 || fork == 0 {
+        return;
+    }
+    let bytes = info.offset.saturating_sub(fork - 1);
+    let detail = format!("{bytes} bytes were only here");
+    core.emit("diverged", Some(node), detail, bytes > 0);
 }
