@@ -2,7 +2,8 @@
 # Installs what is missing to build, test or lint pointsman, and nothing that is there already.
 # Usage: scripts/setup.sh build|test|lint
 #   build  a C compiler and a Rust toolchain
-#   test   that, redis-server with redis-cli, etcd, ZooKeeper, Consul, BIND with dig and nsupdate, and ip and iptables
+#   test   that, redis-server with redis-cli, etcd, ZooKeeper, Consul, BIND with dig and nsupdate, ip and iptables,
+#          and libfaketime
 #   lint   that, and rustfmt, clippy, git, make
 # Needs root or sudo only when something is missing. Uses apt, and rustup where apt has no Rust that
 # is new enough.
@@ -68,6 +69,12 @@ network() {
     PATH=$PATH:/usr/sbin:/sbin
     if have ip && have iptables; then return; fi
     (packages "a network to break" iproute2 iptables) || say "tests that cut the network will not run"
+}
+
+# Tests of clocks that jump want this library; without it they say NOT RUN.
+clocks() {
+    [ -e "/usr/lib/$(uname -m)-linux-gnu/faketime/libfaketime.so.1" ] && return
+    (packages "clocks that jump" libfaketime) || say "tests of clocks that jump will not run"
 }
 
 rust_by_rustup() {
@@ -151,4 +158,5 @@ if [ "$1" != build ]; then
     bind
     coordinators
     network
+    clocks
 fi
