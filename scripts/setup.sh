@@ -79,6 +79,12 @@ network() {
     (packages "a network to break" iproute2 iptables) || say "tests that cut the network will not run"
 }
 
+# Tests of clocks that jump want this library; without it they say NOT RUN.
+clocks() {
+    [ -e "/usr/lib/$(uname -m)-linux-gnu/faketime/libfaketime.so.1" ] && return
+    (packages "clocks that jump" libfaketime) || say "tests of clocks that jump will not run"
+}
+
 rust_by_rustup() {
     rustup=$(command -v rustup || echo "${CARGO_HOME:-$HOME/.cargo}/bin/rustup")
     [ -x "$rustup" ] || return 1
@@ -161,4 +167,5 @@ if [ "$1" != build ]; then
     faketime
     coordinators
     network
+    clocks
 fi

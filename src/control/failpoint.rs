@@ -3,9 +3,11 @@
 //! for example `after-promote`. Builds without debug assertions do not look at them.
 
 use std::collections::HashSet;
+use std::time::Duration;
 
 use rustix::process::{Signal, getpid, kill_process};
 
+use crate::clock;
 use crate::failover::{Action, Event, NodeOp, OpId, RecordPhase};
 use crate::topology::Gate;
 
@@ -14,6 +16,9 @@ const CRASH: &str = "POINTSMAN_CRASH_AT";
 
 /// The same.
 const STOP: &str = "POINTSMAN_STOP_AT";
+
+/// Within this time a process is stopped that asked for it.
+const STOPPED: Duration = Duration::from_millis(500);
 
 /// See the head of the file.
 pub(super) struct Failpoint {
@@ -112,7 +117,11 @@ impl Failpoint {
             std::process::abort();
         }
         self.act.clear();
-        // Of oneself it can not fail.
+        // Of oneself it can not fail. Another thread may take the signal: this one goes no further before.
+        let asked = clock::now();
         let _ = kill_process(getpid(), Signal::STOP);
+        while clock::now() - asked < STOPPED {
+            std::thread::park_timeout(STOPPED);
+        }
     }
 }

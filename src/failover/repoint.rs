@@ -44,6 +44,8 @@ pub(super) struct Repointer {
     unlinked: BTreeMap<NodeId, Timestamp>,
     /// Since when a node has said that it is primary too.
     strays: BTreeMap<NodeId, Timestamp>,
+    /// Since when the record has been known to be newer than that.
+    confirmed: BTreeMap<NodeId, Timestamp>,
     /// Nodes that refuse to be fenced; told once.
     unfenced: BTreeSet<NodeId>,
     /// Failures in a row, for the waits between tries; the last reason is told once.
@@ -175,12 +177,14 @@ impl Repointer {
         self.tasks.remove(node);
         self.flatten.remove(node);
         self.strays.remove(node);
+        self.confirmed.remove(node);
         self.unlinked.remove(node);
     }
 
     /// A node that does not answer holds no place in the queue of full resyncs.
     fn gone(&mut self, node: &NodeId) {
         self.strays.remove(node);
+        self.confirmed.remove(node);
         self.unlinked.remove(node);
         if let Some(Task::Syncing { .. }) = self.tasks.get(node) {
             self.tasks.remove(node);
@@ -277,6 +281,7 @@ impl Repointer {
             return Need::Demotion;
         }
         self.strays.remove(node);
+        self.confirmed.remove(node);
         let upstream = info.upstream.as_ref().map(|(host, port)| (&**host, *port));
         if upstream.is_some() && upstream == record.primary.host_port() {
             self.flatten.remove(node);
@@ -313,9 +318,9 @@ impl Repointer {
     }
 
     /// Whether the monitor that decided should be given time to demote it.
-    fn is_left_to_another(&self, core: &mut Core, record: &Record, node: &NodeId) -> bool {
-        let seen = self.strays.get(node).copied().unwrap_or(core.now);
-        let until = seen + DECIDER_FIRST;
+    fn is_left_to_another(&mut self, core: &mut Core, record: &Record, node: &NodeId) -> bool {
+        let since = *self.confirmed.entry(node.clone()).or_insert(core.now);
+        let until = since + DECIDER_FIRST;
         let left = core.panel().is_some() && record.by != core.me && core.now < until;
         if left {
             core.wake_at(until);

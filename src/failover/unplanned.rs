@@ -390,7 +390,7 @@ impl Failover {
             core.set_undecided(Some(why));
             return self.look_again(core, LOOK_AGAIN);
         }
-        if core.panel().is_some() && core.now - self.claimed_at > TENURE {
+        if self.tenure_is_over(core) {
             return self.claim_again(core);
         }
         let lease_end = self.lease_end(core, &candidate);
@@ -551,6 +551,11 @@ impl Failover {
         self.look_again(core, Duration::ZERO)
     }
 
+    /// Whether other monitors may take over, so that nothing may be begun under this claim.
+    fn tenure_is_over(&self, core: &Core) -> bool {
+        core.panel().is_some() && core.now - self.claimed_at > TENURE
+    }
+
     fn examine(mut self: Box<Self>, core: &mut Core, candidate: Box<Candidate>) -> Next {
         core.phase("examine");
         self.doubtful_since.get_or_insert(core.now);
@@ -601,6 +606,10 @@ impl Failover {
         match outcome {
             NodeOpOutcome::Done(info) if info.run_id != candidate.info.run_id => {
                 self.abandon(core, &candidate.node, "it restarted")
+            }
+            // This monitor slept: another one may have decided since.
+            NodeOpOutcome::Done(_) if self.tenure_is_over(core) => {
+                self.abandon(core, &candidate.node, "the tenure is over")
             }
             // Not done, or not yet: the same promotion again, never another one beside it.
             NodeOpOutcome::Done(_) if core.now < limit => self.promote(core, candidate),

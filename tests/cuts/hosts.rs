@@ -513,6 +513,19 @@ impl Hosts {
         done
     }
 
+    /// Waits until a monitor tells how many bytes a former primary had that nobody else has.
+    pub async fn bytes_told(&self) -> u64 {
+        self.becomes("bytes that were only there", async || {
+            let told = MONITORS.iter().find_map(|name| {
+                let log = self.log(name);
+                let (before, _) = log.split_once(" bytes were only here")?;
+                before.rsplit_once('"')?.1.parse().ok()
+            });
+            told.ok_or_else(String::new)
+        })
+        .await
+    }
+
     // ---- clients ----
 
     /// Clients of these kinds on the host of a pointsman, at an ordinary pace.
