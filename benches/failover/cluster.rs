@@ -84,12 +84,7 @@ async fn repeat(
     let watch = WriteWatch::start(cluster, watched.collect());
     let fault_at = clock::now();
     match fault {
-        Choice::Switchover => {
-            let answer = cluster.node(heir).cli(&["CLUSTER", "FAILOVER"]).await?;
-            if !answer.is_ok() {
-                return Err(LabError::Unexpected(answer.to_string()));
-            }
-        }
+        Choice::Switchover => cluster.hand_over(heir).await?,
         _ => cluster.node(victim).kill(),
     }
     pointsman.failover(earlier + 1, SOON).await?;

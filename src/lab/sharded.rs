@@ -5,10 +5,14 @@ use std::time::Duration;
 
 use super::server::{Server, ServerOptions};
 use super::{LabError, Port, Scratch, until};
-use crate::topology::NodeId;
+use crate::clock;
+use crate::topology::{NodeId, Timestamp};
 
 /// How long the cluster may take to form, or to settle again.
 pub const SETTLE: Duration = Duration::from_secs(40);
+
+/// The nodes give a CLUSTER FAILOVER up after five seconds, which a busy machine may need.
+const HANDING_OVER: Duration = Duration::from_secs(6);
 
 /// Shards of the cluster.
 pub const SHARDS: usize = 3;
@@ -231,6 +235,25 @@ impl Sharded {
         .await
     }
 
+    /// CLUSTER FAILOVER at a replica; returns when it is primary.
+    pub async fn hand_over(&self, to: usize) -> Result<(), LabError> {
+        let node = &self.nodes[to];
+        let mut asked: Option<Timestamp> = None;
+        until("a replica that took over", SETTLE, async || {
+            if node.is_primary().await.map_err(|e| e.to_string())? {
+                return Ok(());
+            }
+            let now = clock::now();
+            if asked.is_none_or(|at| now - at > HANDING_OVER) {
+                let request = ["CLUSTER", "FAILOVER"];
+                ok(node, &request).await.map_err(|e| e.to_string())?;
+                asked = Some(now);
+            }
+            Err("not yet".to_owned())
+        })
+        .await
+    }
+
     /// Moves one hash slot with its keys between two primaries, as `redis-cli --cluster reshard` does it.
     pub async fn move_slot(&self, slot: u16, from: usize, to: usize) -> Result<(), LabError> {
         self.open_slot(slot, from, to).await?;
@@ -242,9 +265,9 @@ impl Sharded {
     pub async fn open_slot(&self, slot: u16, from: usize, to: usize) -> Result<(), LabError> {
         let text = slot.to_string();
         let importing = ["CLUSTER", "SETSLOT", &text, "IMPORTING", self.name(from)];
-        set_slot(&self.nodes[to], &importing).await?;
+        patiently(&self.nodes[to], &importing).await?;
         let migrating = ["CLUSTER", "SETSLOT", &text, "MIGRATING", self.name(to)];
-        set_slot(&self.nodes[from], &migrating).await
+        patiently(&self.nodes[from], &migrating).await
     }
 
     /// Moves some keys of the slot; returns how many.
@@ -272,7 +295,7 @@ impl Sharded {
         let port = self.nodes[to].port().to_string();
         let mut request = vec!["MIGRATE", "127.0.0.1", &port, "", "0", "5000", "KEYS"];
         request.extend(keys.iter().map(String::as_str));
-        ok(source, &request).await?;
+        patiently(source, &request).await?;
         Ok(keys.len())
     }
 
@@ -280,22 +303,26 @@ impl Sharded {
     pub async fn close_slot(&self, slot: u16, to: usize) -> Result<(), LabError> {
         let text = slot.to_string();
         let owned = ["CLUSTER", "SETSLOT", &text, "NODE", self.name(to)];
-        set_slot(&self.nodes[to], &owned).await?;
+        patiently(&self.nodes[to], &owned).await?;
         for (number, node) in self.nodes.iter().enumerate() {
             if number != to && node.pid().is_some() && node.is_primary().await? {
-                set_slot(node, &owned).await?;
+                patiently(node, &owned).await?;
             }
         }
         Ok(())
     }
 }
 
-/// CLUSTER SETSLOT. Valkey does it when its replicas have acknowledged it within two seconds, which a busy machine
-/// may miss.
-async fn set_slot(node: &Server, request: &[&str]) -> Result<(), LabError> {
-    until("a hash slot that is set", SETTLE, async || {
+/// Again as long as the cluster is too busy: Valkey sets a slot when its replicas have acknowledged it within two
+/// seconds, and a node that was not heard of for `cluster-node-timeout` takes the cluster down for a moment.
+async fn patiently(node: &Server, request: &[&str]) -> Result<(), LabError> {
+    until("an act on a busy cluster", SETTLE, async || {
         match ok(node, request).await {
-            Err(error) if error.to_string().contains("NOREPLICAS") => Err(error.to_string()),
+            Err(LabError::Unexpected(why))
+                if why.contains("NOREPLICAS") || why.contains("CLUSTERDOWN") =>
+            {
+                Err(why)
+            }
             done => Ok(done),
         }
     })

@@ -157,12 +157,7 @@ async fn a_planned_failover_is_no_error_for_what_may_be_sent_again() {
     scene.traffic().await;
     let before = scene.node_of("foo").await;
     let replica = scene.cluster.partner(before);
-    let reply = scene
-        .cluster
-        .node(replica)
-        .cli(&["CLUSTER", "FAILOVER"])
-        .await;
-    assert!(reply.unwrap().is_ok());
+    scene.cluster.hand_over(replica).await.unwrap();
     pointsman::lab::until("the failover", SOON, async || {
         match scene.node_of("foo").await == replica {
             true => Ok(()),

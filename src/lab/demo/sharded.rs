@@ -101,10 +101,10 @@ async fn play(
     match fault {
         Fault::Handover => {
             stage.note(&format!("CLUSTER FAILOVER at {}", heir.id()));
-            let answer = heir.cli(&["CLUSTER", "FAILOVER"]).await?;
-            if !answer.is_ok() {
-                return Err(LabError::Unexpected(answer.to_string()));
-            }
+            let number = cluster.partner(victim);
+            stage
+                .watch_until(cluster.hand_over(number), Duration::ZERO)
+                .await?;
         }
         Fault::Reshard => reshard(cluster, &mut stage, victim).await?,
         Fault::Hang => {
