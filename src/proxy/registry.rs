@@ -183,6 +183,8 @@ impl Client {
     pub(super) fn line(&self, now: Timestamp, command: &str, like: &str) -> String {
         let s = self.state();
         let mut line = String::with_capacity(like.len() + 64);
+        // Redis 6.2 began to show both.
+        let shows_broadcast = like.contains(" redir=");
         for field in like.trim_end().split(' ') {
             let (name, value) = field.split_once('=').unwrap_or((field, ""));
             let separator = if line.is_empty() { "" } else { " " };
@@ -194,7 +196,7 @@ impl Client {
                 "name" => line.write_str(&s.name),
                 "age" => write!(line, "{}", now.since(self.since).as_secs()),
                 "idle" => write!(line, "{}", self.idle(now)),
-                "flags" => line.write_str(&self.flags(&s, command == "NULL")),
+                "flags" => line.write_str(&self.flags(&s, command == "NULL", shows_broadcast)),
                 "db" => write!(line, "{}", s.db),
                 "sub" => write!(line, "{}", s.channels),
                 "psub" => write!(line, "{}", s.patterns),
@@ -223,7 +225,7 @@ impl Client {
     }
 
     /// Who asks is not blocked, even if that was sent already by which it will be.
-    fn flags(&self, s: &ClientState, may_be_blocked: bool) -> String {
+    fn flags(&self, s: &ClientState, may_be_blocked: bool, shows_broadcast: bool) -> String {
         let flags: String = [
             (s.monitor, 'O'),
             (s.channels + s.patterns + s.shard_channels > 0, 'P'),
@@ -233,7 +235,7 @@ impl Client {
                 'b',
             ),
             (s.tracking.is_some(), 't'),
-            (s.broadcast, 'B'),
+            (s.broadcast && shows_broadcast, 'B'),
             (self.laddr.ends_with(":0"), 'U'),
             (s.no_evict, 'e'),
             (s.no_touch, 'T'),
