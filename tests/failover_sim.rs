@@ -975,25 +975,6 @@ fn a_record_that_somebody_deletes_is_written_again() {
 }
 
 #[test]
-fn a_record_that_somebody_deletes_is_written_again() {
-    for view_lease in [None, Some(Duration::from_secs(2))] {
-        let mut world = panel_world(3, view_lease);
-        world.delete_record();
-        // At the latest when it is read without a word of a change.
-        assert!(
-            world.run_while(3000 * MS, |w| w.record.is_none()),
-            "{}",
-            story(&world)
-        );
-        settle(&mut world, 3000 * MS);
-        assert_eq!(world.serving(), Some(0));
-        assert_eq!(world.reports.len(), 0, "{}", story(&world));
-        world.kill(0);
-        until_all_moved(&mut world, 0, 6000 * MS);
-    }
-}
-
-#[test]
 fn in_strict_mode_a_sidecar_without_the_record_stops_before_another_is_promoted() {
     let lease = Duration::from_secs(2);
     let mut world = panel_world(4, Some(lease));

@@ -108,6 +108,7 @@ async fn repeat(
         reports,
         fault_at,
         gap: seen::longest_gap(&history),
+        after_hand: None,
         after_role: seen::all_served(&history, elected),
     };
     Ok((seen, elected - fault_at))
