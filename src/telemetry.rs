@@ -205,8 +205,8 @@ pub fn start_metrics() -> Result<PrometheusHandle, TelemetryError> {
 mod tests {
     use super::*;
     use crate::metrics::{
-        ClusterMetrics, ControlMetrics, DnsMetrics, RequestOutcome, SentinelMetrics, VipMetrics,
-        WorkerMetrics,
+        ClusterMetrics, ControlMetrics, DnsMetrics, LookupMetrics, PublicationMetrics,
+        PublisherKind, RequestOutcome, SentinelMetrics, VipMetrics, WorkerMetrics,
     };
 
     #[test]
@@ -227,6 +227,8 @@ mod tests {
             vip.pointsman_up(0, true);
             DnsMetrics::new();
             ClusterMetrics::new("main");
+            LookupMetrics::new("main");
+            PublicationMetrics::new("main", PublisherKind::Kv);
             control.sentinel_up(&node, true);
             handle.render()
         });

@@ -569,13 +569,13 @@ impl Core {
         }
     }
 
-    /// Whether the record was read after `seen`, and lately. Where several monitors decide, what was
+    /// Whether a reading of the record began at `seen` or later, and lately. Where several monitors decide, what was
     /// seen may be the work of a newer decision than the one that is known; if so, it is read.
     pub(super) fn is_confirmed(&mut self, seen: Timestamp) -> bool {
         if self.panel().is_none() {
             return true;
         }
-        if self.record_at > seen && self.now - self.record_at < CONFIRMED {
+        if self.record_at >= seen && self.now - self.record_at < CONFIRMED {
             return true;
         }
         self.load_unless_asked();

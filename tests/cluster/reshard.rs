@@ -185,6 +185,7 @@ async fn a_slot_on_its_way_is_asked_for_at_both_ends() {
     counts_redirect(&scene, "ask").await;
     // Keys at both ends: that has to wait until they are together.
     let mut waits = scene.client().await;
+    assert_eq!(ask(&mut waits, "PING").await, "PONG");
     send(&mut waits, "MGET {t}0 {t}1 {t}2 {t}3 {t}4 {t}5 {t}6 {t}7 {t}8 {t}9 {t}10 {t}11 {t}12 {t}13 {t}14 {t}15").await;
     send(&mut waits, "BLPOP {t}list 0").await;
     assert_eq!(ask(&mut client, "GET {t}0").await, "ab");
