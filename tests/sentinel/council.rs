@@ -148,7 +148,8 @@ async fn every_listed_sentinel_may_be_replaced() {
 async fn a_sentinel_that_flaps_holds_a_tenth_of_the_time() {
     let mut scene = scene().await;
     calm_traffic(&mut scene).await;
-    // It pings once a second and waits a millisecond: every second it doubts, and trusts again.
+    // It waits a millisecond for an answer: whenever the primary stands still for two of its turns (of at most
+    // 100 ms) it doubts, and trusts again.
     let flapping = &sentinels(&scene).all()[0];
     let set = [
         "SENTINEL",
@@ -159,14 +160,24 @@ async fn a_sentinel_that_flaps_holds_a_tenth_of_the_time() {
     ];
     assert!(flapping.cli(&set).await.unwrap().is_ok());
     let closed = "pointsman_requests_held_total{backend=\"main\"}";
+    let primary = scene.shard.primary().await.unwrap();
+    let doubt = async || {
+        primary.stop();
+        let_pass(Duration::from_millis(150)).await;
+        primary.cont();
+        let_pass(Duration::from_millis(1850)).await;
+    };
     becomes_true("a hold", async || {
+        doubt().await;
         match scene.shard.pointsman.metric(closed).await.unwrap() {
             Some(held) if held > 0.0 => Ok(()),
             other => Err(format!("{other:?}")),
         }
     })
     .await;
-    let_pass(Duration::from_secs(8)).await;
+    for _ in 0..4 {
+        doubt().await;
+    }
     let (history, verdict) = scene.history().await;
     assert_no_error_at_all(&verdict);
     assert_no_acknowledged_write_lost(&verdict);
