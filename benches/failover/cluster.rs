@@ -9,8 +9,8 @@ use std::time::Duration;
 use pointsman::clock;
 use pointsman::lab::sharded::SHARDS;
 use pointsman::lab::{
-    Data, Kind, LabError, Pointsman, PointsmanOptions, Server, Sharded, Traffic, TrafficOptions,
-    Way, judge,
+    Data, LabError, Pointsman, PointsmanOptions, Server, Sharded, Traffic, TrafficOptions, Way,
+    judge,
 };
 use pointsman::resp::key_slot;
 
@@ -67,12 +67,7 @@ async fn repeat(
     let heir = cluster.partner(victim);
     let earlier = pointsman.failovers().await?.len();
     let traffic = Traffic::start(TrafficOptions {
-        clients: vec![
-            (Kind::Reader, 8),
-            (Kind::Setter, 6),
-            (Kind::Counter, 3),
-            (Kind::Appender, 3),
-        ],
+        clients: super::CLIENTS.to_vec(),
         ..TrafficOptions::every_kind(pointsman.address())
     })
     .await?;

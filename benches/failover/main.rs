@@ -312,6 +312,14 @@ struct Seen {
     after_hand: Option<Duration>,
 }
 
+/// The clients of every repetition.
+const CLIENTS: [(Kind, usize); 4] = [
+    (Kind::Reader, 8),
+    (Kind::Setter, 6),
+    (Kind::Counter, 3),
+    (Kind::Appender, 3),
+];
+
 /// One repetition; `None` when Sentinel had another failover by itself before the fault: with a second
 /// of patience it sometimes misses the node that it promoted, whose connections it has cut.
 async fn repeat(
@@ -333,12 +341,7 @@ async fn repeat(
         .as_ref()
         .map(|s| Finder::new(s.addresses(), None));
     let traffic = Traffic::start(TrafficOptions {
-        clients: vec![
-            (Kind::Reader, 8),
-            (Kind::Setter, 6),
-            (Kind::Counter, 3),
-            (Kind::Appender, 3),
-        ],
+        clients: CLIENTS.to_vec(),
         finder: finder.clone().filter(|_| who == Who::Plain),
         ..TrafficOptions::every_kind(shard.address())
     })

@@ -49,6 +49,7 @@ async fn far_away(network: &mut JoinSet<()>, server: String, delay: Duration) ->
             connections.spawn(async move {
                 let mut bytes = vec![0; 65536];
                 while let Ok(read @ 1..) = from_server.read(&mut bytes).await {
+                    // The distance itself, not a wait for anything.
                     sleep(delay).await;
                     if to_client.write_all(&bytes[..read]).await.is_err() {
                         return;
