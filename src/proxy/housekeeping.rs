@@ -106,7 +106,7 @@ impl Worker {
                 .filter(|(_, l)| {
                     l.upstream.is_none() || self.backends[backend].topology.gate == Gate::Closed
                 })
-                .map(|(_, l)| l.queue.len() as u64)
+                .map(|(_, l)| l.requests())
                 .sum();
             let state = &mut self.backends[backend];
             let turn = std::mem::take(&mut state.turn);

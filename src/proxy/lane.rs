@@ -82,13 +82,15 @@ pub(super) struct SessionRef {
     pub(super) serial: u64,
 }
 
-/// One request (or one MULTI ... EXEC sent as a unit) that awaits its reply.
+/// What awaits its reply: one request, a run of them (see [`Entry::is_run`]), or a MULTI ... EXEC sent as a
+/// unit.
 pub(super) struct Entry {
     /// `None`: our own, its replies are eaten.
     pub(super) session: Option<SessionRef>,
     /// Its bytes in the log.
     pub(super) len: usize,
-    /// Replies still expected from the node; 0 for [`Kind::Local`].
+    /// Replies still expected from the node; 0 for [`Kind::Local`]. Of a run also its requests: those that
+    /// were answered leave it.
     pub(super) replies: u32,
     /// Replies to eat first: a subscription sent again, partly acknowledged before.
     pub(super) skip: u32,
@@ -97,7 +99,7 @@ pub(super) struct Entry {
     /// It was written to a node whose answer never came.
     pub(super) resent: bool,
     /// How many connections were lost while it was the first that awaited its reply.
-    losses: u8,
+    pub(super) losses: u8,
     /// Nobody sees the reply (CLIENT REPLY OFF, or a request of our own).
     pub(super) mute: bool,
     pub(super) kind: Kind,
@@ -161,7 +163,7 @@ pub(super) struct Lane {
     /// Entries at the head of the queue whose last byte was handed to the kernel.
     pub(super) sent: usize,
     /// Bytes of the log that belong to the first `sent` entries.
-    sent_bytes: usize,
+    pub(super) sent_bytes: usize,
     pub(super) upstream: Option<Upstream>,
     /// The lane's task; woken to connect or to end.
     waker: Option<Waker>,
@@ -170,7 +172,7 @@ pub(super) struct Lane {
     /// It is in the worker's list of lanes to write.
     pub(super) write_asked: bool,
     /// Bytes of the log whose replies came in this turn; they are dropped at its end.
-    answered: usize,
+    pub(super) answered: usize,
     /// Its subscriptions were lost and are not made again yet; counted in `Gaps`.
     pub(super) gap: bool,
     /// Its CLIENT TRACKING must be said before anything else is written.
@@ -286,6 +288,7 @@ impl Lane {
         self.written += n;
         while let Some(next) = self.queue.get(self.sent) {
             if self.sent_bytes + next.len > self.written {
+                self.part_half_written();
                 break;
             }
             self.sent_bytes += next.len;
@@ -296,7 +299,14 @@ impl Lane {
     /// Requests of clients that are not written yet.
     pub(super) fn unsent(&self) -> u64 {
         let unsent = self.queue.iter().skip(self.sent);
-        unsent.filter(|entry| entry.session.is_some()).count() as u64
+        let of_clients = unsent.filter(|entry| entry.session.is_some());
+        of_clients.map(|entry| u64::from(entry.requests())).sum()
+    }
+
+    /// Requests without a reply, ours included.
+    pub(super) fn requests(&self) -> u64 {
+        let each = self.queue.iter().map(|entry| u64::from(entry.requests()));
+        each.sum()
     }
 
     /// Whether there is something to write.
@@ -320,14 +330,18 @@ impl Lane {
         Some((entry, bytes))
     }
 
-    /// Takes the first entry off; its reply is complete, its bytes leave the log at
-    /// [`Lane::drop_answered`], before anything else looks at them.
+    /// Drops the first entry, a plain one; its reply is complete, its bytes leave the log at [`Lane::drop_answered`],
+    /// before anything else looks at them.
     #[inline]
-    pub(super) fn pop_answered(&mut self) -> Option<Entry> {
-        let entry = self.queue.pop_front()?;
+    pub(super) fn pop_answered(&mut self) {
+        let Some(entry) = self.queue.front() else {
+            return;
+        };
+        debug_assert!(matches!(entry.kind, Kind::Plain));
         self.answered += entry.len;
         self.sent -= 1;
-        Some(entry)
+        // A plain one owns nothing, but the compiler does not know.
+        std::mem::forget(self.queue.pop_front());
     }
 
     /// Drops the bytes of all that [`Lane::pop_answered`] took off; returns how many.
@@ -408,11 +422,19 @@ impl Lane {
             .collect();
         let (sent, mut popped) = (self.sent, 0);
         let begun = self.written > 0;
-        while let Some((mut entry, bytes)) = self.pop_with_bytes(spares) {
-            entry.losses += u8::from(begun && popped == 0);
-            let was_sent = popped < sent;
+        while let Some((entry, bytes)) = self.pop_with_bytes(spares) {
+            let (was_sent, first) = (popped < sent, popped == 0);
             popped += 1;
-            all.push((was_sent, entry, bytes));
+            let place = all.len();
+            if entry.is_run() && (was_sent || first) {
+                let each = entry.each(&bytes).into_iter();
+                all.extend(each.map(|(entry, bytes)| (was_sent, entry, bytes)));
+            } else {
+                all.push((was_sent, entry, bytes));
+            }
+            if let Some((_, entry, _)) = all.get_mut(place).filter(|_| begun && first) {
+                entry.losses += 1;
+            }
         }
         let mut kept = Vec::with_capacity(all.len());
         for (was_sent, entry, bytes) in all {

@@ -464,6 +464,7 @@ impl Worker {
         reply: impl Fn(&Entry) -> Bytes,
     ) {
         while self.lanes[lane].queue.front().is_some_and(&which) {
+            self.lanes[lane].part_head();
             let Some(entry) = self.pop_entry(lane) else {
                 break;
             };

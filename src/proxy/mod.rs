@@ -41,6 +41,7 @@ mod queue;
 mod redirects;
 mod registry;
 mod replies;
+mod run;
 mod scans;
 mod scripts;
 mod session;

@@ -149,6 +149,24 @@ impl ByteQueue {
         filled
     }
 
+    /// What stands at the head in one piece.
+    pub(super) fn first_piece(&self) -> &[u8] {
+        let first = self.chunks.front().map_or(&self.tail[..], Chunk::as_slice);
+        &first[self.head..]
+    }
+
+    /// A copy of `len` bytes that follow the first `from`.
+    pub(super) fn copy(&self, from: usize, len: usize) -> Vec<u8> {
+        let (mut skip, mut copy) = (self.head + from, Vec::with_capacity(len));
+        let pieces = self.chunks.iter().map(Chunk::as_slice);
+        for bytes in pieces.chain([self.tail.as_slice()]) {
+            let piece = &bytes[skip.min(bytes.len())..];
+            skip -= bytes.len() - piece.len();
+            copy.extend_from_slice(&piece[..piece.len().min(len - copy.len())]);
+        }
+        copy
+    }
+
     /// Drops the first `n` bytes.
     #[inline]
     pub(super) fn consume(&mut self, n: usize, spares: &mut Spares) {

@@ -116,16 +116,27 @@ impl Worker {
             match scanner.scan(&data[at..]) {
                 Ok(Some(n)) => {
                     let end = at + n;
-                    if let Some(of) = self.take_plain(lane, data[at]) {
+                    if matches!(data[at], b'-' | b'>') {
+                        // More must be thought of.
+                    } else if run.left > 0 {
+                        run.left -= 1;
+                        run.count += 1;
+                        at = end;
+                        if run.left == 0 {
+                            self.lanes[lane].pop_answered();
+                        }
+                        continue;
+                    } else if let Some((of, left)) = self.take_plain(lane) {
                         if run.session != of {
                             self.give(&run, &data[run.start..at], owner);
                             run = Run {
                                 session: of,
                                 start: at,
-                                count: 0,
+                                ..Run::default()
                             };
                         }
                         run.count += 1;
+                        run.left = left;
                         at = end;
                         continue;
                     }
@@ -148,28 +159,32 @@ impl Worker {
         result
     }
 
-    /// Takes the first entry off when a reply that begins with `kind` is all it waits for and is its
-    /// client's as it is; returns whose it is, `None` where more must be thought of.
+    /// Takes the first entry off when a reply is all it waits for and is its client's as it is; of several
+    /// plain requests it only takes the first one's reply. Returns whose it is, and how many replies are left
+    /// of it; `None` where more must be thought of.
     #[inline]
-    fn take_plain(&mut self, lane: usize, kind: u8) -> Option<Option<SessionRef>> {
+    fn take_plain(&mut self, lane: usize) -> Option<(Option<SessionRef>, u32)> {
         let state = &mut self.lanes[lane];
-        if state.pinned || state.sent == 0 || matches!(kind, b'-' | b'>') {
+        if state.pinned || state.sent == 0 {
             return None;
         }
         let head = state.queue.front()?;
         if !matches!(head.kind, Kind::Plain)
-            || head.replies != 1
+            || head.replies != 1 && !head.is_run()
             || head.mute
             || state.upstream.as_ref()?.draining.is_some()
             || matches!(state.queue.get(1), Some(next) if matches!(next.kind, Kind::Local(_)))
         {
             return None;
         }
-        let entry = state.pop_answered()?;
-        if entry.replay != Replay::Read {
+        if head.replay != Replay::Read {
             state.signal_since = None;
         }
-        Some(entry.session)
+        let (of, left) = (head.session, head.replies - 1);
+        if left == 0 {
+            state.pop_answered();
+        }
+        Some((of, left))
     }
 
     /// Gives out what is left of a run, whose replies end where `data` does, and makes the lane's log
@@ -177,8 +192,11 @@ impl Worker {
     #[inline]
     fn end_run(&mut self, lane: usize, run: &mut Run, data: &[u8], owner: Option<&Bytes>) {
         self.give(run, &data[run.start.min(data.len())..], owner);
-        *run = Run::default();
         let state = &mut self.lanes[lane];
+        if run.left > 0 {
+            state.answer_head(run.left);
+        }
+        *run = Run::default();
         self.backends[state.backend].bytes -= state.drop_answered(&mut self.spares);
     }
 
@@ -231,6 +249,7 @@ impl Worker {
         if state.sent == 0 {
             return Err(LaneEnd::Garbage);
         }
+        state.part_head();
         if frame[0] == b'-'
             && matches!(state.queue.front(), Some(head) if identity::swallowed(&head.kind, frame))
         {
@@ -566,6 +585,8 @@ struct Run {
     session: Option<SessionRef>,
     start: usize,
     count: u32,
+    /// Replies that the entry at the head still waits for.
+    left: u32,
 }
 
 /// Errors that prove that the request did not run here and may run elsewhere. An -UNBLOCKED by

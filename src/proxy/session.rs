@@ -164,14 +164,18 @@ impl Session {
         self.life = Life::Killed;
     }
 
-    /// Whether a request may go to the shared lane as it is.
+    /// How many requests may go to the shared lane as they are.
     #[inline]
-    pub(super) fn is_plain(&self) -> bool {
-        self.pin.is_none()
+    pub(super) fn plain_room(&self) -> u32 {
+        let plain = self.pin.is_none()
             && self.cluster.is_none()
             && !self.moving
-            && self.reply_mode == ReplyMode::On
-            && self.inflight < self.window
+            && self.reply_mode == ReplyMode::On;
+        if plain {
+            self.window.saturating_sub(self.inflight)
+        } else {
+            0
+        }
     }
 
     /// `count` replies of `bytes` together came: how many may be on their way from now on.

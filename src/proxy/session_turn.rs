@@ -11,7 +11,7 @@ use super::queue::LARGE;
 use super::session::{Life, Park};
 use super::worker::Worker;
 use crate::resp::command::{lookup, replay};
-use crate::resp::{Request, RequestScanner, Special, put_error};
+use crate::resp::{Replay, Request, RequestScanner, Special, put_error};
 use crate::topology::Gate;
 
 /// Reads in one turn, so that one busy client does not keep the others waiting.
@@ -170,20 +170,23 @@ impl Worker {
             .client
             .last_request
             .store(self.now.as_millis(), Ordering::Relaxed);
-        // Plain requests side by side go to the log in one piece: from here on they are not there yet.
         let mut run = Run::default();
-        let mut at = 0;
-        while at < data.len() {
-            let session = &mut self.sessions[index];
-            match session.scanner.scan(&data[at..], &self.limits) {
-                Ok(Some(request)) => {
+        let (mut start, mut at) = (0, 0);
+        loop {
+            let next = self.cut_run(index, data, &mut at, &mut run);
+            if run.count > 0 {
+                self.queue_run(index, &run, &data[start..at], owner);
+                run.count = 0;
+            }
+            match next {
+                Next::Nothing => return at,
+                Next::Plain(first, end) => {
+                    run = first;
+                    start = at;
+                    at = end;
+                }
+                Next::Other(request) => {
                     let end = at + request.len;
-                    if self.queue_plain(index, &request, &data[at..end]) {
-                        run.count += 1;
-                        at = end;
-                        continue;
-                    }
-                    self.append(index, &run, &data[run.start..at], owner);
                     match self.dispatch(index, &request, &data[at..end], &data[end..]) {
                         Step::Next => at = end,
                         Step::Took(more) => at = end + more,
@@ -193,76 +196,64 @@ impl Worker {
                         }
                         Step::Stop => return data.len(),
                     }
-                    run = Run {
-                        start: at,
-                        count: 0,
-                    };
+                    start = at;
                 }
-                Ok(None) if session.scanner.least_len() > self.settings.max_request_bytes => {
-                    self.append(index, &run, &data[run.start..at], owner);
-                    if self.sessions[index].inflight > 0 {
-                        // In its turn.
-                        self.park(index, Park::Drained);
-                        return at;
-                    }
-                    self.refuse_stream(index, "Protocol error: request too large");
-                    return data.len();
-                }
-                Ok(None) => break,
-                Err(_) if session.inflight > 0 => {
-                    // Looked at again in its turn: what is before it may wait at the node.
-                    session.scanner = RequestScanner::default();
-                    self.append(index, &run, &data[run.start..at], owner);
+                // In its turn: what is before it may wait at the node.
+                Next::Invalid(_) if self.sessions[index].inflight > 0 => {
+                    self.sessions[index].scanner = RequestScanner::default();
                     self.park(index, Park::Drained);
                     return at;
                 }
-                Err(error) => {
-                    self.append(index, &run, &data[run.start..at], owner);
-                    self.refuse_stream(index, &error.to_string());
+                Next::Invalid(error) => {
+                    self.refuse_stream(index, &error);
                     return data.len();
                 }
             }
         }
-        self.append(index, &run, &data[run.start..at], owner);
-        at
     }
 
-    /// Queues a request that needs nothing but its reply, and whose bytes [`Worker::append`] adds to the
-    /// log; false when it is of another sort, or must wait.
+    /// Cuts requests from `data[*at..]` for as long as they need nothing but their replies and fit into the run.
     #[inline]
-    fn queue_plain(&mut self, index: usize, request: &Request, frame: &[u8]) -> bool {
+    fn cut_run(&mut self, index: usize, data: &[u8], at: &mut usize, run: &mut Run) -> Next {
         let session = &mut self.sessions[index];
         let backend = &self.backends[session.backend];
-        if request.inline
-            || request.argc == 0
-            || !session.is_plain()
-            || backend.bytes >= backend.plan.settings.hold_bytes
-            || session.out.len() > self.settings.client_reply_high_water
-        {
-            return false;
+        let may_go = backend.bytes < backend.plan.settings.hold_bytes
+            && session.out.len() <= self.settings.client_reply_high_water;
+        let room = if may_go { session.plain_room() } else { 0 };
+        while *at < data.len() {
+            let request = match session.scanner.scan(&data[*at..], &self.limits) {
+                Ok(Some(request)) => request,
+                Ok(None) if session.scanner.least_len() > self.settings.max_request_bytes => {
+                    return Next::Invalid("Protocol error: request too large".into());
+                }
+                Ok(None) => return Next::Nothing,
+                Err(error) => return Next::Invalid(error.to_string()),
+            };
+            if run.count >= room || request.inline || request.argc == 0 {
+                return Next::Other(request);
+            }
+            let end = *at + request.len;
+            let frame = &data[*at..end];
+            let command = request.arg(frame, 0).and_then(lookup);
+            if command.is_some_and(|command| command.special != Special::None) {
+                return Next::Other(request);
+            }
+            let replay = replay(command, &request, frame);
+            if run.count > 0 && run.replay != replay {
+                return Next::Plain(Run { count: 1, replay }, end);
+            }
+            run.count += 1;
+            run.replay = replay;
+            *at = end;
         }
-        let command = request.arg(frame, 0).and_then(lookup);
-        if command.is_some_and(|command| command.special != Special::None) {
-            return false;
-        }
-        session.inflight += 1;
-        let of = SessionRef {
-            index,
-            serial: session.serial,
-        };
-        let replay = replay(command, request, frame);
-        let entry = Entry::new(of, frame.len(), replay, self.now, Kind::Plain);
-        self.lanes[session.lane].queue.push_back(entry);
-        true
+        Next::Nothing
     }
 
-    /// The bytes of the requests that were queued last.
+    /// Puts plain requests side by side on the shared lane, as one entry and in one piece.
     #[inline]
-    fn append(&mut self, index: usize, run: &Run, bytes: &[u8], owner: Option<&Bytes>) {
-        if bytes.is_empty() {
-            return;
-        }
-        let session = &self.sessions[index];
+    fn queue_run(&mut self, index: usize, run: &Run, bytes: &[u8], owner: Option<&Bytes>) {
+        let session = &mut self.sessions[index];
+        session.inflight += run.count;
         let backend = &mut self.backends[session.backend];
         let lane = session.lane;
         let state = &mut self.lanes[lane];
@@ -270,6 +261,13 @@ impl Worker {
             backend.turn.held += u64::from(run.count);
         }
         backend.bytes += bytes.len();
+        let of = SessionRef {
+            index,
+            serial: session.serial,
+        };
+        let mut entry = Entry::new(of, bytes.len(), run.replay, self.now, Kind::Plain);
+        entry.replies = run.count;
+        state.queue.push_back(entry);
         match owner {
             Some(owner) if bytes.len() >= LARGE => {
                 state
@@ -348,9 +346,29 @@ impl Worker {
     }
 }
 
-/// Plain requests side by side in what was read.
-#[derive(Default)]
+/// Plain requests side by side in what was read, all of the same class.
 struct Run {
-    start: usize,
     count: u32,
+    replay: Replay,
+}
+
+impl Default for Run {
+    fn default() -> Self {
+        Run {
+            count: 0,
+            replay: Replay::Read,
+        }
+    }
+}
+
+/// What stands behind a run.
+enum Next {
+    /// No whole request.
+    Nothing,
+    /// The first of another run, which ends there.
+    Plain(Run, usize),
+    /// A request of another sort, or one that must wait.
+    Other(Request),
+    /// No request; with Redis' words for it.
+    Invalid(String),
 }

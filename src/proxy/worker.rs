@@ -398,7 +398,9 @@ impl Worker {
             .skip(lane.sent)
             .filter(|e| e.session.is_some())
         {
-            metrics.hold_ended(self.now.since(entry.since));
+            for _ in 0..entry.requests() {
+                metrics.hold_ended(self.now.since(entry.since));
+            }
         }
     }
 

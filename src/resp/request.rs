@@ -81,14 +81,20 @@ impl RequestScanner {
     ///
     /// # Errors
     /// The bytes are no request; nothing behind them can be one either.
-    #[inline]
+    // Passing a request back through memory costs more than finding it.
+    #[inline(always)]
     pub fn scan(&mut self, buf: &[u8], limits: &Limits) -> Result<Option<Request>, ProtocolError> {
+        if self.pos == 0
+            && self.searched == 0
+            && let Some(request) = scan_common(buf)
+        {
+            return Ok(Some(request));
+        }
+        self.scan_any(buf, limits)
+    }
+
+    fn scan_any(&mut self, buf: &[u8], limits: &Limits) -> Result<Option<Request>, ProtocolError> {
         if self.pos == 0 {
-            if self.searched == 0
-                && let Some(request) = scan_common(buf)
-            {
-                return Ok(Some(request));
-            }
             match buf.first() {
                 None => return Ok(None),
                 Some(b'*') => {}
@@ -204,7 +210,7 @@ impl RequestScanner {
 }
 
 /// A request of up to nine short arguments that came whole, as nearly all do. `None`: look closer.
-#[inline]
+#[inline(always)]
 fn scan_common(buf: &[u8]) -> Option<Request> {
     let [b'*', count @ b'1'..=b'9', b'\r', b'\n', ..] = *buf else {
         return None;

@@ -56,6 +56,47 @@ async fn requests_go_to_the_new_primary_in_the_order_they_were_sent() {
 }
 
 #[tokio::test]
+async fn of_a_pipeline_that_the_node_half_took_only_that_half_is_unknown() {
+    const APPENDS: usize = 1000;
+    let plane = Plane::start(1).await;
+    let mut client = plane.client().await;
+    // More requests may be on their way once their replies are known to be small.
+    for _ in 0..400 {
+        client.queue(&["INCR", "n"]);
+    }
+    client.flush().await.expect("sent");
+    for expected in 1..=400 {
+        assert_eq!(hear(&mut client).await, format!(":{expected}"));
+    }
+    plane.cluster.in_sync(PATIENCE).await.expect("in sync");
+    plane.node(0).stop();
+    // More than the kernel takes for a node that reads nothing.
+    let value = "v".repeat(12_000);
+    for number in 0..APPENDS {
+        client.queue(&["APPEND", &format!("half:{number}"), &value]);
+    }
+    client.flush().await.expect("sent");
+    plane.promote(2, 1).await;
+    let mut unknown = 0;
+    for number in 0..APPENDS {
+        let reply = hear(&mut client).await;
+        if reply.starts_with("-POINTSMAN outcome unknown: ") {
+            assert_eq!(unknown, number, "behind one that was not sent");
+            unknown += 1;
+        } else {
+            assert_eq!(reply, ":12000");
+        }
+    }
+    assert!((1..APPENDS).contains(&unknown), "{unknown}");
+    for number in 0..APPENDS {
+        let length = ask(&mut client, &format!("STRLEN half:{number}")).await;
+        let expected = if number < unknown { ":0" } else { ":12000" };
+        assert_eq!(length, expected, "{number} of {unknown}");
+    }
+    plane.node(0).cont();
+}
+
+#[tokio::test]
 async fn retry_reads_sends_no_write_twice() {
     let settings = BackendSettings {
         retry: pointsman::proxy::Retry::Reads,
