@@ -1,5 +1,5 @@
-//! Namespaces of a process's own, where it may do what would hurt this machine. A program gets there by
-//! starting itself again.
+//! Namespaces of a process's own, where it may do what would hurt this machine: cut the network, lay out
+//! hosts, fill a disk. A program gets there by starting itself again.
 
 use std::fmt;
 use std::os::unix::process::CommandExt;
@@ -17,15 +17,24 @@ pub const NETWORK: Namespaces = Namespaces {
     trial: "iptables -A INPUT -p tcp --dport 1 -j DROP",
 };
 
+/// The same, with a place for hosts that have a network each (see [`add_host`]), and for switches.
+pub const HOSTS: Namespaces = Namespaces {
+    kind: "-rnm",
+    first: "mount -t tmpfs tmpfs /run && mkdir /run/netns && ip link set lo up",
+    trial: "ip netns add a && ip link add br0 type bridge && \
+            iptables -A INPUT -p tcp --dport 1 -j DROP && \
+            nsenter --net=/run/netns/a ip link set lo up",
+};
+
 /// Which ones, and what has to work in them. Shown as the command that tries it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Namespaces {
     /// As for `unshare`.
-    kind: &'static str,
+    pub kind: &'static str,
     /// What makes them ready, in a shell.
-    first: &'static str,
+    pub first: &'static str,
     /// What is done there later, in a shell.
-    trial: &'static str,
+    pub trial: &'static str,
 }
 
 impl Namespaces {
@@ -106,6 +115,50 @@ fn iptables(words: &[&str]) -> Result<(), LabError> {
         return Err(LabError::Unexpected(why.into()));
     }
     run("iptables", words)
+}
+
+/// A host: a network that nothing leads to yet. Only inside of [`HOSTS`].
+pub fn add_host(host: usize) -> Result<(), LabError> {
+    run("ip", &["netns", "add", &name(host)])?;
+    inside(host, &["ip", "link", "set", "lo", "up"])
+}
+
+/// A cable from a host, which calls its end `device` and gets this address on it, to a switch.
+pub fn add_cable(host: usize, device: &str, switch: &str, address: &str) -> Result<(), LabError> {
+    let (host_name, far) = (name(host), cable(host, device));
+    let peer = ["peer", "name", device, "netns", &host_name];
+    run(
+        "ip",
+        &[&["link", "add", &far, "type", "veth"], &peer[..]].concat(),
+    )?;
+    run("ip", &["link", "set", &far, "master", switch, "up"])?;
+    inside(host, &["ip", "link", "set", device, "up"])?;
+    inside(host, &["ip", "addr", "add", address, "dev", device])
+}
+
+/// What the end of a cable at the switch is called.
+pub fn cable(host: usize, device: &str) -> String {
+    format!("{device}-{host}")
+}
+
+/// A program on a host; its words follow.
+pub fn on(host: usize) -> Command {
+    let mut command = Command::new("nsenter");
+    command.arg(network_of(host));
+    command
+}
+
+/// Runs a program on a host; it must succeed.
+pub fn inside(host: usize, words: &[&str]) -> Result<(), LabError> {
+    run("nsenter", &[&[&*network_of(host)], words].concat())
+}
+
+fn name(host: usize) -> String {
+    format!("h{host}")
+}
+
+fn network_of(host: usize) -> String {
+    format!("--net=/run/netns/{}", name(host))
 }
 
 /// Runs a program that must succeed.
