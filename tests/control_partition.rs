@@ -1,128 +1,75 @@
-//! A host that vanishes without a word: nothing is acknowledged any more. Needs root, `ip` and
-//! `iptables` for a network namespace of its own; where there is none it says so and ends.
+//! A host that vanishes without a word: nothing is acknowledged any more. Needs leave for a network of its
+//! own; where there is none it says NOT RUN.
 
-use std::process::{Child, Command, Stdio};
+#[path = "support/namespace.rs"]
+mod namespace;
+
+use std::process::{Child, Stdio};
 use std::time::Duration;
 
+use namespace::{is_mine, run};
 use pointsman::clock;
 use pointsman::control::{Access, Probe, Sighting};
 use pointsman::failover::{Observation, Policy, ProbeError};
+use pointsman::lab::Server;
+use pointsman::lab::namespace::{HOSTS, add_cable, add_host, inside, on};
 use pointsman::topology::NodeId;
 use tokio::sync::mpsc;
 
 const LIMIT: Duration = Duration::from_secs(15);
 
-/// A namespace with a server in it, reached over a pair of virtual interfaces.
-struct Host {
-    name: String,
-    network: String,
-    server: Option<Child>,
-}
+/// The only host on the switch.
+const HOST: usize = 1;
 
-fn run(words: &[&str]) -> bool {
-    let status = Command::new(words[0])
-        .args(&words[1..])
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .status();
-    status.is_ok_and(|status| status.success())
-}
+const ADDRESS: &str = "10.77.0.1";
+
+/// A host with a server on it.
+struct Host(Child);
 
 impl Host {
-    /// `None` where this is not allowed.
-    fn new() -> Option<Host> {
-        let id = std::process::id();
-        // Interface names have at most 15 characters.
-        let name = format!("pmc{id}");
-        let network = format!("10.{}.{}", 200 + id / 250 % 50, id % 250);
-        let mut host = Host {
-            name,
-            network,
-            server: None,
-        };
-        host.lay_out().then_some(())?;
-        let inner = host.inner();
-        let server = Command::new("ip")
-            .args([
-                "netns",
-                "exec",
-                &host.name,
-                "redis-server",
-                "--port",
-                "6379",
-            ])
-            .args(["--bind", &inner, "--save", "", "--protected-mode", "no"])
-            .args(["--daemonize", "no", "--dir", "/tmp"])
+    fn new() -> Host {
+        run("ip", &["link", "add", "br0", "type", "bridge"]);
+        run("ip", &["addr", "add", "10.77.0.254/24", "dev", "br0"]);
+        run("ip", &["link", "set", "br0", "up"]);
+        add_host(HOST).unwrap();
+        add_cable(HOST, "eth0", "br0", &format!("{ADDRESS}/24")).unwrap();
+        let server = on(HOST)
+            .arg(Server::program())
+            .args(["--port", "6379", "--bind", ADDRESS, "--save", ""])
+            .args(["--protected-mode", "no", "--daemonize", "no"])
+            .args(["--dir", "/tmp"])
             .stdout(Stdio::null())
             .spawn();
-        host.server = server.ok();
-        Some(host)
-    }
-
-    fn inner(&self) -> String {
-        format!("{}.2", self.network)
-    }
-
-    fn lay_out(&self) -> bool {
-        let (name, outer) = (self.name.as_str(), format!("{}o", self.name));
-        let inner = format!("{}i", self.name);
-        let mask = |address: String| format!("{address}/30");
-        run(&["ip", "netns", "add", name])
-            && run(&[
-                "ip", "link", "add", &outer, "type", "veth", "peer", "name", &inner,
-            ])
-            && run(&["ip", "link", "set", &inner, "netns", name])
-            && run(&[
-                "ip",
-                "addr",
-                "add",
-                &mask(format!("{}.1", self.network)),
-                "dev",
-                &outer,
-            ])
-            && run(&["ip", "link", "set", &outer, "up"])
-            && self.inside(&["ip", "addr", "add", &mask(self.inner()), "dev", &inner])
-            && self.inside(&["ip", "link", "set", &inner, "up"])
-            && self.inside(&["iptables", "-L", "-n"])
-    }
-
-    fn inside(&self, words: &[&str]) -> bool {
-        let mut all = vec!["ip", "netns", "exec", &self.name];
-        all.extend(words);
-        run(&all)
+        Host(server.unwrap())
     }
 
     fn cut(&self) {
-        assert!(self.inside(&["iptables", "-I", "INPUT", "-j", "DROP"]));
+        inside(HOST, &["iptables", "-I", "INPUT", "-j", "DROP"]).unwrap();
     }
 
     fn heal(&self) {
-        assert!(self.inside(&["iptables", "-F", "INPUT"]));
+        inside(HOST, &["iptables", "-F", "INPUT"]).unwrap();
     }
 }
 
 impl Drop for Host {
     fn drop(&mut self) {
-        if let Some(mut server) = self.server.take() {
-            // `ip netns exec` becomes the server, so this is the server.
-            let _ = server.kill();
-            let _ = server.wait();
-        }
-        run(&["ip", "link", "del", &format!("{}o", self.name)]);
-        run(&["ip", "netns", "del", &self.name]);
+        // `nsenter` becomes the server, so this is the server.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
     }
 }
 
 #[tokio::test]
 async fn a_vanished_host_is_unacknowledged_within_its_time() {
-    let Some(host) = Host::new() else {
-        println!("not run: no network namespace of our own");
+    if !is_mine("a_vanished_host_is_unacknowledged_within_its_time", HOSTS) {
         return;
-    };
+    }
+    let host = Host::new();
     let policy = Policy::default();
     let limit = policy.unacked_after;
     let access = Access {
-        node: NodeId::new(format!("{}:6379", host.inner())),
+        node: NodeId::new(format!("{ADDRESS}:6379")),
         credentials: None,
         mark: "pointsman-monitor:test".into(),
         unacked_after: limit,

@@ -4,11 +4,17 @@
 //! `cargo bench --bench failover -- --repetitions 30 --way sentinel`
 //! `cargo bench --bench failover -- --repetitions 30 --way cluster` (see `cluster.rs`)
 //! `cargo bench --bench failover -- --repetitions 30 --way dns`
+//! `cargo bench --bench failover -- --repetitions 30 --way etcd --fault cut`
 //!
 //! One primary and two replicas on loopback, every setting at its default, each client with one
 //! request in flight. The clients run in one thread of this process. A repetition is: traffic, the
 //! fault, its failover, more traffic, the judgement of every client's history; then the broken node
 //! is repaired and the next repetition begins, in front of whoever is primary now.
+//!
+//! What is cut off by `cut` is the primary's node, from everybody: no packet reaches its port or leaves
+//! it, no matter whose. Everything else is as on other hosts: the replicas, every pointsman, the servers
+//! that keep the record, the sentinels and the clients reach one another. This needs a network of the
+//! bench's own, in which it starts itself again (see `lab::namespace`).
 
 mod cluster;
 mod seen;
@@ -19,6 +25,7 @@ use std::time::Duration;
 
 use clap::{Parser, ValueEnum};
 use pointsman::clock;
+use pointsman::lab::namespace::{self, NETWORK};
 use pointsman::lab::{
     Data, ErrorClass, Finder, Kind, LabError, Server, Shard, ShardOptions, Traffic, TrafficOptions,
     Verdict, Way, judge,
@@ -51,7 +58,7 @@ struct Arguments {
     /// What happens to the primary
     #[arg(long, value_enum, default_value_t = Choice::All)]
     fault: Choice,
-    /// How long a hanging primary hangs, seconds
+    /// How long a hanging primary hangs, or one that is cut off stays so, seconds
     #[arg(long, default_value_t = 5)]
     hang_seconds: u64,
     /// Show what every repetition saw
@@ -72,6 +79,8 @@ enum Choice {
     Stall,
     Switchover,
     RestartEmpty,
+    /// Every packet to and from the primary is dropped, as if its host were gone
+    Cut,
     /// An operator promotes another, and moves the name where there is one
     ByHand,
     All,
@@ -100,7 +109,11 @@ impl Arguments {
             (Choice::All, Way::Embedded) => Choice::EACH.to_vec(),
             (Choice::All, Way::Cluster) => vec![Choice::Kill, Choice::Switchover],
             (Choice::All, way) if way.by_hand() => vec![Choice::ByHand],
-            (Choice::All, _) => vec![Choice::Kill, Choice::Switchover, Choice::Hang],
+            (Choice::All, way) => {
+                let mut faults = vec![Choice::Kill, Choice::Switchover, Choice::Hang];
+                faults.extend(way.coordinator().map(|_| Choice::Cut));
+                faults
+            }
             (one, _) => vec![one],
         }
     }
@@ -133,12 +146,13 @@ struct Figures {
 }
 
 impl Choice {
-    const EACH: [Choice; 5] = [
+    const EACH: [Choice; 6] = [
         Choice::Kill,
         Choice::Hang,
         Choice::Stall,
         Choice::Switchover,
         Choice::RestartEmpty,
+        Choice::Cut,
     ];
 
     fn goal(self, way: Way) -> Goal {
@@ -153,6 +167,7 @@ impl Choice {
             Choice::Switchover if way == Way::Sentinel => ("SENTINEL FAILOVER", 300, 500, true),
             Choice::Switchover => ("switchover", 20, 60, true),
             Choice::RestartEmpty => ("kill, empty restart", 150, 500, true),
+            Choice::Cut => ("cut off silently", 1000, 2000, true),
             Choice::ByHand if way == Way::Dns => ("the name is moved", 0, 0, true),
             Choice::ByHand => ("moved by hand", 0, 0, true),
             Choice::All => ("all", 0, 0, true),
@@ -197,14 +212,7 @@ struct Sum {
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build();
-    let result = match runtime {
-        Ok(runtime) => runtime.block_on(bench(&arguments)),
-        Err(error) => Err(LabError::io("start the bench")(error)),
-    };
-    match result {
+    match start(&arguments) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("{error}");
@@ -213,9 +221,36 @@ fn main() -> ExitCode {
     }
 }
 
-async fn bench(arguments: &Arguments) -> Result<(), LabError> {
-    if arguments
-        .faults()
+fn start(arguments: &Arguments) -> Result<(), LabError> {
+    let faults = allowed(arguments)?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build();
+    let runtime = runtime.map_err(LabError::io("start the bench"))?;
+    runtime.block_on(bench(arguments, &faults))
+}
+
+/// The faults that this machine allows. For the one that needs a network of its own this process starts
+/// again there.
+fn allowed(arguments: &Arguments) -> Result<Vec<Choice>, LabError> {
+    let mut faults = arguments.faults();
+    if !faults.contains(&Choice::Cut) || NETWORK.entered()? {
+        return Ok(faults);
+    }
+    let Some(why) = NETWORK.refused() else {
+        return Err(NETWORK.enter());
+    };
+    let not_run = format!("NOT RUN: --fault cut needs leave for: {NETWORK}\n{why}");
+    if arguments.fault == Choice::Cut {
+        return Err(LabError::Unexpected(not_run));
+    }
+    eprintln!("{not_run}");
+    faults.retain(|fault| *fault != Choice::Cut);
+    Ok(faults)
+}
+
+async fn bench(arguments: &Arguments, faults: &[Choice]) -> Result<(), LabError> {
+    if faults
         .iter()
         .any(|fault| (*fault == Choice::ByHand) != arguments.way.by_hand())
     {
@@ -248,7 +283,7 @@ async fn bench(arguments: &Arguments) -> Result<(), LabError> {
         "doubled",
         "failovers"
     );
-    for fault in arguments.faults() {
+    for fault in faults.iter().copied() {
         for who in arguments.who() {
             run(arguments, fault, who).await?;
         }
@@ -377,6 +412,10 @@ async fn repeat(
         }
         (Choice::Hang, _) => node.stop(),
         (Choice::Kill, _) => node.kill(),
+        (Choice::Cut, _) => {
+            let port = node.port();
+            aside(move || namespace::cut(port)).await?;
+        }
         (Choice::RestartEmpty | Choice::All, _) => node.restart_now(Data::Empty)?,
     }
     let changes = fault.goal(arguments.way).failover;
@@ -386,7 +425,7 @@ async fn repeat(
             return Err(LabError::Unexpected(format!("aborted: {report:?}")));
         }
     }
-    if fault == Choice::Hang {
+    if matches!(fault, Choice::Hang | Choice::Cut) {
         let hangs = Duration::from_secs(arguments.hang_seconds);
         let rest = match arguments.way {
             Way::Dns
@@ -403,7 +442,10 @@ async fn repeat(
             traffic.progress(10, SOON).await?;
         }
         tokio::time::sleep(rest).await;
-        node.cont();
+        match fault {
+            Choice::Cut => aside(namespace::heal).await?,
+            _ => node.cont(),
+        }
     }
     if who == Who::Plain && changes && fault != Choice::Kill {
         // They stay where they are until Sentinel gets to the old primary.
@@ -428,6 +470,14 @@ async fn repeat(
             .zip(served.and_then(|served| served.seen()))
             .map(|(hand, served)| served.since(hand)),
     }))
+}
+
+/// Runs programs without keeping the clients waiting, which are in this thread.
+async fn aside(
+    work: impl FnOnce() -> Result<(), LabError> + Send + 'static,
+) -> Result<(), LabError> {
+    let done = tokio::task::spawn_blocking(work).await;
+    done.unwrap_or_else(|error| Err(LabError::Unexpected(error.to_string())))
 }
 
 /// Makes every other node a replica that a failover of Sentinel's own left as a primary.

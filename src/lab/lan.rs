@@ -4,11 +4,12 @@
 use std::fs::{self, File};
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Stdio};
 use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
 
+use super::namespace::{self, inside, on, run};
 use super::{Address, Client, LabError, Protocol, Scratch, Value, http, until};
 use crate::admin::StatusAnswer;
 use crate::failover::{NodeRole, NodeStatus};
@@ -21,11 +22,6 @@ const SOON: Duration = Duration::from_secs(20);
 /// The host that the pointsman runs on.
 pub const MONITOR: usize = 10;
 
-/// Says in a shell whether a network can be made, in namespaces of its own (`unshare -rnm`).
-pub const PROBE: &str = "mount -t tmpfs tmpfs /run && mkdir /run/netns && ip netns add a && \
-                         ip link add br0 type bridge && iptables -A INPUT -p tcp --dport 1 -j DROP && \
-                         nsenter --net=/run/netns/a ip link set lo up";
-
 /// Everything that runs; dropping it ends it.
 #[derive(Debug)]
 pub struct Lan {
@@ -36,11 +32,8 @@ pub struct Lan {
     children: Vec<(String, Child)>,
 }
 
-/// Makes the switch. Only in namespaces of their own: it takes `/run` and the names of links.
+/// Makes the switch. Only inside of [`namespace::HOSTS`].
 pub fn make_switch() -> Result<(), LabError> {
-    run("mount", &["-t", "tmpfs", "tmpfs", "/run"])?;
-    fs::create_dir_all("/run/netns").map_err(LabError::io("make /run/netns"))?;
-    run("ip", &["link", "set", "lo", "up"])?;
     // A fixed address: its own changes with the ports, and hosts would know an old one.
     let switch = ["br0", "address", "02:00:00:00:00:fe", "type", "bridge"];
     run("ip", &[&["link", "add"], &switch[..]].concat())?;
@@ -116,24 +109,13 @@ impl Lan {
 
     /// A host on the switch.
     pub fn add_host(&mut self, host: usize) -> Result<(), LabError> {
-        let name = format!("h{host}");
-        run("ip", &["netns", "add", &name])?;
-        let peer = ["peer", "name", "eth0", "netns", &name];
-        let mut link = vec!["link", "add", &name, "type", "veth"];
-        link.extend(peer);
-        run("ip", &link)?;
-        run("ip", &["link", "set", &name, "master", "br0", "up"])?;
-        self.inside(host, &["ip", "link", "set", "lo", "up"])?;
-        self.inside(host, &["ip", "link", "set", "eth0", "up"])?;
-        let four = format!("10.77.0.{host}/24");
-        self.inside(host, &["ip", "addr", "add", &four, "dev", "eth0"])?;
+        namespace::add_host(host)?;
+        namespace::add_cable(host, "eth0", "br0", &format!("10.77.0.{host}/24"))?;
         let six = format!("fd77::{host}/64");
-        let words = ["ip", "addr", "add", &six, "dev", "eth0", "nodad"];
-        self.inside(host, &words)?;
+        inside(host, &["ip", "addr", "add", &six, "dev", "eth0", "nodad"])?;
         // What happens to its addresses, each line with the time.
         let log = File::create(self.path(&format!("addresses-{host}")));
-        let watch = self
-            .on(host)
+        let watch = on(host)
             .args(["ip", "-ts", "-o", "monitor", "address"])
             .stdout(log.map_err(LabError::io("open a log"))?)
             .stderr(Stdio::null())
@@ -143,29 +125,13 @@ impl Lan {
         Ok(())
     }
 
-    /// A program on a host; its words follow.
-    pub fn on(&self, host: usize) -> Command {
-        let mut command = Command::new("nsenter");
-        command.arg(format!("--net=/run/netns/h{host}"));
-        command
-    }
-
-    /// Runs a program on a host; it must succeed.
-    pub fn inside(&self, host: usize, words: &[&str]) -> Result<(), LabError> {
-        let namespace = format!("--net=/run/netns/h{host}");
-        let mut all = vec![namespace.as_str()];
-        all.extend(words);
-        run("nsenter", &all)
-    }
-
     fn spawn(&mut self, host: usize, what: &str, words: &[&str]) -> Result<(), LabError> {
         let log = File::options()
             .append(true)
             .create(true)
             .open(self.path(&format!("{what}-{host}.log")))
             .map_err(LabError::io("open a log"))?;
-        let child = self
-            .on(host)
+        let child = on(host)
             .args(words)
             .current_dir(self.scratch.path())
             .stdin(Stdio::null())
@@ -367,7 +333,7 @@ impl Lan {
     /// Whether the host has the address, as its kernel says.
     pub fn has_it_now(&self, host: usize) -> Result<bool, LabError> {
         let words = ["ip", "-o", "address", "show", "dev", "eth0"];
-        let output = self.on(host).args(words).output();
+        let output = on(host).args(words).output();
         let output = output.map_err(LabError::io("look for the address"))?;
         let text = String::from_utf8_lossy(&output.stdout);
         Ok(text.contains(&format!(" {}/", self.vip)))
@@ -405,18 +371,4 @@ impl Drop for Lan {
 
 fn unknown(name: &str) -> LabError {
     LabError::Unexpected(format!("there is no {name}"))
-}
-
-/// Runs a program that must succeed.
-fn run(program: &str, arguments: &[&str]) -> Result<(), LabError> {
-    let output = Command::new(program).args(arguments).output();
-    let output = output.map_err(LabError::io(format!("run {program}")))?;
-    let why = String::from_utf8_lossy(&output.stderr);
-    match output.status.success() {
-        true => Ok(()),
-        false => Err(LabError::Unexpected(format!(
-            "{program} {}: {why}",
-            arguments.join(" ")
-        ))),
-    }
 }

@@ -23,6 +23,7 @@ pub mod history;
 pub mod http;
 pub mod judge;
 pub mod lan;
+pub mod namespace;
 pub mod pointsman;
 mod port;
 mod scratch;

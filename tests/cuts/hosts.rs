@@ -6,15 +6,16 @@
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Stdio};
 use std::time::Duration;
 
 use data_encoding::BASE64;
 use pointsman::control::StoreKind;
 use pointsman::failover::RecordPhase;
+use pointsman::lab::namespace::{HOSTS, add_cable, add_host, on};
 use pointsman::lab::{
-    Address, Client, Engine, Kind, LabError, Protocol, Traffic, TrafficOptions, Value, Verdict,
-    http, judge, until,
+    self, Address, Client, Engine, Kind, LabError, Protocol, Traffic, TrafficOptions, Value,
+    Verdict, http, judge, until,
 };
 use pointsman::topology::{FailoverReport, Fault, Gate, Outcome, Topology};
 use rustix::process::{Pid, Signal, kill_process};
@@ -37,23 +38,17 @@ pub const EVERYBODY: [&str; 5] = [
     "sidecar-4",
 ];
 
-/// As `is_mine` of `namespace`, with two switches and a place for hosts.
+/// As `is_mine` of `namespace`, with two switches.
 pub fn is_mine(name: &str) -> bool {
     if let Some(what) = Engine::missing(StoreKind::Etcd) {
         eprintln!("NOT RUN: {name} needs {what}; scripts/setup.sh test gets it");
         return false;
     }
-    let probe = "mount -t tmpfs tmpfs /run && mkdir /run/netns && ip netns add a && \
-                 ip link add br0 type bridge && iptables -A INPUT -p tcp --dport 1 -j DROP && \
-                 nsenter --net=/run/netns/a ip link set lo up";
-    let mine = namespace::is_mine(name, "-rnm", probe);
+    let mine = namespace::is_mine(name, HOSTS);
     if mine {
-        sh(
-            "mount -t tmpfs tmpfs /run && mkdir /run/netns && ip link set lo up && \
-            ip link add wire type bridge && ip link set wire up && \
+        sh("ip link add wire type bridge && ip link set wire up && \
             ip link add desk type bridge && ip link set desk up && \
-            ip addr add 10.78.0.254/24 dev desk",
-        );
+            ip addr add 10.78.0.254/24 dev desk");
     }
     mine
 }
@@ -118,8 +113,7 @@ impl Hosts {
             .create(true)
             .open(self.path(&format!("{name}.log")))
             .unwrap();
-        let child = Command::new("nsenter")
-            .arg(format!("--net=/run/netns/h{}", host_of(name)))
+        let child = on(host_of(name))
             .args(words)
             .env_remove("POINTSMAN_LOG")
             .envs(environment.iter().copied())
@@ -584,29 +578,13 @@ impl Drop for Hosts {
 
 /// A host with two cables: `eth0` to the others, and one to the desk.
 fn add(host: usize) {
-    let name = format!("h{host}");
-    sh(&format!(
-        "ip netns add {name}
-         ip link add {name} type veth peer name eth0 netns {name}
-         ip link set {name} master wire up
-         ip link add d{host} type veth peer name desk netns {name}
-         ip link set d{host} master desk up"
-    ));
-    inside(
-        host,
-        &format!(
-            "ip link set lo up
-             ip link set eth0 up
-             ip link set desk up
-             ip addr add 10.77.0.{host}/24 dev eth0
-             ip addr add 10.78.0.{host}/24 dev desk"
-        ),
-    );
+    add_host(host).unwrap();
+    add_cable(host, "eth0", "wire", &format!("10.77.0.{host}/24")).unwrap();
+    add_cable(host, "desk", "desk", &format!("10.78.0.{host}/24")).unwrap();
 }
 
 fn inside(host: usize, script: &str) {
-    let namespace = format!("--net=/run/netns/h{host}");
-    run("nsenter", &[&namespace, "sh", "-ec", script]);
+    lab::namespace::inside(host, &["sh", "-ec", script]).unwrap();
 }
 
 /// `3` of `monitor-3`.

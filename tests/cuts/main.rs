@@ -34,18 +34,25 @@ fn assert_no_error_at_all(verdict: &Verdict) {
     assert_eq!(verdict.total().all_errors(), 0, "{verdict}");
 }
 
-#[tokio::test]
-async fn what_is_written_to_a_primary_that_was_cut_off_is_lost_and_counted() {
-    if !is_mine("what_is_written_to_a_primary_that_was_cut_off_is_lost_and_counted") {
-        return;
-    }
-    let hosts = Hosts::start("").await;
+/// Host 1 is cut off from the others, which have another primary by now: clients on it, clients elsewhere,
+/// and how much those on it had written before.
+async fn cut_off(keys: &str) -> (Hosts, [Traffic; 2], u64) {
+    let hosts = Hosts::start(keys).await;
     let beside = hosts.traffic("sidecar-1", &WRITERS).await;
     let healthy = hosts.traffic("sidecar-4", &Kind::ALL).await;
     let before = written(&beside);
     hosts.isolate(&[1]);
     let majority = ["monitor-2", "monitor-3", "sidecar-4"];
     hosts.moved(&majority, Some(1)).await;
+    (hosts, [beside, healthy], before)
+}
+
+#[tokio::test]
+async fn what_is_written_to_a_primary_that_was_cut_off_is_lost_and_counted() {
+    if !is_mine("what_is_written_to_a_primary_that_was_cut_off_is_lost_and_counted") {
+        return;
+    }
+    let (hosts, [beside, healthy], before) = cut_off("").await;
     hosts.progress(&healthy, 50).await;
     for name in ["monitor-1", "sidecar-1"] {
         hosts.says(name, "the authority can not be used").await;
@@ -80,13 +87,7 @@ async fn in_strict_mode_nothing_is_written_to_two_primaries() {
     if !is_mine("in_strict_mode_nothing_is_written_to_two_primaries") {
         return;
     }
-    let hosts = Hosts::start(", view_lease = \"1s\"").await;
-    let beside = hosts.traffic("sidecar-1", &WRITERS).await;
-    let healthy = hosts.traffic("sidecar-4", &Kind::ALL).await;
-    let before = written(&beside);
-    hosts.isolate(&[1]);
-    let majority = ["monitor-2", "monitor-3", "sidecar-4"];
-    hosts.moved(&majority, Some(1)).await;
+    let (hosts, [beside, healthy], before) = cut_off(", view_lease = \"1s\"").await;
     for name in ["monitor-1", "sidecar-1"] {
         assert_eq!(hosts.topology(name).await.unwrap().gate, Gate::Closed);
         hosts.says(name, "requests wait").await;

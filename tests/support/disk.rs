@@ -5,12 +5,20 @@ use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
 
 use pointsman::lab::Scratch;
+use pointsman::lab::namespace::Namespaces;
 
 use super::namespace;
 
+/// Leave to mount.
+const MOUNTS: Namespaces = Namespaces {
+    kind: "-rm",
+    first: "true",
+    trial: "mount -t tmpfs -o size=1m tmpfs /mnt",
+};
+
 /// As [`namespace::is_mine`], with leave to mount.
 pub fn is_mine(name: &str) -> bool {
-    namespace::is_mine(name, "-rm", "mount -t tmpfs -o size=1m tmpfs /mnt")
+    namespace::is_mine(name, MOUNTS)
 }
 
 /// 4 MB, mounted while this lives; nobody outside of the test sees it.

@@ -1,31 +1,23 @@
 //! A test that runs again in namespaces of its own, where it may do what would hurt this machine.
 
-use std::process::Command;
+use pointsman::lab::namespace::{self, Namespaces};
 
-/// Set in the process that runs inside.
-const INSIDE: &str = "POINTSMAN_TEST_INSIDE";
-
-/// Runs the test named `name` (its full path) again inside new namespaces: `kind` as for `unshare`.
+/// Runs the test named `name` (its full path) again inside new namespaces.
 ///
-/// `true` inside: the test goes on. `false` outside: the test has run in the child, which passed, or
-/// `probe` says that this machine does not allow it, which is said on standard error.
-pub fn is_mine(name: &str, kind: &str, probe: &str) -> bool {
-    if std::env::var_os(INSIDE).is_some() {
+/// `true` inside: the test goes on. `false` outside: the test has run in the child, which passed, or this
+/// machine does not allow it, which is said on standard error.
+pub fn is_mine(name: &str, namespaces: Namespaces) -> bool {
+    if namespaces.entered().unwrap() {
         return true;
     }
-    let allowed = Command::new("unshare")
-        .args([kind, "sh", "-c", probe])
-        .output();
-    if !allowed.is_ok_and(|output| output.status.success()) {
-        eprintln!("NOT RUN: {name} needs leave for: unshare {kind} sh -c '{probe}'");
+    if let Some(why) = namespaces.refused() {
+        eprintln!("NOT RUN: {name} needs leave for: {namespaces}\n{why}");
         return false;
     }
-    let program = std::env::current_exe().expect("this program has a path");
-    let status = Command::new("unshare")
-        .arg(kind)
-        .arg(program)
+    let status = namespaces
+        .this_program()
+        .unwrap()
         .args(["--exact", name, "--nocapture"])
-        .env(INSIDE, "1")
         .status()
         .expect("unshare worked a moment ago");
     assert!(status.success(), "{name} failed in namespaces of its own");
@@ -34,7 +26,5 @@ pub fn is_mine(name: &str, kind: &str, probe: &str) -> bool {
 
 /// Runs a program that must succeed.
 pub fn run(program: &str, arguments: &[&str]) {
-    let output = Command::new(program).args(arguments).output().unwrap();
-    let error = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{program} {arguments:?}: {error}");
+    namespace::run(program, arguments).unwrap_or_else(|error| panic!("{error}"));
 }

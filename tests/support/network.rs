@@ -2,71 +2,32 @@
 
 use std::net::SocketAddr;
 
+use pointsman::lab::namespace as lab;
+
 use super::namespace::{self, run};
 
 /// As [`namespace::is_mine`], in a network of the test's own.
 pub fn is_mine(name: &str) -> bool {
-    let probe = "ip link set lo up && iptables -A INPUT -p tcp --dport 1 -j DROP";
-    let mine = namespace::is_mine(name, "-rn", probe);
-    if mine {
-        run("ip", &["link", "set", "lo", "up"]);
-    }
-    mine
+    namespace::is_mine(name, lab::NETWORK)
 }
 
-/// From now on no packet reaches or leaves this port: no refusal, no reset, silence.
+/// As [`lab::cut`].
 pub fn cut(port: u16) {
-    for direction in ["--dport", "--sport"] {
-        run(
-            "iptables",
-            &[
-                "-A",
-                "INPUT",
-                "-p",
-                "tcp",
-                direction,
-                &port.to_string(),
-                "-j",
-                "DROP",
-            ],
-        );
-    }
+    lab::cut(port).unwrap();
 }
 
 /// As [`cut`], but only for those who come from 127.0.0.1.
 pub fn cut_for_us(port: u16) {
     let port = port.to_string();
-    let to = [
-        "-A",
-        "INPUT",
-        "-s",
-        "127.0.0.1",
-        "-p",
-        "tcp",
-        "--dport",
-        &port,
-        "-j",
-        "DROP",
-    ];
-    let from = [
-        "-A",
-        "INPUT",
-        "-d",
-        "127.0.0.1",
-        "-p",
-        "tcp",
-        "--sport",
-        &port,
-        "-j",
-        "DROP",
-    ];
-    run("iptables", &to);
-    run("iptables", &from);
+    for (side, end) in [("-s", "--dport"), ("-d", "--sport")] {
+        let rule = [side, "127.0.0.1", "-p", "tcp", end, &port, "-j", "DROP"];
+        run("iptables", &[&["-A", "INPUT"], &rule[..]].concat());
+    }
 }
 
-/// Every packet goes through again.
+/// As [`lab::heal`].
 pub fn heal() {
-    run("iptables", &["-F", "INPUT"]);
+    lab::heal().unwrap();
 }
 
 /// Writes to a node from another address of this machine, every few milliseconds, for ever.

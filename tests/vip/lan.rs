@@ -6,6 +6,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use pointsman::lab::lan::{self, MONITOR};
+use pointsman::lab::namespace::{HOSTS, cable, inside, on};
 use pointsman::lab::{Client, LabError, Protocol, Server, http, until};
 use pointsman::vip::VipStatus;
 use rustix::process::Signal;
@@ -25,7 +26,7 @@ pub const STRANGER: usize = 66;
 
 /// As `is_mine` of `namespace`, with a network and a place for more of them.
 pub fn is_mine(name: &str) -> bool {
-    let mine = namespace::is_mine(name, "-rnm", lan::PROBE);
+    let mine = namespace::is_mine(name, HOSTS);
     if mine {
         lan::make_switch().unwrap();
     }
@@ -75,7 +76,7 @@ impl Lan {
 
     /// Runs a program on a host; it must succeed.
     pub fn inside(&self, host: usize, words: &[&str]) {
-        self.0.inside(host, words).unwrap();
+        inside(host, words).unwrap();
     }
 
     /// Starts the pointsman, or starts it again.
@@ -100,8 +101,7 @@ impl Lan {
 
     /// Runs a command of pointsman on a host and returns its exit code and what it said.
     pub fn command(&self, host: usize, before: &[&str], words: &[&str]) -> (i32, String) {
-        let output = self
-            .on(host)
+        let output = on(host)
             .args(before)
             .arg(PROGRAM)
             .args(words)
@@ -216,8 +216,7 @@ impl Lan {
 
     /// The Ethernet address of a host.
     pub fn mac(&self, host: usize) -> String {
-        let output = self
-            .on(host)
+        let output = on(host)
             .args(["ip", "-o", "link", "show", "dev", "eth0"])
             .output()
             .unwrap();
@@ -237,12 +236,12 @@ impl Lan {
 
     /// Cuts the cable of a host.
     pub fn unplug(&self, host: usize) {
-        run("ip", &["link", "set", &format!("h{host}"), "down"]);
+        run("ip", &["link", "set", &cable(host, "eth0"), "down"]);
     }
 
     /// Mends it.
     pub fn plug(&self, host: usize) {
-        run("ip", &["link", "set", &format!("h{host}"), "up"]);
+        run("ip", &["link", "set", &cable(host, "eth0"), "up"]);
     }
 
     /// At no moment did two of these hosts have the address.

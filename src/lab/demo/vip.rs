@@ -1,7 +1,6 @@
 //! `--with vip`: hosts of their own on one switch, an address that is always on the primary's, and
 //! ordinary clients that connect to it, and again whenever they were cut off.
 
-use std::os::unix::process::CommandExt;
 use std::process::Command;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -9,6 +8,7 @@ use std::time::Duration;
 use rustix::process::Signal;
 
 use super::super::history::Kind;
+use super::super::namespace::HOSTS;
 use super::super::{Finder, LabError, Lan, Traffic, TrafficOptions, judge, lan, until};
 use super::act::{ActOutcome, Fault};
 use super::screen::{Screen, grouped};
@@ -19,9 +19,6 @@ use crate::vip::VipState;
 
 /// The address that moves.
 const ADDRESS: &str = "10.77.0.100";
-
-/// Set in the process that runs inside.
-const INSIDE: &str = "POINTSMAN_DEMO_INSIDE";
 
 /// How often is looked where the address is.
 const FRAME: Duration = Duration::from_millis(100);
@@ -34,10 +31,9 @@ const SOON: Duration = Duration::from_secs(20);
 
 /// Runs this process again in namespaces of its own, where it may make a network; returns there.
 pub(super) fn enter() -> Result<(), LabError> {
-    if std::env::var_os(INSIDE).is_some() {
+    if HOSTS.entered()? {
         return lan::make_switch();
     }
-    let unshare = |words: &[&str]| Command::new("unshare").args(words).output();
     for program in ["unshare", "nsenter", "ip", "iptables"] {
         if Command::new(program).arg("--version").output().is_err() {
             return Err(LabError::Unexpected(format!(
@@ -45,25 +41,14 @@ pub(super) fn enter() -> Result<(), LabError> {
             )));
         }
     }
-    let allowed = unshare(&["-rnm", "sh", "-c", lan::PROBE]);
-    let allowed = allowed.map_err(LabError::io("run unshare"))?;
-    if !allowed.status.success() {
-        let why = String::from_utf8_lossy(&allowed.stderr);
+    if let Some(why) = HOSTS.refused() {
         return Err(LabError::Unexpected(format!(
-            "a virtual address needs a network of its own, and this user may not make one here: {}\n\
+            "a virtual address needs a network of its own, and this user may not make one here: {why}\n\
              Run it as root, outside of a container or in one that is privileged (it takes \
-             CAP_NET_ADMIN and CAP_SYS_ADMIN); nothing of this machine's own network is touched.",
-            why.trim()
+             CAP_NET_ADMIN and CAP_SYS_ADMIN); nothing of this machine's own network is touched."
         )));
     }
-    let program = std::env::current_exe().map_err(LabError::io("find this program"))?;
-    let failed = Command::new("unshare")
-        .arg("-rnm")
-        .arg(program)
-        .args(std::env::args_os().skip(1))
-        .env(INSIDE, "1")
-        .exec();
-    Err(LabError::io("run unshare")(failed))
+    Err(HOSTS.enter())
 }
 
 /// As `show` of `demo`.
