@@ -14,6 +14,9 @@ use crate::resp::command::{lookup, replay};
 use crate::resp::{Replay, Request, RequestScanner, Special, put_error};
 use crate::topology::Gate;
 
+/// Bytes of requests that are one entry at most: what has to be looked through when it is taken apart.
+const MAX_RUN: usize = 16 * 1024;
+
 /// Reads in one turn, so that one busy client does not keep the others waiting.
 const READS_PER_TURN: usize = 4;
 
@@ -171,18 +174,17 @@ impl Worker {
             .last_request
             .store(self.now.as_millis(), Ordering::Relaxed);
         let mut run = Run::default();
-        let (mut start, mut at) = (0, 0);
+        let mut at = 0;
         loop {
             let next = self.cut_run(index, data, &mut at, &mut run);
             if run.count > 0 {
-                self.queue_run(index, &run, &data[start..at], owner);
-                run.count = 0;
+                self.queue_run(index, &run, &data[at - run.len..at], owner);
+                run = Run::default();
             }
             match next {
                 Next::Nothing => return at,
                 Next::Plain(first, end) => {
                     run = first;
-                    start = at;
                     at = end;
                 }
                 Next::Other(request) => {
@@ -196,7 +198,6 @@ impl Worker {
                         }
                         Step::Stop => return data.len(),
                     }
-                    start = at;
                 }
                 // In its turn: what is before it may wait at the node.
                 Next::Invalid(_) if self.sessions[index].inflight > 0 => {
@@ -239,11 +240,12 @@ impl Worker {
                 return Next::Other(request);
             }
             let replay = replay(command, &request, frame);
-            if run.count > 0 && run.replay != replay {
-                return Next::Plain(Run { count: 1, replay }, end);
+            let len = run.len + request.len;
+            if run.count > 0 && (run.replay != replay || len > MAX_RUN) {
+                let (count, len) = (1, request.len);
+                return Next::Plain(Run { count, len, replay }, end);
             }
-            run.count += 1;
-            run.replay = replay;
+            (run.count, run.len, run.replay) = (run.count + 1, len, replay);
             *at = end;
         }
         Next::Nothing
@@ -349,6 +351,8 @@ impl Worker {
 /// Plain requests side by side in what was read, all of the same class.
 struct Run {
     count: u32,
+    /// Bytes.
+    len: usize,
     replay: Replay,
 }
 
@@ -356,6 +360,7 @@ impl Default for Run {
     fn default() -> Self {
         Run {
             count: 0,
+            len: 0,
             replay: Replay::Read,
         }
     }
