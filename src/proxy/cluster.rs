@@ -3,13 +3,17 @@
 //! about no key.
 //!
 //! A session's requests with keys travel over the shared lanes of their shards and are answered in the
-//! session's order (`parts.rs`; `dispatch`, `spread` and `scan` say where to). What needs a connection of its own gets it at one shard. Where the map of the
+//! session's order (`parts.rs`; `dispatch`, `spread` and `scan` say where to). What needs a connection of its own gets it at one shard;
+//! who tracks, one at each (`tracking`). Where the map of the
 //! slots changes, a session lets be answered what is on its way before it sends on: what came later never
 //! overtakes what was sent elsewhere.
 
 mod dispatch;
 mod scan;
 mod spread;
+mod tracking;
+
+pub(super) use tracking::restored;
 
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -23,6 +27,7 @@ use super::worker::{Backend, Worker, follow_gaps, follow_topology};
 use crate::clock;
 use crate::metrics::ClusterMetrics;
 use crate::topology::{ClusterMap, TopologyReader};
+use tracking::{Tracker, has_moved};
 
 /// The cluster as a worker sees it.
 pub(super) struct ClusterBackend {
@@ -48,6 +53,8 @@ pub(super) struct ClusterSession {
     pub(super) aim: Option<usize>,
     /// The shard that its last request with a key went to.
     last: Option<u16>,
+    /// CLIENT TRACKING, while it is on.
+    pub(super) tracker: Option<Box<Tracker>>,
 }
 
 /// See [`ClusterSession::away`].
@@ -119,11 +126,14 @@ impl Worker {
         for (number, topology) in map.shards.iter().enumerate().skip(known) {
             new.push(self.add_shard(backend, number as u16, topology));
         }
+        let mut moved = false;
         if let Some(cluster) = &mut self.backends[backend].cluster {
             cluster.shards.extend(&new);
+            moved = has_moved(&cluster.map, &map);
             cluster.map = map;
         }
         self.reroute(backend);
+        self.tell_trackers(backend, moved);
         self.settle();
         new
     }
@@ -225,7 +235,9 @@ impl Worker {
                 }
                 self.lane_at(index, number, shard)
             }
-            None => self.sessions[index].lane,
+            None => self
+                .tracking_lane(index)
+                .unwrap_or(self.sessions[index].lane),
         }
     }
 

@@ -26,6 +26,8 @@ pub(super) struct Dial {
     pub(super) key: LaneKey,
     /// Whether the node's id of this connection is wanted (CLIENT UNBLOCK).
     pub(super) pinned: bool,
+    /// CLIENT TRACKING as it was said, for a connection that is only for that.
+    pub(super) tracking: Vec<Bytes>,
     /// pointsman's own credentials, for nodes that do not let the client's user run INFO.
     pub(super) own: Option<Credentials>,
     /// Script bodies the node does not know yet.
@@ -269,7 +271,7 @@ async fn connect(address: &str, timeout: Duration) -> Result<(TcpStream, bool), 
 
 #[derive(Clone, Copy)]
 enum Step {
-    /// AUTH, HELLO: the client must hear of a refusal.
+    /// AUTH, HELLO, CLIENT TRACKING: the client must hear of a refusal.
     Identity,
     /// SELECT: the same, unless it was done before AUTH.
     Database,
@@ -312,6 +314,10 @@ impl Script {
         }
         if what.key.db != 0 {
             script.add(Step::Database, &[b"SELECT", db.as_bytes()]);
+        }
+        for frame in &what.tracking {
+            script.steps.push(Step::Identity);
+            script.bytes.extend_from_slice(frame);
         }
         script.add(Step::Courtesy, &[b"CLIENT", b"SETNAME", b"pointsman"]);
         script.add(Step::Courtesy, &[b"CLIENT", b"CAPA", b"redirect"]);

@@ -110,6 +110,15 @@ impl Hook {
         }
     }
 
+    /// Whether the reply may hold what a client could keep in a cache.
+    pub(super) fn reads(&self, replay: Replay) -> bool {
+        match self {
+            Hook::Exec { .. } | Hook::Scan(_) => true,
+            Hook::Blocking { .. } => replay == Replay::Read,
+            _ => false,
+        }
+    }
+
     /// Whether it ends a MULTI.
     pub(super) fn ends_transaction(&self) -> bool {
         matches!(self, Hook::Exec { .. } | Hook::ExecLost | Hook::Discard)

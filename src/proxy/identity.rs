@@ -94,6 +94,7 @@ impl Change {
             user,
             db: self.db.unwrap_or(key.db),
             resp3: self.resp3.unwrap_or(key.resp3),
+            tracks_for: key.tracks_for,
         }
     }
 }
@@ -191,7 +192,7 @@ fn transition(
         return Err(Park::Drained);
     }
     let (backend, pinned) = (session.backend, session.pin.as_ref().map(|pin| pin.lane));
-    let lane = worker.shared_lane(backend, &key);
+    let lane = worker.shared_lane(backend, &key.shared());
     worker.sessions[index].moving = true;
     let via = pinned.unwrap_or(lane);
     let shared = !worker.lanes[via].queue.is_empty();
@@ -252,6 +253,9 @@ impl Worker {
         self.unpin(index);
         self.leave_shards(index);
         let session = &mut self.sessions[index];
+        if let Some(cluster) = &mut session.cluster {
+            cluster.tracker = None;
+        }
         let (backend, left, serial) = (session.backend, session.lane, session.serial);
         let key = LaneKey::initial(self.backends[backend].door.era);
         let mute = std::mem::replace(&mut session.reply_mode, ReplyMode::On) == ReplyMode::SkipNext;

@@ -25,6 +25,7 @@ use super::queue::{ByteQueue, Spares};
 use super::replies::LaneEnd;
 use super::settings::Retry;
 use super::socket::Socket;
+use crate::metrics::UpstreamKind;
 use crate::resp::{OwnError, Replay, ReplyScanner, Signal};
 use crate::topology::{Epoch, Timestamp};
 
@@ -44,6 +45,8 @@ pub(super) struct LaneKey {
     pub(super) resp3: bool,
     /// Of those who said no AUTH: since when they are connected (`door.rs`).
     pub(super) era: u32,
+    /// Of a cluster: the one session that tracks over it (`cluster/tracking.rs`).
+    pub(super) tracks_for: Option<SessionRef>,
 }
 
 /// What a client said in AUTH. Never logged.
@@ -70,13 +73,22 @@ impl LaneKey {
             db: 0,
             resp3: false,
             era,
+            tracks_for: None,
+        }
+    }
+
+    /// The same for connections that many may use.
+    pub(super) fn shared(&self) -> Self {
+        LaneKey {
+            tracks_for: None,
+            ..self.clone()
         }
     }
 }
 
 /// Names a session for as long as it lives; an index that was given to another session has another
 /// serial number.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) struct SessionRef {
     pub(super) index: usize,
     pub(super) serial: u64,
@@ -241,6 +253,14 @@ impl Lane {
             idle_since: now,
             moves_to: None,
             failures: 0,
+        }
+    }
+
+    /// What its connection is counted as.
+    pub(super) fn upstream_kind(&self) -> UpstreamKind {
+        match self.pinned || self.key.tracks_for.is_some() {
+            true => UpstreamKind::Pinned,
+            false => UpstreamKind::Shared,
         }
     }
 
@@ -558,7 +578,7 @@ impl Entry {
     pub(super) fn reset_part(&mut self) {
         if let Kind::Part(part) = &mut self.kind {
             self.replies = part.replies();
-            self.skip = u32::from(part.asking);
+            self.skip = part.eaten();
             if let Sort::Unit(_, came) = &mut part.sort {
                 came.clear();
             }
@@ -608,7 +628,7 @@ impl Entry {
                 return AfterLoss::Keep(self, bytes);
             }
             let reply = match &mut part.sort {
-                Sort::Unit(_, came) => unknown_unit(std::mem::take(came), self.replies),
+                Sort::Unit(_, came) => unknown_unit(std::mem::take(came), self.replies - self.skip),
                 _ => own_error(OwnError::Unknown(LOST)),
             };
             return AfterLoss::Answered(self, reply);

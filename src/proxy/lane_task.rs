@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
+use super::cluster::restored;
 use super::dial::{Dial, DialError, Dialed, dial};
 use super::hook::Hook;
 use super::intake::Intake;
@@ -20,7 +21,6 @@ use super::session::Park;
 use super::socket::Token;
 use super::worker::Worker;
 use crate::clock;
-use crate::metrics::UpstreamKind;
 use crate::resp::{OwnError, Replay, ReplyScanner, Signal};
 use crate::topology::{Epoch, Evidence, EvidenceKind, Gate};
 
@@ -82,6 +82,7 @@ impl Worker {
         }
         let wanted = !state.queue.is_empty()
             || (!state.denied && (state.users > 0 || state.owner.is_some()));
+        let tracking = restored(&self.sessions, &state.key);
         let backend = &self.backends[state.backend];
         let Some(primary) = backend.topology.open_primary() else {
             return Poll::Pending;
@@ -93,6 +94,7 @@ impl Worker {
             primary: primary.clone(),
             key: state.key.clone(),
             pinned: state.pinned,
+            tracking,
             own: backend.plan.credentials.clone(),
             scripts: backend.shared.scripts.missing_on(&primary.run_id),
             timeout: backend.plan.settings.connect_timeout,
@@ -135,11 +137,10 @@ impl Worker {
         if backend.topology.epoch != epoch || !same || state.close {
             return false;
         }
-        let kind = if state.pinned {
-            UpstreamKind::Pinned
-        } else {
-            UpstreamKind::Shared
-        };
+        if what.tracking != restored(&self.sessions, &state.key) {
+            return false;
+        }
+        let kind = state.upstream_kind();
         backend.metrics.upstreams(kind).increment(1);
         backend.shared.scripts.loaded(&what.primary.run_id);
         backend.version = version.or(backend.version);
@@ -306,11 +307,7 @@ impl Worker {
         let state = &mut self.lanes[lane];
         let index = state.backend;
         let backend = &mut self.backends[index];
-        let kind = if state.pinned {
-            UpstreamKind::Pinned
-        } else {
-            UpstreamKind::Shared
-        };
+        let kind = state.upstream_kind();
         backend.metrics.upstreams(kind).decrement(1);
         if end == LaneEnd::Lost
             && !state.leaving
@@ -360,6 +357,9 @@ impl Worker {
         }
         for (entry, reply) in losses.answered {
             self.finish_entry(entry, reply);
+        }
+        if let Some(of) = self.lanes[lane].key.tracks_for {
+            self.forget(of);
         }
         let moves_to = self.lanes[lane].moves_to.take();
         if let Some((to, _)) = moves_to {
@@ -506,6 +506,12 @@ impl Worker {
         };
         if let Hook::Client(_) | Hook::Door | Hook::Reset = hook {
             (session.moving, session.knocking) = (false, false);
+        }
+        if let Hook::Tracking(_) = hook
+            && session.cluster.is_some()
+        {
+            session.moving = false;
+            return self.untrack(of.index);
         }
         let Some(pin) = &mut session.pin else { return };
         match hook {

@@ -25,6 +25,8 @@ pub(super) struct Part {
     pub(super) redirects: u8,
     /// ASKING stands before it.
     pub(super) asking: bool,
+    /// The CLIENT CACHING that stands before it, or nothing.
+    pub(super) caching: &'static [u8],
     pub(super) sort: Sort,
 }
 
@@ -38,13 +40,18 @@ pub(super) enum Sort {
 }
 
 impl Part {
-    /// Replies of the node, that to ASKING included.
+    /// Replies to what stands before it, which nobody sees.
+    pub(super) fn eaten(&self) -> u32 {
+        u32::from(self.asking) + u32::from(!self.caching.is_empty())
+    }
+
+    /// Replies of the node, those included.
     pub(super) fn replies(&self) -> u32 {
         let own = match self.sort {
             Sort::Unit(replies, _) => replies,
             _ => 1,
         };
-        own + u32::from(self.asking)
+        own + self.eaten()
     }
 }
 
@@ -89,6 +96,38 @@ impl Order {
         self.first
     }
 
+    /// The place of the next request that begins.
+    pub(super) fn end(&self) -> u64 {
+        self.first + self.places.len() as u64
+    }
+
+    /// Whether a reply, or a part of one, has come and waits for its turn; what messages that wait for theirs
+    /// take in memory.
+    pub(super) fn waiting(&self) -> (bool, usize) {
+        let (mut holds, mut messages) = (false, 0);
+        for place in &self.places {
+            match &place.state {
+                State::Awaited => {}
+                State::Joining(joining) => holds |= joining.missing < joining.pieces.len(),
+                State::Done(reply) if reply.starts_with(b">") => {
+                    messages += reply.len() + size_of::<Place>();
+                }
+                State::Done(_) => holds = true,
+            }
+        }
+        (holds, messages)
+    }
+
+    /// Drops the messages that wait for their turn.
+    pub(super) fn drop_messages(&mut self) {
+        for place in &mut self.places {
+            if matches!(&place.state, State::Done(reply) if reply.starts_with(b">")) {
+                place.state = State::Done(Bytes::new());
+                place.mute = true;
+            }
+        }
+    }
+
     /// The place of a request that begins.
     pub(super) fn take(&mut self, mute: bool) -> u64 {
         self.add(State::Awaited, mute)
@@ -99,7 +138,7 @@ impl Order {
         self.add(State::Joining(Box::new(joining)), mute)
     }
 
-    /// A reply of our own.
+    /// A reply of our own, or a message.
     pub(super) fn answer(&mut self, reply: &[u8]) {
         self.add(State::Done(Bytes::copy_from_slice(reply)), false);
     }
@@ -161,13 +200,16 @@ impl Order {
 impl Joining {
     fn joined(&mut self) -> Bytes {
         let pieces = std::mem::take(&mut self.pieces);
+        if self.join == Join::Done {
+            return Bytes::from_static(b"+OK\r\n");
+        }
         if let Some(error) = pieces.iter().find(|piece| piece.starts_with(b"-")) {
             return error.clone();
         }
         let number = |frame: &[u8]| payload(frame).and_then(crate::resp::integer).unwrap_or(0);
         let mut out = BytesMut::new();
         match self.join {
-            Join::First => return pieces.into_iter().next().unwrap_or_default(),
+            Join::First | Join::Done => return pieces.into_iter().next().unwrap_or_default(),
             Join::Sum => put_integer(&mut out, pieces.iter().map(|piece| number(piece)).sum()),
             Join::NotNull => {
                 let null = |piece: &Bytes| piece.starts_with(b"$-1") || piece.starts_with(b"_");
@@ -324,6 +366,41 @@ mod tests {
             "$1\r\na\r\n"
         );
         assert_eq!(joined(Join::NotNull, &[], &[b"$-1\r\n"]), "$-1\r\n");
+    }
+
+    #[test]
+    fn what_has_come_and_waits_is_seen_and_messages_are_not_replies() {
+        let mut order = Order::default();
+        let (a, b) = (order.take(false), order.take(false));
+        assert_eq!(order.waiting(), (false, 0));
+        order.answer(b">message");
+        assert!(!order.waiting().0 && order.waiting().1 > 8);
+        order.put(b, 0, Bytes::from_static(b"b"));
+        assert!(order.waiting().0);
+        order.drop_messages();
+        assert_eq!(order.waiting(), (true, 0));
+        order.put(a, 0, Bytes::from_static(b"a"));
+        let left: Vec<_> = std::iter::from_fn(|| order.next()).collect();
+        let reply = |text: &'static [u8]| Some(Bytes::from_static(text));
+        assert_eq!(left, [reply(b"a"), reply(b"b"), None]);
+    }
+
+    #[test]
+    fn a_part_of_a_reply_waits_for_the_others() {
+        let mut order = Order::default();
+        let joining = Joining {
+            join: Join::Done,
+            missing: 2,
+            pieces: vec![Bytes::new(); 2],
+            order: Vec::new(),
+            resp3: true,
+        };
+        let place = order.join(joining, false);
+        assert!(!order.waiting().0);
+        order.put(place, 1, Bytes::from_static(b"+PONG\r\n"));
+        assert!(order.waiting().0);
+        order.put(place, 0, Bytes::from_static(b"-ERR x\r\n"));
+        assert_eq!(order.next(), Some(Some(Bytes::from_static(b"+OK\r\n"))));
     }
 
     #[test]

@@ -10,8 +10,8 @@ use super::hook::{Hook, Sticky};
 use super::identity::Change;
 use super::lane::{Entry, Kind, SessionRef};
 use super::redirects::ASKING;
-use super::registry::{Client, OwnUpstream};
-use super::session::Park;
+use super::registry::OwnUpstream;
+use super::session::{Park, Session};
 use super::tracking::{Tracked, Tracking};
 use super::worker::Worker;
 use crate::resp::command::Channels;
@@ -105,16 +105,6 @@ impl Pin {
 
     pub(super) fn subscribed(&self) -> bool {
         self.channels.iter().any(|set| !set.is_empty())
-    }
-
-    /// What others may see of this state.
-    pub(super) fn show(&self, client: &Client) {
-        client.update(|s| {
-            s.monitor = self.monitor;
-            s.tracking = self.tracking.shown();
-            s.broadcast = self.tracking.broadcasts();
-            s.no_touch = self.sticky.is_some();
-        });
     }
 
     /// Whether the connection has no state that the session still needs.
@@ -222,6 +212,23 @@ impl Pin {
     }
 }
 
+impl Session {
+    /// What others may see of its state.
+    pub(super) fn show(&self) {
+        let pin = self.pin.as_deref();
+        let tracked = match &self.cluster {
+            Some(cluster) => cluster.tracker.as_ref().map(|tracker| &tracker.said),
+            None => pin.map(|pin| &pin.tracking),
+        };
+        self.client.update(|s| {
+            s.monitor = pin.is_some_and(|pin| pin.monitor);
+            s.tracking = tracked.and_then(Tracked::shown);
+            s.broadcast = tracked.is_some_and(Tracked::broadcasts);
+            s.no_touch = pin.is_some_and(|pin| pin.sticky.is_some());
+        });
+    }
+}
+
 /// Whether an EXEC or DISCARD was refused without an end to the transaction.
 fn leaves_open(reply: &[u8]) -> bool {
     reply.starts_with(b"-NOPERM") || reply.starts_with(b"-ERR wrong number of arguments")
@@ -243,7 +250,7 @@ impl Worker {
             serial: session.serial,
         };
         let aim = session.cluster.as_ref().and_then(|cluster| cluster.aim);
-        let (backend, key) = (aim.unwrap_or(session.backend), session.key.clone());
+        let (backend, key) = (aim.unwrap_or(session.backend), session.key.shared());
         let idle = self.backends[backend]
             .idle_pinned
             .get_mut(&key)
@@ -289,7 +296,8 @@ impl Worker {
             .store(0, std::sync::atomic::Ordering::Relaxed);
         let me = session.client.clone();
         let redirected = self.own_upstream(index, OwnUpstream::None);
-        me.update(|s| (s.tracking, s.redirected) = (None, false));
+        me.update(|s| s.redirected = false);
+        self.sessions[index].show();
         if let Some(target) = pin.tracking.target {
             self.no_longer_redirects(me.id, target);
         }

@@ -72,6 +72,9 @@ impl Worker {
         head.replies -= 1;
         if head.skip > 0 {
             head.skip -= 1;
+            if let (b'-', Some(of), place) = (frame[0], head.session, head.place()) {
+                self.forget_behind(of, place);
+            }
             return Ok(());
         }
         let Kind::Part(part) = &mut head.kind else {
@@ -200,6 +203,12 @@ impl Worker {
         let home = session.backend;
         self.backends[home].turn.redirected[to.kind() as usize] += 1;
         part.redirects = part.redirects.saturating_add(1);
+        let place = part.place;
+        // The map does not say yet that the key is there, and may never say so.
+        self.forget_behind(of, place);
+        let Kind::Part(part) = &mut entry.kind else {
+            return;
+        };
         let settled = part.redirects <= MAX_REDIRECTS;
         let target = match to {
             Redirect::Moved(node) | Redirect::Ask(node) if settled => {
@@ -343,6 +352,8 @@ fn ready(entry: &mut Entry, bytes: Vec<Bytes>, asking: bool) -> Bytes {
             frame = frame.slice(ASKING.len()..);
         }
         if asking {
+            // Both are about the next command only.
+            frame = frame.slice(std::mem::take(&mut part.caching).len()..);
             frame = [ASKING, &frame].concat().into();
         }
         entry.reset_part();

@@ -283,6 +283,7 @@ impl Worker {
             if let Some(session) = entry.session {
                 self.backends[self.lanes[lane].backend].turn.replied += 1;
                 self.finish_request(session, frame, owned, entry.mute);
+                self.was_read_apart(lane, session);
             } else if frame[0] == b'-'
                 && let Some(Kind::Hook(next)) =
                     self.lanes[lane].queue.front_mut().map(|e| &mut e.kind)
@@ -338,6 +339,10 @@ impl Worker {
     fn out_of_band(&mut self, lane: usize, frame: &[u8]) -> bool {
         let speaks = self.speaks_when_silent(lane);
         let state = &self.lanes[lane];
+        if let Some(of) = state.key.tracks_for {
+            self.on_invalidation(of, frame, speaks);
+            return true;
+        }
         let Some(of) = state.owner else {
             return frame[0] == b'>';
         };
@@ -369,24 +374,29 @@ impl Worker {
         if message && word() == b"tracking-redir-broken" {
             self.redirection_broken(of);
         } else if message {
-            let limit = self.settings.subscriber_reply_limit;
             if heard {
                 self.deliver(of, frame);
             }
-            if let Some(session) = self.session(of)
-                && session.out.len() > limit
-            {
-                tracing::warn!(
-                    client = session.client.id,
-                    address = session.client.addr,
-                    limit_bytes = limit,
-                    "subscriber dropped: it does not read its messages"
-                );
-                session.kill();
-                self.wake_session(of.index);
-            }
+            self.drop_if_deaf(of);
         }
         message
+    }
+
+    /// A client that does not read its messages is dropped, as Redis does it.
+    pub(super) fn drop_if_deaf(&mut self, of: SessionRef) {
+        let limit = self.settings.subscriber_reply_limit;
+        if let Some(session) = self.session(of)
+            && session.out.len() > limit
+        {
+            tracing::warn!(
+                client = session.client.id,
+                address = session.client.addr,
+                limit_bytes = limit,
+                "subscriber dropped: it does not read its messages"
+            );
+            session.kill();
+            self.wake_session(of.index);
+        }
     }
 
     /// Whether an error means that the node is not the primary (any more), instead of being the

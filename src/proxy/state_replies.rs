@@ -38,6 +38,7 @@ impl Worker {
             false => 0,
         };
         let mut reply = Bytes::copy_from_slice(frame);
+        let reads = frame[0] != b'-' && hook.reads(entry.replay);
         match *hook {
             Hook::Transition(transition) => {
                 reply = self.on_transition(of, transition, frame);
@@ -52,6 +53,13 @@ impl Worker {
             Hook::Pause(until) if frame[0] != b'-' => {
                 let paused = &self.backends[backend].shared.paused_until;
                 paused.fetch_max(until.as_millis(), Ordering::Relaxed);
+            }
+            Hook::Tracking(tracking) if self.backends[backend].in_cluster() => {
+                let ok = frame[0] != b'-';
+                self.on_cluster_tracking(lane, of, tracking, ok);
+                if ok && self.answers_when_it_listens(of, entry.mute) {
+                    return self.finish_request(of, &[], None, true);
+                }
             }
             Hook::Tracking(tracking) => self.on_tracking(of, tracking, frame[0] != b'-'),
             Hook::Client(request) => return self.on_client(of, &request, frame, entry.mute),
@@ -93,13 +101,16 @@ impl Worker {
                         // A MULTI that is on its way has not begun.
                         let begun = pin.tx.as_ref().filter(|_| !session.moving);
                         let queued = begun.map(|tx| tx.queued);
-                        pin.show(&session.client);
+                        session.show();
                         session.client.update(|s| s.queued = queued);
                     }
                 }
             }
         }
         self.finish_request(of, &reply, Some(&reply), entry.mute);
+        if reads {
+            self.was_read_apart(lane, of);
+        }
     }
 
     /// The node answered in the place of a CLIENT subcommand.
@@ -171,8 +182,8 @@ impl Worker {
                     let session = &mut self.sessions[of.index];
                     if let Some(pin) = &mut session.pin {
                         pin.stick(sticky);
-                        pin.show(&session.client);
                     }
+                    session.show();
                 }
                 Effect::Identity(change) => {
                     let session = &self.sessions[of.index];
@@ -185,7 +196,7 @@ impl Worker {
                     }
                     let key = change.of(&session.key);
                     let backend = session.backend;
-                    let lane = self.shared_lane(backend, &key);
+                    let lane = self.shared_lane(backend, &key.shared());
                     self.move_to(of.index, key, lane);
                 }
             }
@@ -210,13 +221,14 @@ impl Worker {
             .client
             .update(|s| (s.db, s.resp3, s.user) = (key.db, key.resp3, user));
         if let Some(pin) = &session.pin {
-            self.lanes[pin.lane].key = key;
+            self.lanes[pin.lane].key = key.shared();
         }
         // Its user was let in: whatever the lane was told before, it is to connect, so that it hears
         // when the user is deleted.
         self.lanes[lane].denied = false;
         self.lanes[lane].wake_task();
         self.leave_lane(left);
+        self.listen(index);
     }
 
     /// CLIENT REPLY OFF is about replies; an acknowledgement is a message. Before 6.2 it is about messages, too.

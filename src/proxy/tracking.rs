@@ -103,7 +103,7 @@ impl Tracking {
     }
 
     /// As the node must hear it: with its own id of the target.
-    fn frame(&self, node_id: Option<u64>) -> Bytes {
+    pub(super) fn frame(&self, node_id: Option<u64>) -> Bytes {
         frame(&self.args, node_id)
     }
 }
@@ -131,13 +131,17 @@ impl Tracked {
 
     /// Whether it is on with BCAST.
     pub(super) fn broadcasts(&self) -> bool {
+        self.says(b"BCAST")
+    }
+
+    /// Whether it is on with this word.
+    pub(super) fn says(&self, word: &[u8]) -> bool {
         let said = self.said.iter().flatten();
-        said.into_iter()
-            .any(|arg| arg.eq_ignore_ascii_case(b"BCAST"))
+        said.into_iter().any(|arg| arg.eq_ignore_ascii_case(word))
     }
 
     /// The node agreed.
-    fn answered(&mut self, tracking: Tracking) {
+    pub(super) fn answered(&mut self, tracking: Tracking) {
         if tracking.off {
             *self = Tracked::default();
             return;
@@ -195,6 +199,9 @@ pub(super) fn tracking(worker: &mut Worker, index: usize, args: &[&[u8]]) -> Res
         Ok(tracking) => tracking,
         Err(words) => return Ok(error(worker, index, words)),
     };
+    if worker.sessions[index].cluster.is_some() {
+        return worker.track(index, tracking);
+    }
     if let Some(target) = tracking.target {
         // Its queue must be empty when the lane is aimed.
         if session.inflight > 0 {
@@ -259,7 +266,7 @@ impl Worker {
             pin.tracking.aimed_at = asked.and(aimed_at);
         }
         let target = pin.tracking.target;
-        pin.show(&me);
+        session.show();
         for other in [before, asked].into_iter().flatten() {
             if Some(other) != target {
                 self.no_longer_redirects(me.id, other);

@@ -336,9 +336,15 @@ impl Worker {
     /// One user of a shared lane less.
     pub(super) fn leave_lane(&mut self, lane: usize) {
         let now = self.now;
-        let lane = &mut self.lanes[lane];
-        lane.users -= 1;
-        lane.idle_since = now;
+        let state = &mut self.lanes[lane];
+        state.users -= 1;
+        state.idle_since = now;
+        if state.key.tracks_for.is_some() {
+            // Nobody else can use it, and the node would go on to tell it of keys.
+            state.close = true;
+            state.wake_task();
+            self.forget_lane(lane);
+        }
     }
 
     /// Makes a lane; its task starts after this turn.

@@ -1,6 +1,9 @@
 """redis-py's RedisCluster: to it pointsman is a cluster of one node (see tests/cluster/clients.rs)."""
 import sys
+import time
 
+from redis import Redis
+from redis.cache import CacheConfig
 from redis.cluster import RedisCluster
 
 port = int(sys.argv[1])
@@ -30,4 +33,17 @@ for protocol in (2, 3):
     pubsub.close()
     c.flushall()
     c.close()
+
+# A client that knows nothing of clusters, with a cache. It has none with older servers.
+writer = Redis("127.0.0.1", port)
+if [int(n) for n in writer.info()["redis_version"].split(".")] >= [7, 4]:
+    cached = Redis("127.0.0.1", port, protocol=3, decode_responses=True, cache_config=CacheConfig())
+    for value in ("1", "2", "3"):
+        for key in ("foo", "bar", "qux"):
+            writer.set(key, value)
+            deadline = time.monotonic() + 10
+            while cached.get(key) != value:
+                assert time.monotonic() < deadline, "the cache is stale"
+    assert cached.get_cache().size == 3
+    cached.close()
 print("ok")

@@ -65,6 +65,7 @@ async fn libraries_work_with_a_cluster_of_one_node() {
             "python/pin",
         ),
         ("ioredis_cluster.js", "node".into(), "node/pin"),
+        ("node_redis_cluster.js", "node".into(), "node/pin"),
     ] {
         if !cache.join(installed).exists() {
             eprintln!("NOT RUN: {name} needs its library; see what scripts/clients.sh says");

@@ -5,3 +5,4 @@ mod commands;
 mod failover;
 mod reshard;
 mod scene;
+mod tracking;

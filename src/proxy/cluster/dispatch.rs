@@ -29,6 +29,22 @@ impl Worker {
         frame: &[u8],
         rest: &[u8],
     ) -> Result<Step, Park> {
+        let step = self.dispatch_to_shards(index, command, special, request, frame, rest)?;
+        if special != Special::Client {
+            self.end_caching(index);
+        }
+        Ok(step)
+    }
+
+    fn dispatch_to_shards(
+        &mut self,
+        index: usize,
+        command: Option<&'static Command>,
+        special: Special,
+        request: &Request,
+        frame: &[u8],
+        rest: &[u8],
+    ) -> Result<Step, Park> {
         self.adopt_map(index)?;
         let reach = reach(request, frame);
         let slot = slot_of(reach, request, frame);
@@ -42,6 +58,11 @@ impl Worker {
             if let Some(reason) = command.and_then(|c| refused(c, request, frame)) {
                 self.refuse(index, reason);
                 return Ok(Step::Next);
+            }
+            if special == Special::Client
+                && let Some(step) = self.about_tracking(index, alone, request, frame)?
+            {
+                return Ok(step);
             }
             let session = &self.sessions[index];
             if let Some(answer) =
@@ -90,7 +111,7 @@ impl Worker {
         if ordered > 0 || alone && self.sessions[index].pin.is_none() {
             return Err(Park::Drained);
         }
-        if let Some(reason) = not_in_a_cluster(special, request, frame) {
+        if let Some(reason) = self.not_in_a_cluster(index, special, request, frame) {
             self.refuse_queued(index, reason);
             return Ok(Step::Next);
         }
@@ -217,6 +238,37 @@ impl Worker {
         }
     }
 
+    /// What needs one connection to all data, or to those of the session together.
+    fn not_in_a_cluster(
+        &self,
+        index: usize,
+        special: Special,
+        request: &Request,
+        frame: &[u8],
+    ) -> Option<&'static str> {
+        if special != Special::Client {
+            return None;
+        }
+        let session = &self.sessions[index];
+        let queues = session.pin.as_ref().is_some_and(|pin| pin.tx.is_some());
+        let tracks = session.key.tracks_for.is_some();
+        let on = request
+            .arg(frame, 2)
+            .is_some_and(|word| word.eq_ignore_ascii_case(b"ON"));
+        match request.arg(frame, 1)?.to_ascii_uppercase().as_slice() {
+            b"TRACKING" if queues => {
+                Some("CLIENT TRACKING is not carried inside MULTI to a cluster")
+            }
+            b"CACHING" | b"TRACKINGINFO" | b"GETREDIR" if queues && tracks => {
+                Some("what is about tracking is not carried inside MULTI to a cluster")
+            }
+            b"NO-TOUCH" if on => {
+                Some("CLIENT NO-TOUCH is not carried to a cluster: the keys are on several nodes")
+            }
+            _ => None,
+        }
+    }
+
     /// Answers with an error of the server's; inside of MULTI, EXEC must fail then.
     fn refuse_with(&mut self, index: usize, error: &[u8]) {
         self.reply_local(index, error);
@@ -249,25 +301,5 @@ fn slot_of(reach: Reach, request: &Request, frame: &[u8]) -> Option<u16> {
             u16::try_from(slot).ok().filter(|slot| *slot < 16_384)
         }
         Reach::Any | Reach::All(_) | Reach::Scan => None,
-    }
-}
-
-/// What needs one connection to all data.
-fn not_in_a_cluster(special: Special, request: &Request, frame: &[u8]) -> Option<&'static str> {
-    if special != Special::Client {
-        return None;
-    }
-    let word = request.arg(frame, 1)?.to_ascii_uppercase();
-    let on = request
-        .arg(frame, 2)
-        .is_some_and(|word| word.eq_ignore_ascii_case(b"ON"));
-    match word.as_slice() {
-        b"TRACKING" if on => {
-            Some("CLIENT TRACKING is not carried to a cluster: the keys are on several nodes")
-        }
-        b"NO-TOUCH" if on => {
-            Some("CLIENT NO-TOUCH is not carried to a cluster: the keys are on several nodes")
-        }
-        _ => None,
     }
 }

@@ -183,15 +183,31 @@ impl Worker {
         &mut self,
         index: usize,
         lane: usize,
-        part: Part,
+        mut part: Part,
         class: Replay,
         frame: &[u8],
     ) {
-        let serial = self.sessions[index].serial;
+        let session = &self.sessions[index];
+        let serial = session.serial;
         let of = SessionRef { index, serial };
+        let caching = session.cluster.as_ref().and_then(|c| c.caching());
+        let cached;
+        let frame = match caching {
+            // It may begin anew elsewhere, which is for one command only.
+            Some(_) if matches!(part.sort, Sort::Scan(..)) => {
+                self.forget_behind(of, part.place);
+                frame
+            }
+            Some(words) => {
+                part.caching = words;
+                cached = [words, frame].concat();
+                &cached
+            }
+            None => frame,
+        };
         let mut entry = Entry::new(of, frame.len(), class, self.now, Kind::Plain);
         entry.replies = part.replies();
-        entry.skip = u32::from(part.asking);
+        entry.skip = part.eaten();
         entry.kind = Kind::Part(Box::new(part));
         self.push_entry(lane, entry, frame);
     }
@@ -215,6 +231,7 @@ pub(super) fn part(place: u64, piece: u16, slot: Option<u16>, sort: Sort) -> Par
         slot,
         redirects: 0,
         asking: false,
+        caching: b"",
         sort,
     }
 }

@@ -28,7 +28,7 @@ pub enum Reach {
     Slot(usize),
 }
 
-/// How the replies of several shards become one. An error of any of them is the reply.
+/// How the replies of several shards become one. An error of any of them is the reply, but for [`Join::Done`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Join {
     /// The sum.
@@ -43,6 +43,8 @@ pub enum Join {
     NotNull,
     /// Element by element the smallest number.
     Least,
+    /// `OK` when all have answered, whatever they say.
+    Done,
 }
 
 /// Commands without a key, in the order of the alphabet. What is not here and nowhere below has its first
