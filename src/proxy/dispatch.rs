@@ -55,7 +55,7 @@ impl Worker {
             return Step::Park(Park::Crowded);
         }
         if backend.bytes >= backend.plan.settings.hold_bytes {
-            return Step::Park(Park::Starved);
+            return Step::Park(Park::Starved(session.backend));
         }
         if session.out.len() > self.settings.client_reply_high_water {
             return Step::Park(Park::Slow);

@@ -32,8 +32,8 @@ pub(super) enum Park {
     Drained,
     /// So many requests are on their way that some must be answered first.
     Crowded,
-    /// The backend holds as many bytes as it may.
-    Starved,
+    /// This backend, or shard of it, holds as many bytes as it may.
+    Starved(usize),
     /// The client does not read its replies.
     Slow,
 }
@@ -97,7 +97,7 @@ pub(super) struct Session {
     pub(super) dirty: bool,
     /// Whether it is in the worker's list of sessions to look at again.
     pub(super) woken: bool,
-    /// Whether it is in the backend's list of starved sessions.
+    /// Whether it is in a backend's list of starved sessions.
     pub(super) starved: bool,
 }
 

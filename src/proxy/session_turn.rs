@@ -37,8 +37,8 @@ impl Worker {
                         // What it sent behind the command it waits in would not run in Redis either.
                         self.client_left(index);
                     }
-                    if self.sessions[index].park == Park::Starved {
-                        self.list_starved(index);
+                    if let Park::Starved(backend) = self.sessions[index].park {
+                        self.list_starved(index, backend);
                     }
                     break;
                 }
@@ -115,12 +115,14 @@ impl Worker {
 
     fn may_go_on(&self, index: usize) -> bool {
         let session = &self.sessions[index];
-        let backend = &self.backends[session.backend];
         match session.park {
             Park::No => true,
             Park::Drained => session.inflight == 0,
             Park::Crowded => session.inflight <= session.window / 2,
-            Park::Starved => backend.bytes < backend.plan.settings.hold_bytes,
+            Park::Starved(backend) => {
+                let backend = &self.backends[backend];
+                backend.bytes < backend.plan.settings.hold_bytes
+            }
             Park::Slow => session.out.len() <= self.settings.client_reply_high_water / 2,
         }
     }
@@ -283,20 +285,20 @@ impl Worker {
 
     fn park(&mut self, index: usize, why: Park) {
         self.sessions[index].park = why;
-        if why == Park::Starved {
-            self.list_starved(index);
+        if let Park::Starved(backend) = why {
+            self.list_starved(index, backend);
         }
     }
 
     /// The session is woken when there is room for requests again.
-    fn list_starved(&mut self, index: usize) {
+    fn list_starved(&mut self, index: usize, backend: usize) {
         let session = &mut self.sessions[index];
         if !std::mem::replace(&mut session.starved, true) {
             let of = SessionRef {
                 index,
                 serial: session.serial,
             };
-            self.backends[session.backend].starved.push(of);
+            self.backends[backend].starved.push(of);
         }
     }
 

@@ -6,7 +6,7 @@ use pointsman::lab::sharded::NODE_TIMEOUT;
 use pointsman::lab::{ErrorClass, Kind, TrafficOptions, Verdict};
 use pointsman::topology::{FailoverReport, Fault, Outcome};
 
-use crate::scene::{SOON, Scene};
+use crate::scene::{SOON, Scene, ask, hear};
 
 fn assert_the_promise_was_kept(verdict: &Verdict) {
     let total = verdict.total();
@@ -113,12 +113,12 @@ const SLOW_MACHINE: Duration = Duration::from_millis(500);
 async fn the_pause_is_the_clusters_own_election_and_hardly_more() {
     let scene = Scene::start().await;
     let mut client = scene.client().await;
-    assert_eq!(crate::scene::ask(&mut client, "SET foo 1").await, "OK");
+    assert_eq!(ask(&mut client, "SET foo 1").await, "OK");
     let victim = scene.node_of("foo").await;
     scene.cluster.node(victim).kill();
     let began = pointsman::clock::now();
     let through = async {
-        let reply = crate::scene::ask(&mut client, "SET foo 2").await;
+        let reply = ask(&mut client, "SET foo 2").await;
         (reply, pointsman::clock::now())
     };
     // As soon as the replica takes a write itself, the election is over.
@@ -189,11 +189,41 @@ async fn a_request_that_finds_no_shard_waits_and_then_says_that_it_did_not_run()
     scene.cluster.node(victim).kill();
     let mut client = scene.client().await;
     let began = pointsman::clock::now();
-    let reply = crate::scene::ask(&mut client, "SET foo 1").await;
+    let reply = ask(&mut client, "SET foo 1").await;
     assert!(
         reply.contains("not executed") || reply.contains("CLUSTERDOWN"),
         "{reply}"
     );
     let took = pointsman::clock::now().since(began);
     assert!(took < Duration::from_secs(8), "{took:?}");
+}
+
+#[tokio::test]
+async fn a_shard_that_holds_as_much_as_it_may_stops_nobody_else() {
+    let scene = Scene::with(|options| options.requests = "hold_bytes = 65536".into()).await;
+    let (mut full, mut other) = (scene.client().await, scene.client().await);
+    let slow = scene.node_of("bar").await;
+    assert_eq!(ask(&mut other, "SET foo 1").await, "OK");
+    scene.cluster.node(slow).stop();
+    let value = "x".repeat(8 * 1024);
+    for _ in 0..40 {
+        full.send(&["SET", "bar", &value]).await.unwrap();
+    }
+    for _ in 0..100 {
+        assert_eq!(ask(&mut other, "GET foo").await, "1");
+    }
+    scene.cluster.node(slow).cont();
+    for _ in 0..40 {
+        assert_eq!(hear(&mut full).await, "OK");
+    }
+}
+
+#[tokio::test]
+async fn what_is_for_every_shard_is_refused_while_none_is_known() {
+    let scene = Scene::start_while_all_nodes_are_down().await;
+    for request in ["DBSIZE", "SCAN 0", "CLIENT TRACKING ON"] {
+        let mut client = scene.client().await;
+        let reply = ask(&mut client, request).await;
+        assert!(reply.contains("not executed"), "{request}: {reply}");
+    }
 }

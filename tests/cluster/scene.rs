@@ -36,14 +36,26 @@ impl Scene {
         Scene::behind(cluster.await.unwrap(), give).await
     }
 
-    async fn behind(cluster: Sharded, change: impl FnOnce(&mut PointsmanOptions)) -> Scene {
-        let mut options = PointsmanOptions {
-            program: Some(env!("CARGO_BIN_EXE_pointsman").into()),
-            cluster: true,
-            proxy: "workers = 1".into(),
-            // Two are enough to find the others.
-            ..PointsmanOptions::in_front_of(cluster.addresses()[..2].to_vec())
+    /// pointsman listens, and none of its nodes does.
+    pub async fn start_while_all_nodes_are_down() -> Scene {
+        let cluster = Sharded::start(Server::program()).await.unwrap();
+        cluster.nodes().iter().for_each(Server::kill);
+        let pointsman = Pointsman::start(&options(&cluster)).unwrap();
+        let connects = async || match pointsman.client(None).await {
+            Ok(_) => Ok(()),
+            Err(error) => Err(error.to_string()),
         };
+        let connected = pointsman::lab::until("a connection", SOON, connects);
+        connected.await.unwrap();
+        Scene {
+            pointsman,
+            cluster,
+            traffic: None,
+        }
+    }
+
+    async fn behind(cluster: Sharded, change: impl FnOnce(&mut PointsmanOptions)) -> Scene {
+        let mut options = options(&cluster);
         change(&mut options);
         let pointsman = Pointsman::start_ready(&options).await.unwrap();
         Scene {
@@ -97,6 +109,17 @@ impl Scene {
     pub fn assert_log_is_clean(&self) {
         let lines = self.pointsman.unexpected_log_lines(EXPECTED);
         assert!(lines.is_empty(), "{}", lines.join("\n"));
+    }
+}
+
+/// pointsman in front of this cluster.
+fn options(cluster: &Sharded) -> PointsmanOptions {
+    PointsmanOptions {
+        program: Some(env!("CARGO_BIN_EXE_pointsman").into()),
+        cluster: true,
+        proxy: "workers = 1".into(),
+        // Two are enough to find the others.
+        ..PointsmanOptions::in_front_of(cluster.addresses()[..2].to_vec())
     }
 }
 

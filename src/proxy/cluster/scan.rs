@@ -9,7 +9,7 @@ use super::super::parts::Sort;
 use super::super::scans::Iteration;
 use super::super::session::Park;
 use super::super::worker::Worker;
-use super::spread::part;
+use super::spread::{NO_SHARD, part};
 use crate::resp::{Limits, OwnError, Replay, Request, RequestScanner, encode_request};
 
 /// Bits of the cursor that hold the number.
@@ -26,7 +26,8 @@ impl Worker {
     ) -> Result<Step, Park> {
         let shards = self.serving(index);
         if shards.is_empty() {
-            return Err(Park::Starved);
+            self.refuse(index, NO_SHARD);
+            return Ok(Step::Next);
         }
         let cursor = request
             .arg(frame, 1)

@@ -13,6 +13,10 @@ use super::super::worker::Worker;
 use crate::resp::command::{Join, Reach};
 use crate::resp::{Replay, Request, Special, encode_request, key_slot};
 use crate::topology::Gate;
+
+/// What cannot wait in the lane of a shard, while there is none.
+pub(super) const NO_SHARD: &str = "no shard of the cluster is known yet";
+
 impl Worker {
     pub(super) fn send_parts(
         &mut self,
@@ -108,8 +112,8 @@ impl Worker {
     ) -> Result<Step, Park> {
         let mut shards = self.serving(index);
         if shards.is_empty() {
-            // Nothing is known of the cluster yet.
-            return Err(Park::Starved);
+            self.refuse(index, NO_SHARD);
+            return Ok(Step::Next);
         }
         if join == Join::NotNull {
             let turn = self.now.as_millis() as usize % shards.len();
@@ -130,10 +134,11 @@ impl Worker {
     }
 
     pub(super) fn has_room(&self, lane: usize) -> Result<(), Park> {
-        let backend = &self.backends[self.lanes[lane].backend];
+        let at = self.lanes[lane].backend;
+        let backend = &self.backends[at];
         match backend.bytes < backend.plan.settings.hold_bytes {
             true => Ok(()),
-            false => Err(Park::Starved),
+            false => Err(Park::Starved(at)),
         }
     }
 

@@ -18,7 +18,7 @@ use super::super::session::{Park, ReplyMode, Session};
 use super::super::tracking::{Tracked, Tracking};
 use super::super::worker::Worker;
 use super::ClusterSession;
-use super::spread::part;
+use super::spread::{NO_SHARD, part};
 use crate::resp::command::Join;
 use crate::resp::reply::first_element;
 use crate::resp::{Replay, Request};
@@ -107,7 +107,7 @@ impl Worker {
         }
         let Some(lane) = self.tracking_lane(index) else {
             self.untrack(index);
-            self.refuse(index, "no node of the cluster has answered yet");
+            self.refuse(index, NO_SHARD);
             return Ok(Step::Next);
         };
         self.sessions[index].moving = true;
