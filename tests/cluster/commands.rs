@@ -162,6 +162,7 @@ async fn errors_are_those_of_redis(client: &mut Client) {
         ("SCAN x", "invalid cursor"),
         ("nonsense foo", "unknown command"),
         ("CLUSTER FORGET x", "can not be changed"),
+        ("CLIENT NO-TOUCH ON", "several nodes"),
     ] {
         let reply = ask(client, request).await;
         assert!(reply.contains(error), "{request}: {reply}");

@@ -3,7 +3,7 @@
 use std::cell::Cell;
 use std::collections::{HashMap, VecDeque};
 
-use pointsman::lab::{Client, Data, Value};
+use pointsman::lab::{Client, Data, Protocol, Value};
 use pointsman::resp::key_slot;
 
 use crate::scene::{SOON, Scene, ask, hear, message, send};
@@ -398,6 +398,53 @@ async fn a_cache_is_dropped_when_a_slot_moves() {
     ask(&mut reader, "GET foo").await;
     assert_eq!(ask(&mut writer, "SET foo new").await, "OK");
     while message(&mut reader).await != invalidated("foo") {}
+    scene.assert_log_is_clean();
+}
+
+#[tokio::test]
+async fn a_client_that_becomes_somebody_else_tracks_on_as_far_as_it_may() {
+    let scene = Scene::locked("secret").await;
+    let without = [
+        "ACL",
+        "SETUSER",
+        "ann",
+        "on",
+        ">pw",
+        "~*",
+        "&*",
+        "+@all",
+        "-client|tracking",
+    ];
+    for node in scene.cluster.nodes() {
+        assert!(node.cli(&without).await.unwrap().is_ok());
+    }
+    let mut writer = scene.client().await;
+    assert_eq!(ask(&mut writer, "AUTH secret").await, "OK");
+    let mut reader = scene.client().await;
+    assert_eq!(ask(&mut reader, "AUTH secret").await, "OK");
+    reader.hello(Protocol::Resp3).await.unwrap();
+    assert_eq!(ask(&mut reader, "CLIENT TRACKING ON").await, "OK");
+    for round in 0..2 {
+        for key in KEYS {
+            ask(&mut reader, &format!("GET {key}")).await;
+            assert_eq!(ask(&mut writer, &format!("SET {key} {round}")).await, "OK");
+            while message(&mut reader).await != invalidated(key) {}
+        }
+        answers(&mut reader, "AUTH secret", "OK").await;
+        is_told_to_forget(&mut reader).await;
+    }
+    assert_eq!(ask(&mut reader, "AUTH ann pw").await, "OK");
+    for key in KEYS {
+        let refused = ask(&mut reader, &format!("GET {key}")).await;
+        assert!(refused.contains("NOPERM"), "{refused}");
+    }
+    assert_eq!(ask(&mut reader, "AUTH secret").await, "OK");
+    assert_eq!(ask(&mut reader, "MGET foo bar qux").await, "[1, 1, 1]");
+    let mut ann = scene.client().await;
+    assert_eq!(ask(&mut ann, "AUTH ann pw").await, "OK");
+    let refused = ask(&mut ann, "CLIENT TRACKING ON").await;
+    assert!(refused.contains("NOPERM"), "{refused}");
+    assert_eq!(ask(&mut ann, "GET foo").await, "1");
     scene.assert_log_is_clean();
 }
 
