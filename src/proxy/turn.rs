@@ -2,9 +2,11 @@
 //! written, each connection once.
 
 use std::cell::RefCell;
+use std::future::poll_fn;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
+use std::task::{Poll, Waker};
 
 use rustix::event::epoll::Event;
 use tokio::io::unix::AsyncFd;
@@ -16,24 +18,30 @@ use crate::clock;
 /// The turns of the worker: each takes all that is ready.
 pub(super) async fn serve_sockets(worker: Rc<RefCell<Worker>>, ready: AsyncFd<Poller>) {
     let mut events = Vec::new();
-    let busy = worker.borrow().busy.clone();
     loop {
-        tokio::select! {
-            biased;
-            guard = ready.readable() => {
+        let turn = poll_fn(|cx| {
+            let mut worker = worker.borrow_mut();
+            let mut guard = match ready.poll_read_ready(cx) {
+                Poll::Ready(Ok(guard)) => Some(guard),
                 // Only when the runtime ends.
-                let Ok(mut guard) = guard else { return };
-                if worker.borrow_mut().turn(&mut events) {
-                    // Others of this thread get their turn as well.
-                    tokio::task::yield_now().await;
-                } else {
-                    guard.clear_ready();
+                Poll::Ready(Err(_)) => return Poll::Ready(None),
+                Poll::Pending if worker.again.is_empty() => {
+                    worker.turns_by(cx.waker());
+                    return Poll::Pending;
                 }
+                Poll::Pending => None,
+            };
+            let more = worker.turn(&mut events);
+            if let Some(guard) = guard.as_mut().filter(|_| !more) {
+                guard.clear_ready();
             }
-            () = busy.notified() => {
-                worker.borrow_mut().turn(&mut events);
-                tokio::task::yield_now().await;
-            }
+            Poll::Ready(Some(more || !worker.again.is_empty()))
+        });
+        match turn.await {
+            None => return,
+            // Others of this thread get their turn as well.
+            Some(true) => tokio::task::yield_now().await,
+            Some(false) => {}
         }
     }
 }
@@ -87,6 +95,13 @@ impl Worker {
         more
     }
 
+    /// The task of the turns waits, and is woken where sockets are left for the next one.
+    fn turns_by(&mut self, waker: &Waker) {
+        if !self.turns.as_ref().is_some_and(|w| w.will_wake(waker)) {
+            self.turns = Some(waker.clone());
+        }
+    }
+
     fn session_of(&self, token: Token) -> Option<usize> {
         let Token::Session(index, _) = token else {
             return None;
@@ -110,8 +125,10 @@ impl Worker {
             self.write_lanes();
             self.flush_dirty();
             if self.woken.is_empty() {
-                if !self.again.is_empty() {
-                    self.busy.notify_one();
+                if !self.again.is_empty()
+                    && let Some(turns) = &self.turns
+                {
+                    turns.wake_by_ref();
                 }
                 return;
             }

@@ -6,6 +6,7 @@ use std::collections::HashMap;
 use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::task::Waker;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -66,8 +67,8 @@ pub(super) struct Worker {
     pub(super) woken: Vec<usize>,
     /// Sockets with more to read, left for the next turn so that the others get theirs.
     pub(super) again: Vec<Token>,
-    /// Told when there are such sockets.
-    pub(super) busy: Rc<Notify>,
+    /// The task of the turns, woken when there are such sockets.
+    pub(super) turns: Option<Waker>,
     /// Lanes that were made and have no task yet.
     pub(super) new_lanes: Vec<usize>,
     pub(super) spawner: Rc<Notify>,
@@ -270,7 +271,7 @@ impl Worker {
             to_write: Vec::new(),
             woken: Vec::new(),
             again: Vec::new(),
-            busy: Rc::default(),
+            turns: None,
             new_lanes: Vec::new(),
             spawner: Rc::default(),
             detained: Vec::new(),
