@@ -6,7 +6,7 @@ use pointsman::lab::sharded::NODE_TIMEOUT;
 use pointsman::lab::{ErrorClass, Kind, TrafficOptions, Verdict};
 use pointsman::topology::{FailoverReport, Fault, Outcome};
 
-use crate::scene::{SOON, Scene};
+use crate::scene::{SOON, Scene, ask};
 
 fn assert_the_promise_was_kept(verdict: &Verdict) {
     let total = verdict.total();
@@ -21,7 +21,7 @@ fn assert_no_error_at_all(verdict: &Verdict) {
 
 #[tokio::test]
 async fn clients_of_every_kind_ride_through_a_killed_primary() {
-    let mut scene = Scene::start().await;
+    let mut scene = Scene::brittle().await;
     scene.traffic().await;
     let victim = scene.node_of("foo").await;
     scene.cluster.node(victim).kill();
@@ -83,7 +83,7 @@ async fn gate_is_shown(scene: &Scene, value: f64) {
 
 #[tokio::test]
 async fn requests_that_may_be_replayed_see_no_error_when_a_primary_is_killed() {
-    let mut scene = Scene::start().await;
+    let mut scene = Scene::brittle().await;
     let options = TrafficOptions {
         clients: vec![(Kind::Reader, 4), (Kind::Setter, 4)],
         ..TrafficOptions::every_kind(scene.pointsman.address())
@@ -111,14 +111,14 @@ const SLOW_MACHINE: Duration = Duration::from_millis(500);
 
 #[tokio::test]
 async fn the_pause_is_the_clusters_own_election_and_hardly_more() {
-    let scene = Scene::start().await;
+    let scene = Scene::brittle().await;
     let mut client = scene.client().await;
-    assert_eq!(crate::scene::ask(&mut client, "SET foo 1").await, "OK");
+    assert_eq!(ask(&mut client, "SET foo 1").await, "OK");
     let victim = scene.node_of("foo").await;
     scene.cluster.node(victim).kill();
     let began = pointsman::clock::now();
     let through = async {
-        let reply = crate::scene::ask(&mut client, "SET foo 2").await;
+        let reply = ask(&mut client, "SET foo 2").await;
         (reply, pointsman::clock::now())
     };
     // As soon as the replica takes a write itself, the election is over.
@@ -138,7 +138,7 @@ async fn the_pause_is_the_clusters_own_election_and_hardly_more() {
 
 #[tokio::test]
 async fn a_primary_that_hangs_is_replaced_and_reaches_nobody_when_it_wakes_up() {
-    let mut scene = Scene::start().await;
+    let mut scene = Scene::brittle().await;
     scene.traffic().await;
     let victim = scene.node_of("foo").await;
     scene.cluster.node(victim).stop();
@@ -189,7 +189,7 @@ async fn a_request_that_finds_no_shard_waits_and_then_says_that_it_did_not_run()
     scene.cluster.node(victim).kill();
     let mut client = scene.client().await;
     let began = pointsman::clock::now();
-    let reply = crate::scene::ask(&mut client, "SET foo 1").await;
+    let reply = ask(&mut client, "SET foo 1").await;
     assert!(
         reply.contains("not executed") || reply.contains("CLUSTERDOWN"),
         "{reply}"

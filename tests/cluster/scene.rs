@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use pointsman::lab::{
-    Client, Pointsman, PointsmanOptions, Protocol, Server, Sharded, Traffic, TrafficOptions, Value,
-    Verdict, judge,
+    Client, Pointsman, PointsmanOptions, Protocol, Server, Sharded, ShardedOptions, Traffic,
+    TrafficOptions, Value, Verdict, judge,
 };
 use pointsman::resp::key_slot;
 
@@ -21,22 +21,32 @@ pub struct Scene {
 }
 
 impl Scene {
+    /// Where no primary is replaced, however busy the machine is.
     pub async fn start() -> Scene {
         Scene::with(|_| {}).await
     }
 
     pub async fn with(change: impl FnOnce(&mut PointsmanOptions)) -> Scene {
-        Scene::behind(Sharded::start(Server::program()).await.unwrap(), change).await
+        Scene::behind(ShardedOptions::default().patient(), change).await
+    }
+
+    /// Where the cluster replaces a primary soon.
+    pub async fn brittle() -> Scene {
+        Scene::behind(ShardedOptions::default(), |_| {}).await
     }
 
     /// With a password at every node.
     pub async fn locked(password: &str) -> Scene {
-        let cluster = Sharded::with_password(Server::program(), Some(password));
+        let cluster = ShardedOptions {
+            password: Some(password.to_owned()),
+            ..ShardedOptions::default().patient()
+        };
         let give = |options: &mut PointsmanOptions| options.password = Some(password.to_owned());
-        Scene::behind(cluster.await.unwrap(), give).await
+        Scene::behind(cluster, give).await
     }
 
-    async fn behind(cluster: Sharded, change: impl FnOnce(&mut PointsmanOptions)) -> Scene {
+    async fn behind(cluster: ShardedOptions, change: impl FnOnce(&mut PointsmanOptions)) -> Scene {
+        let cluster = Sharded::start(cluster).await.unwrap();
         let mut options = PointsmanOptions {
             program: Some(env!("CARGO_BIN_EXE_pointsman").into()),
             cluster: true,
@@ -98,6 +108,16 @@ impl Scene {
         let lines = self.pointsman.unexpected_log_lines(EXPECTED);
         assert!(lines.is_empty(), "{}", lines.join("\n"));
     }
+}
+
+/// Whether the server is older than that, and says so.
+pub fn older_than(needed: (u16, u16), what: &str) -> bool {
+    let (_, version) = Server::version().expect("it tells its version");
+    let old = version < needed;
+    if old {
+        eprintln!("NOT RUN: {what} needs Redis {needed:?}, this is {version:?}");
+    }
+    old
 }
 
 /// Sends a request written as words and returns the reply as text.
