@@ -8,6 +8,7 @@
 //! overtakes what was sent elsewhere.
 
 mod dispatch;
+mod home;
 mod scan;
 mod spread;
 

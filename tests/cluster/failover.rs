@@ -6,7 +6,7 @@ use pointsman::lab::sharded::NODE_TIMEOUT;
 use pointsman::lab::{ErrorClass, Kind, TrafficOptions, Verdict};
 use pointsman::topology::{FailoverReport, Fault, Outcome};
 
-use crate::scene::{SOON, Scene, ask};
+use crate::scene::{SOON, Scene, ask, hear, send};
 
 fn assert_the_promise_was_kept(verdict: &Verdict) {
     let total = verdict.total();
@@ -148,6 +148,44 @@ async fn a_primary_that_hangs_is_replaced_and_reaches_nobody_when_it_wakes_up() 
     scene.progress(30).await;
     let verdict = scene.judged().await;
     assert_the_promise_was_kept(&verdict);
+    scene.assert_log_is_clean();
+}
+
+#[tokio::test]
+async fn who_asks_about_no_key_is_answered_by_a_node_that_stood_still_or_by_another() {
+    let scene = Scene::start().await;
+    let (mut waits, mut goes_on) = (scene.client().await, scene.client().await);
+    for client in [&mut waits, &mut goes_on] {
+        assert_eq!(ask(client, "PUBLISH ch 1").await, "0");
+    }
+    let home = scene.home().await;
+    let node = scene.cluster.find(&home).expect("one of the nodes");
+    node.stop();
+    // It may have run, as only that node can tell.
+    send(&mut waits, "PUBLISH ch 2").await;
+    // Answered by pointsman: what came before it is on its way.
+    assert_eq!(ask(&mut goes_on, "CLUSTER KEYSLOT foo").await, "12182");
+    send(&mut waits, "PUBLISH ch 3").await;
+    assert_eq!(ask(&mut goes_on, "PUBLISH ch 4").await, "0");
+    assert_ne!(scene.home().await, home);
+    assert_eq!(ask(&mut goes_on, "PING").await, "PONG");
+    node.cont();
+    assert_eq!(hear(&mut waits).await, "0");
+    assert_eq!(hear(&mut waits).await, "0");
+    assert_eq!(ask(&mut waits, "PUBLISH ch 5").await, "0");
+    scene.assert_log_is_clean();
+}
+
+#[tokio::test]
+async fn a_node_that_stands_still_is_not_waited_for_for_ever() {
+    let scene = Scene::with(|options| options.requests = "hold_timeout = \"1500ms\"".into()).await;
+    let mut client = scene.client().await;
+    assert_eq!(ask(&mut client, "PUBLISH ch 1").await, "0");
+    let home = scene.home().await;
+    scene.cluster.find(&home).expect("one of the nodes").stop();
+    let reply = ask(&mut client, "PUBLISH ch 2").await;
+    assert!(reply.contains("outcome unknown"), "{reply}");
+    assert_eq!(ask(&mut client, "PUBLISH ch 3").await, "0");
     scene.assert_log_is_clean();
 }
 

@@ -7,6 +7,7 @@ use pointsman::lab::{
     TrafficOptions, Value, Verdict, judge,
 };
 use pointsman::resp::key_slot;
+use pointsman::topology::NodeId;
 
 /// For what should take a moment.
 pub const SOON: Duration = Duration::from_secs(30);
@@ -96,6 +97,12 @@ impl Scene {
         let traffic = self.traffic.take().expect("traffic was started");
         let mut client = self.client().await;
         judge(&traffic.stop(&mut client).await.unwrap())
+    }
+
+    /// The node that answers what is about no key.
+    pub async fn home(&self) -> NodeId {
+        let topology = self.pointsman.topology().await.unwrap();
+        topology.primary.expect("there is one").node
     }
 
     /// The node that serves this key.
