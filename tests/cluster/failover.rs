@@ -191,7 +191,7 @@ async fn a_node_that_stands_still_is_not_waited_for_for_ever() {
 
 #[tokio::test]
 async fn a_planned_failover_is_no_error_for_what_may_be_sent_again() {
-    let mut scene = Scene::start().await;
+    let mut scene = Scene::for_a_handover().await;
     scene.traffic().await;
     let before = scene.node_of("foo").await;
     let replica = scene.cluster.partner(before);

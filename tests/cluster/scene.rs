@@ -36,6 +36,16 @@ impl Scene {
         Scene::behind(ShardedOptions::default(), |_| {}).await
     }
 
+    /// Where a replica is told to take over: when it fails, nobody votes for it again for twice that long, and it
+    /// does not ask for twice that again.
+    pub async fn for_a_handover() -> Scene {
+        let cluster = ShardedOptions {
+            node_timeout: Duration::from_secs(5),
+            ..ShardedOptions::default()
+        };
+        Scene::behind(cluster, |_| {}).await
+    }
+
     /// With a password at every node.
     pub async fn locked(password: &str) -> Scene {
         let cluster = ShardedOptions {
