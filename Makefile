@@ -31,7 +31,7 @@ test: ## all tests, with real redis-server processes
 
 test-servers: ## the tests that matter, on Redis 6.0 and 8.0 and Valkey 8.1
 	@scripts/setup.sh test
-	@WITH_SENTINEL=1 scripts/servers.sh test || [ $$? = 77 ]
+	@WITH_ALL=1 scripts/servers.sh test || [ $$? = 77 ]
 
 bench: ## micro benches, traffic against direct Redis, and the failover bench
 	@scripts/setup.sh test

@@ -14,6 +14,8 @@ servers=${XDG_CACHE_HOME:-$HOME/.cache}/pointsman/servers
 
 # What a server does differently shows in these: its commands, its protocol, its replication.
 TESTS="command_table request_rules control_nodes control_failover data_plane differential"
+# Of tests/cluster, the rest of which moves many slots or waits for elections.
+CLUSTER="commands:: failover::a_planned reshard::a_s"
 # Of the differential test; all of them only on this machine's own server.
 SEEDS=0..100
 
@@ -119,11 +121,20 @@ test_on() {
     say "tests on $1"
     targets=
     for test in $TESTS; do targets="$targets --test $test"; done
-    # Its tests wait for seconds all the time: not in every run.
-    [ -z "${WITH_SENTINEL:-}" ] || [ "$1" = redis-6.0 ] || targets="$targets --test sentinel"
+    # What waits for seconds all the time is not in every run.
+    cluster=$CLUSTER
+    if [ -n "${WITH_ALL:-}" ] && [ "$1" != redis-6.0 ]; then
+        cluster=
+        targets="$targets --test sentinel"
+    fi
+    export DIFF_SEEDS=$SEEDS REDIS_SERVER="$servers/$1/server"
+    failed=
     # shellcheck disable=SC2086
-    DIFF_SEEDS=$SEEDS REDIS_SERVER=$servers/$1/server "$ROOT/scripts/cargo.sh" test --locked --no-fail-fast $targets ||
-        die "FAILED on $1; again: REDIS_SERVER=$servers/$1/server scripts/cargo.sh test --test NAME"
+    "$ROOT/scripts/cargo.sh" test --locked --no-fail-fast $targets || failed=1
+    # shellcheck disable=SC2086
+    "$ROOT/scripts/cargo.sh" test --locked --no-fail-fast --test cluster -- $cluster || failed=1
+    [ -z "$failed" ] || die "FAILED on $1; again: REDIS_SERVER=$REDIS_SERVER scripts/cargo.sh test --test NAME"
+    unset DIFF_SEEDS REDIS_SERVER
 }
 
 what=${1:-}

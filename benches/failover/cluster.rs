@@ -9,8 +9,8 @@ use std::time::Duration;
 use pointsman::clock;
 use pointsman::lab::sharded::SHARDS;
 use pointsman::lab::{
-    Data, LabError, Pointsman, PointsmanOptions, Server, Sharded, Traffic, TrafficOptions, Way,
-    judge,
+    Data, LabError, Pointsman, PointsmanOptions, Sharded, ShardedOptions, Traffic, TrafficOptions,
+    Way, judge,
 };
 use pointsman::resp::key_slot;
 
@@ -22,7 +22,7 @@ pub(crate) async fn run(arguments: &Arguments, fault: Choice) -> Result<(), LabE
         let why = "of a cluster: --fault kill, switchover (CLUSTER FAILOVER) or all";
         return Err(LabError::Unexpected(why.into()));
     }
-    let cluster = Sharded::start(Server::program()).await?;
+    let cluster = Sharded::start(ShardedOptions::default()).await?;
     let pointsman = Pointsman::start_ready(&PointsmanOptions {
         program: Some(env!("CARGO_BIN_EXE_pointsman").into()),
         cluster: true,

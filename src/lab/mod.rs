@@ -54,7 +54,7 @@ pub use scratch::Scratch;
 pub use sentinels::{SentinelOptions, Sentinels};
 pub use server::{Data, Persistence, Server, ServerOptions};
 pub use shard::{Shard, ShardOptions};
-pub use sharded::Sharded;
+pub use sharded::{Sharded, ShardedOptions};
 pub use traffic::{Traffic, TrafficOptions};
 pub use value::Value;
 pub use wait::until;

@@ -31,21 +31,37 @@ impl Port {
         for _ in 0..span {
             let turn = TURN.fetch_add(1, Ordering::Relaxed);
             let number = (RANGE.start + spread.wrapping_add(turn) % span) as u16;
-            let Ok(mark) = UdpSocket::bind((MARKS, number)) else {
-                continue;
-            };
-            let here = (Ipv4Addr::LOCALHOST, number);
-            if TcpListener::bind(here).is_ok() && UdpSocket::bind(here).is_ok() {
-                return Ok(Port {
-                    number,
-                    _mark: mark,
-                });
+            if let Some(port) = Port::take(number) {
+                return Ok(port);
             }
         }
         Err(LabError::Unexpected(format!(
             "no free loopback port in {}..{}",
             RANGE.start, RANGE.end
         )))
+    }
+
+    /// Two ports, one so much above the other.
+    pub fn pick_two(apart: u16) -> Result<(Port, Port), LabError> {
+        loop {
+            let port = Port::pick()?;
+            let above = port.number + apart;
+            let other = RANGE.contains(&above.into()).then(|| Port::take(above));
+            if let Some(other) = other.flatten() {
+                return Ok((port, other));
+            }
+        }
+    }
+
+    /// This one, if nobody has it.
+    fn take(number: u16) -> Option<Port> {
+        let mark = UdpSocket::bind((MARKS, number)).ok()?;
+        let here = (Ipv4Addr::LOCALHOST, number);
+        let free = TcpListener::bind(here).is_ok() && UdpSocket::bind(here).is_ok();
+        free.then_some(Port {
+            number,
+            _mark: mark,
+        })
     }
 
     /// Its number.

@@ -113,10 +113,19 @@ impl Server {
 
     /// Makes `directory`, writes the configuration and starts the process; returns when it answers.
     pub async fn start(directory: PathBuf, options: ServerOptions) -> Result<Server, LabError> {
+        Server::start_at(Port::pick()?, directory, options).await
+    }
+
+    /// The same on this port.
+    pub async fn start_at(
+        port: Port,
+        directory: PathBuf,
+        options: ServerOptions,
+    ) -> Result<Server, LabError> {
         fs::create_dir_all(&directory)
             .map_err(LabError::io(format!("make {}", directory.display())))?;
         let server = Server {
-            port: Port::pick()?,
+            port,
             password: options.password.clone(),
             program: options.program.clone(),
             is_sentinel: false,

@@ -14,11 +14,48 @@ pub const SETTLE: Duration = Duration::from_secs(40);
 /// The nodes give a CLUSTER FAILOVER up after five seconds, which a busy machine may need.
 const HANDING_OVER: Duration = Duration::from_secs(6);
 
+/// The port for other nodes is so much above that for clients; before Redis 7 nobody can choose it.
+const BUS: u16 = 10_000;
+
 /// Shards of the cluster.
 pub const SHARDS: usize = 3;
 
-/// `cluster-node-timeout` of every node.
+/// `cluster-node-timeout` where a primary is to be replaced soon.
 pub const NODE_TIMEOUT: Duration = Duration::from_millis(2000);
+
+/// The same where none is: a busy machine may keep a node waiting for seconds.
+pub const PATIENT_NODE_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// What to start.
+#[derive(Clone, Debug)]
+pub struct ShardedOptions {
+    /// The server's program.
+    pub program: PathBuf,
+    /// `requirepass` and `masterauth` of every node.
+    pub password: Option<String>,
+    /// `cluster-node-timeout` of every node.
+    pub node_timeout: Duration,
+}
+
+impl Default for ShardedOptions {
+    fn default() -> Self {
+        ShardedOptions {
+            program: Server::program(),
+            password: None,
+            node_timeout: NODE_TIMEOUT,
+        }
+    }
+}
+
+impl ShardedOptions {
+    /// For work that needs no failover.
+    pub fn patient(self) -> Self {
+        ShardedOptions {
+            node_timeout: PATIENT_NODE_TIMEOUT,
+            ..self
+        }
+    }
+}
 
 /// The servers: first the primaries, then a replica of each, then nodes without slots. Dropping it ends
 /// them.
@@ -29,37 +66,30 @@ pub struct Sharded {
     /// Kept as long as the nodes: their ports for each other.
     bus: Vec<Port>,
     scratch: Scratch,
-    password: Option<String>,
+    options: ShardedOptions,
 }
 
 impl Sharded {
     /// Starts three primaries and a replica of each; returns when the cluster says that it is well.
-    pub async fn start(program: PathBuf) -> Result<Sharded, LabError> {
-        Sharded::with_password(program, None).await
-    }
-
-    /// The same with `requirepass` and `masterauth` of every node.
-    pub async fn with_password(
-        program: PathBuf,
-        password: Option<&str>,
-    ) -> Result<Sharded, LabError> {
+    pub async fn start(options: ShardedOptions) -> Result<Sharded, LabError> {
         let mut cluster = Sharded {
-            password: password.map(str::to_owned),
+            options,
             nodes: Vec::new(),
             names: Vec::new(),
             bus: Vec::new(),
             scratch: Scratch::new()?,
         };
         for _ in 0..2 * SHARDS {
-            cluster.add(program.clone()).await?;
+            cluster.add().await?;
         }
         for (number, node) in cluster.nodes[..SHARDS].iter().enumerate() {
             let epoch = (number + 1).to_string();
             ok(node, &["CLUSTER", "SET-CONFIG-EPOCH", &epoch]).await?;
-            let first = 16_384 * number / SHARDS;
-            let last = 16_384 * (number + 1) / SHARDS - 1;
-            let range = [first.to_string(), last.to_string()];
-            ok(node, &["CLUSTER", "ADDSLOTSRANGE", &range[0], &range[1]]).await?;
+            let slots = 16_384 * number / SHARDS..16_384 * (number + 1) / SHARDS;
+            let slots: Vec<String> = slots.map(|slot| slot.to_string()).collect();
+            let mut request = vec!["CLUSTER", "ADDSLOTS"];
+            request.extend(slots.iter().map(String::as_str));
+            ok(node, &request).await?;
         }
         for number in 1..2 * SHARDS {
             cluster.meet(number).await?;
@@ -72,23 +102,25 @@ impl Sharded {
     }
 
     /// Starts a node that belongs to no cluster yet; returns its number.
-    pub async fn add(&mut self, program: PathBuf) -> Result<usize, LabError> {
-        let bus = Port::pick()?;
+    pub async fn add(&mut self) -> Result<usize, LabError> {
+        let (port, bus) = Port::pick_two(BUS)?;
         let config = vec![
             "cluster-enabled yes".to_owned(),
-            format!("cluster-port {}", bus.number()),
-            format!("cluster-node-timeout {}", NODE_TIMEOUT.as_millis()),
+            format!(
+                "cluster-node-timeout {}",
+                self.options.node_timeout.as_millis()
+            ),
             "cluster-config-file nodes.conf".to_owned(),
         ];
         let options = ServerOptions {
-            program,
+            program: self.options.program.clone(),
+            password: self.options.password.clone(),
             config,
-            password: self.password.clone(),
             ..ServerOptions::default()
         };
         let number = self.nodes.len();
         let directory = self.scratch.path().join(format!("node-{number}"));
-        let node = Server::start(directory, options).await?;
+        let node = Server::start_at(port, directory, options).await?;
         let name = node.cli(&["CLUSTER", "MYID"]).await?;
         self.names.push(name.text().unwrap_or_default().to_owned());
         self.nodes.push(node);

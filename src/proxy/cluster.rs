@@ -9,6 +9,7 @@
 //! overtakes what was sent elsewhere.
 
 mod dispatch;
+mod home;
 mod scan;
 mod spread;
 mod tracking;

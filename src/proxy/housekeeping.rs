@@ -6,7 +6,7 @@ use std::rc::Rc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use super::lane::Lane;
+use super::lane::{Entry, Lane};
 use super::worker::Worker;
 use crate::clock;
 use crate::metrics::{RedirectKind, RequestOutcome};
@@ -31,19 +31,7 @@ impl Worker {
         self.now = clock::now();
         let mut expired = Vec::new();
         for (index, lane) in &self.lanes {
-            let backend = &self.backends[lane.backend];
-            let timeout = backend.plan.settings.hold_timeout;
-            let stuck = lane.upstream.is_none() || backend.topology.gate == Gate::Closed;
-            if stuck
-                && lane
-                    .queue
-                    .front()
-                    .is_some_and(|e| self.now.since(e.since) >= timeout)
-                && !lane
-                    .queue
-                    .front()
-                    .is_some_and(|e| e.waits_by_nature() && lane.sent > 0)
-            {
+            if self.is_due(lane) {
                 expired.push(index);
             }
         }
@@ -58,6 +46,20 @@ impl Worker {
         }
         self.count();
         self.settle();
+    }
+
+    /// Whether the lane has waited long enough for what it waits for.
+    fn is_due(&self, lane: &Lane) -> bool {
+        let backend = &self.backends[lane.backend];
+        let epoch = lane.upstream.as_ref().map(|upstream| upstream.epoch);
+        // Left at the earlier home of a cluster (`leave_behind`).
+        let behind = epoch.is_some_and(|epoch| epoch < backend.topology.epoch);
+        let stuck = behind || epoch.is_none() || backend.topology.gate == Gate::Closed;
+        let late = |entry: &Entry| {
+            self.now.since(entry.since) >= backend.plan.settings.hold_timeout
+                && !(entry.waits_by_nature() && lane.sent > 0)
+        };
+        behind && !lane.awaits_reply() || stuck && lane.queue.front().is_some_and(late)
     }
 
     fn end_idle_lanes(&mut self) {

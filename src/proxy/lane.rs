@@ -566,6 +566,14 @@ impl Entry {
         }
     }
 
+    /// What it is told when it has waited too long.
+    pub(super) fn too_late(&self, reason: &str) -> Bytes {
+        own_error(match self.resent && self.replay != Replay::Read {
+            true => OwnError::Unknown(reason),
+            false => OwnError::NotExecuted(reason),
+        })
+    }
+
     /// Its place in its session's order, where it has one.
     pub(super) fn place(&self) -> u64 {
         match &self.kind {

@@ -15,13 +15,13 @@ use super::cluster::restored;
 use super::dial::{Dial, DialError, Dialed, dial};
 use super::hook::Hook;
 use super::intake::Intake;
-use super::lane::{Entry, Kind, Upstream, own_error};
+use super::lane::{Entry, Kind, Upstream};
 use super::replies::LaneEnd;
 use super::session::Park;
 use super::socket::Token;
 use super::worker::Worker;
 use crate::clock;
-use crate::resp::{OwnError, Replay, ReplyScanner, Signal};
+use crate::resp::{ReplyScanner, Signal};
 use crate::topology::{Epoch, Evidence, EvidenceKind, Gate};
 
 /// Pause after a failed connect; doubles up to the longest.
@@ -445,15 +445,9 @@ impl Worker {
             .settings
             .hold_timeout;
         let now = self.now;
-        let error = |entry: &Entry| {
-            let reason = format!("there was no primary to send it to for {timeout:?}");
-            if entry.resent && entry.replay != Replay::Read {
-                own_error(OwnError::Unknown(&reason))
-            } else {
-                own_error(OwnError::NotExecuted(&reason))
-            }
-        };
-        self.fail_entries(lane, |entry| now.since(entry.since) >= timeout, error);
+        let reason = format!("there was no primary to send it to for {timeout:?}");
+        let late = |entry: &Entry| now.since(entry.since) >= timeout;
+        self.fail_entries(lane, late, |entry| entry.too_late(&reason));
     }
 
     /// Answers the first entries, as long as `which` holds, with an error.
@@ -470,12 +464,7 @@ impl Worker {
             };
             let error = reply(&entry);
             let Some(of) = entry.session else { continue };
-            let turn = &mut self.backends[self.lanes[lane].backend].turn;
-            if error.starts_with(b"-POINTSMAN outcome unknown") {
-                turn.unknown += 1;
-            } else {
-                turn.refused += 1;
-            }
+            self.backends[self.lanes[lane].backend].turn.failed(&error);
             if let Kind::Part(_) = entry.kind {
                 self.finish_entry(entry, error);
                 continue;

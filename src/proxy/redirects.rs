@@ -7,12 +7,12 @@
 
 use bytes::Bytes;
 
-use super::lane::{Entry, Kind, SessionRef, own_error};
+use super::lane::{Entry, Kind, SessionRef};
 use super::parts::Sort;
 use super::replies::{LaneEnd, look_again_in};
 use super::worker::Worker;
 use crate::metrics::RedirectKind;
-use crate::resp::{OwnError, ReplyScanner};
+use crate::resp::ReplyScanner;
 use crate::topology::{Evidence, EvidenceKind, NodeId};
 
 /// A request is sent elsewhere so often before it waits for the cluster to settle.
@@ -294,15 +294,13 @@ impl Worker {
         let mut expired = Vec::new();
         for (mut entry, frame) in mine {
             let place = entry.place();
-            let slot = match &mut entry.kind {
-                Kind::Part(part) => {
-                    part.redirects = 0;
-                    part.slot
-                }
-                _ => None,
+            let (slot, refused) = match &mut entry.kind {
+                Kind::Part(part) => (part.slot, std::mem::take(&mut part.redirects) > 0),
+                _ => (None, true),
             };
-            let late = self.now.since(entry.since) >= timeout;
-            if !late && slot.is_some() && place > next {
+            // Who was refused for the sake of no slot is not sent anywhere else.
+            let late = self.now.since(entry.since) >= timeout || slot.is_none() && refused;
+            if !late && place > next {
                 self.detained.push((entry, frame));
                 continue;
             }
@@ -312,15 +310,15 @@ impl Worker {
                 cluster.detained -= 1;
                 cluster.went(slot, place, lane);
             }
-            match late || slot.is_none() {
+            match late {
                 true => expired.push(entry),
                 false => self.push_entry(lane, entry, &frame),
             }
         }
         for entry in expired {
-            let reason = format!("no shard took it for {timeout:?}");
-            self.backends[backend].turn.refused += 1;
-            self.finish_entry(entry, own_error(OwnError::NotExecuted(&reason)));
+            let error = entry.too_late(&format!("no shard took it for {timeout:?}"));
+            self.backends[backend].turn.failed(&error);
+            self.finish_entry(entry, error);
         }
     }
 }
@@ -342,7 +340,7 @@ fn refusal_of_unit(all: &Bytes) -> Option<Bytes> {
 }
 
 /// An entry as it was at first, with ASKING before it or without.
-fn ready(entry: &mut Entry, bytes: Vec<Bytes>, asking: bool) -> Bytes {
+pub(super) fn ready(entry: &mut Entry, bytes: Vec<Bytes>, asking: bool) -> Bytes {
     let mut frame: Bytes = match bytes.len() {
         1 => bytes.into_iter().next().unwrap_or_default(),
         _ => bytes.concat().into(),

@@ -125,6 +125,16 @@ pub(super) struct TurnCounts {
     pub(super) redirected: [u64; RedirectKind::ALL.len()],
 }
 
+impl TurnCounts {
+    /// A request was given up with this error.
+    pub(super) fn failed(&mut self, error: &[u8]) {
+        match error.starts_with(b"-POINTSMAN outcome unknown") {
+            true => self.unknown += 1,
+            false => self.refused += 1,
+        }
+    }
+}
+
 /// The thread of worker `index`; ends when every sender of messages is gone or after a drain.
 pub(super) fn run(
     index: usize,
@@ -369,8 +379,8 @@ impl Worker {
         }
         let opens = state.topology.gate == Gate::Closed && topology.gate == Gate::Open;
         let closes = state.topology.gate == Gate::Open && topology.gate == Gate::Closed;
-        state.topology = topology.clone();
-        let mut wake = Vec::new();
+        let before = std::mem::replace(&mut state.topology, topology.clone());
+        let (mut wake, mut moved) = (Vec::new(), Vec::new());
         for (index, lane) in self.lanes.iter_mut().filter(|(_, l)| l.backend == backend) {
             if let Some(upstream) = &lane.upstream {
                 if closes {
@@ -380,9 +390,18 @@ impl Worker {
                     .primary
                     .as_ref()
                     .is_some_and(|p| p.run_id == upstream.run_id);
-                lane.retire |= upstream.epoch < topology.epoch || !serves;
+                let over = upstream.epoch < topology.epoch || !serves;
+                if state.cluster.is_none() {
+                    lane.retire |= over;
+                } else if over && upstream.epoch == before.epoch {
+                    moved.push(index);
+                }
             }
             wake.push(index);
+        }
+        for lane in moved {
+            let stays = self.leave_behind(lane);
+            self.lanes[lane].retire |= !stays;
         }
         for lane in wake {
             if opens && self.lanes[lane].upstream.is_some() && !self.lanes[lane].retire {

@@ -6,7 +6,7 @@ use pointsman::lab::sharded::NODE_TIMEOUT;
 use pointsman::lab::{ErrorClass, Kind, TrafficOptions, Verdict};
 use pointsman::topology::{FailoverReport, Fault, Outcome};
 
-use crate::scene::{SOON, Scene, ask, hear};
+use crate::scene::{SOON, Scene, ask, hear, send};
 
 fn assert_the_promise_was_kept(verdict: &Verdict) {
     let total = verdict.total();
@@ -21,7 +21,7 @@ fn assert_no_error_at_all(verdict: &Verdict) {
 
 #[tokio::test]
 async fn clients_of_every_kind_ride_through_a_killed_primary() {
-    let mut scene = Scene::start().await;
+    let mut scene = Scene::brittle().await;
     scene.traffic().await;
     let victim = scene.node_of("foo").await;
     scene.cluster.node(victim).kill();
@@ -83,7 +83,7 @@ async fn gate_is_shown(scene: &Scene, value: f64) {
 
 #[tokio::test]
 async fn requests_that_may_be_replayed_see_no_error_when_a_primary_is_killed() {
-    let mut scene = Scene::start().await;
+    let mut scene = Scene::brittle().await;
     let options = TrafficOptions {
         clients: vec![(Kind::Reader, 4), (Kind::Setter, 4)],
         ..TrafficOptions::every_kind(scene.pointsman.address())
@@ -111,7 +111,7 @@ const SLOW_MACHINE: Duration = Duration::from_millis(500);
 
 #[tokio::test]
 async fn the_pause_is_the_clusters_own_election_and_hardly_more() {
-    let scene = Scene::start().await;
+    let scene = Scene::brittle().await;
     let mut client = scene.client().await;
     assert_eq!(ask(&mut client, "SET foo 1").await, "OK");
     let victim = scene.node_of("foo").await;
@@ -138,7 +138,7 @@ async fn the_pause_is_the_clusters_own_election_and_hardly_more() {
 
 #[tokio::test]
 async fn a_primary_that_hangs_is_replaced_and_reaches_nobody_when_it_wakes_up() {
-    let mut scene = Scene::start().await;
+    let mut scene = Scene::brittle().await;
     scene.traffic().await;
     let victim = scene.node_of("foo").await;
     scene.cluster.node(victim).stop();
@@ -152,8 +152,46 @@ async fn a_primary_that_hangs_is_replaced_and_reaches_nobody_when_it_wakes_up() 
 }
 
 #[tokio::test]
+async fn who_asks_about_no_key_is_answered_by_a_node_that_stood_still_or_by_another() {
+    let scene = Scene::start().await;
+    let (mut waits, mut goes_on) = (scene.client().await, scene.client().await);
+    for client in [&mut waits, &mut goes_on] {
+        assert_eq!(ask(client, "PUBLISH ch 1").await, "0");
+    }
+    let home = scene.home().await;
+    let node = scene.cluster.find(&home).expect("one of the nodes");
+    node.stop();
+    // It may have run, as only that node can tell.
+    send(&mut waits, "PUBLISH ch 2").await;
+    // Answered by pointsman: what came before it is on its way.
+    assert_eq!(ask(&mut goes_on, "CLUSTER KEYSLOT foo").await, "12182");
+    send(&mut waits, "PUBLISH ch 3").await;
+    assert_eq!(ask(&mut goes_on, "PUBLISH ch 4").await, "0");
+    assert_ne!(scene.home().await, home);
+    assert_eq!(ask(&mut goes_on, "PING").await, "PONG");
+    node.cont();
+    assert_eq!(hear(&mut waits).await, "0");
+    assert_eq!(hear(&mut waits).await, "0");
+    assert_eq!(ask(&mut waits, "PUBLISH ch 5").await, "0");
+    scene.assert_log_is_clean();
+}
+
+#[tokio::test]
+async fn a_node_that_stands_still_is_not_waited_for_for_ever() {
+    let scene = Scene::with(|options| options.requests = "hold_timeout = \"1500ms\"".into()).await;
+    let mut client = scene.client().await;
+    assert_eq!(ask(&mut client, "PUBLISH ch 1").await, "0");
+    let home = scene.home().await;
+    scene.cluster.find(&home).expect("one of the nodes").stop();
+    let reply = ask(&mut client, "PUBLISH ch 2").await;
+    assert!(reply.contains("outcome unknown"), "{reply}");
+    assert_eq!(ask(&mut client, "PUBLISH ch 3").await, "0");
+    scene.assert_log_is_clean();
+}
+
+#[tokio::test]
 async fn a_planned_failover_is_no_error_for_what_may_be_sent_again() {
-    let mut scene = Scene::start().await;
+    let mut scene = Scene::for_a_handover().await;
     scene.traffic().await;
     let before = scene.node_of("foo").await;
     let replica = scene.cluster.partner(before);

@@ -3,10 +3,11 @@
 use std::time::Duration;
 
 use pointsman::lab::{
-    Client, Pointsman, PointsmanOptions, Protocol, Server, Sharded, Traffic, TrafficOptions, Value,
-    Verdict, judge,
+    Client, Pointsman, PointsmanOptions, Protocol, Server, Sharded, ShardedOptions, Traffic,
+    TrafficOptions, Value, Verdict, judge,
 };
 use pointsman::resp::key_slot;
+use pointsman::topology::NodeId;
 
 /// For what should take a moment.
 pub const SOON: Duration = Duration::from_secs(30);
@@ -21,24 +22,44 @@ pub struct Scene {
 }
 
 impl Scene {
+    /// Where no primary is replaced, however busy the machine is.
     pub async fn start() -> Scene {
         Scene::with(|_| {}).await
     }
 
     pub async fn with(change: impl FnOnce(&mut PointsmanOptions)) -> Scene {
-        Scene::behind(Sharded::start(Server::program()).await.unwrap(), change).await
+        Scene::behind(ShardedOptions::default().patient(), change).await
+    }
+
+    /// Where the cluster replaces a primary soon.
+    pub async fn brittle() -> Scene {
+        Scene::behind(ShardedOptions::default(), |_| {}).await
+    }
+
+    /// Where a replica is told to take over: when it fails, nobody votes for it again for twice that long, and it
+    /// does not ask for twice that again.
+    pub async fn for_a_handover() -> Scene {
+        let cluster = ShardedOptions {
+            node_timeout: Duration::from_secs(5),
+            ..ShardedOptions::default()
+        };
+        Scene::behind(cluster, |_| {}).await
     }
 
     /// With a password at every node.
     pub async fn locked(password: &str) -> Scene {
-        let cluster = Sharded::with_password(Server::program(), Some(password));
+        let cluster = ShardedOptions {
+            password: Some(password.to_owned()),
+            ..ShardedOptions::default().patient()
+        };
         let give = |options: &mut PointsmanOptions| options.password = Some(password.to_owned());
-        Scene::behind(cluster.await.unwrap(), give).await
+        Scene::behind(cluster, give).await
     }
 
     /// pointsman listens, and none of its nodes does.
     pub async fn start_while_all_nodes_are_down() -> Scene {
-        let cluster = Sharded::start(Server::program()).await.unwrap();
+        let cluster = Sharded::start(ShardedOptions::default().patient());
+        let cluster = cluster.await.unwrap();
         cluster.nodes().iter().for_each(Server::kill);
         let pointsman = Pointsman::start(&options(&cluster)).unwrap();
         let connects = async || match pointsman.client(None).await {
@@ -54,7 +75,8 @@ impl Scene {
         }
     }
 
-    async fn behind(cluster: Sharded, change: impl FnOnce(&mut PointsmanOptions)) -> Scene {
+    async fn behind(cluster: ShardedOptions, change: impl FnOnce(&mut PointsmanOptions)) -> Scene {
+        let cluster = Sharded::start(cluster).await.unwrap();
         let mut options = options(&cluster);
         change(&mut options);
         let pointsman = Pointsman::start_ready(&options).await.unwrap();
@@ -100,6 +122,12 @@ impl Scene {
         judge(&traffic.stop(&mut client).await.unwrap())
     }
 
+    /// The node that answers what is about no key.
+    pub async fn home(&self) -> NodeId {
+        let topology = self.pointsman.topology().await.unwrap();
+        topology.primary.expect("there is one").node
+    }
+
     /// The node that serves this key.
     pub async fn node_of(&self, key: &str) -> usize {
         let slot = key_slot(key.as_bytes());
@@ -121,6 +149,16 @@ fn options(cluster: &Sharded) -> PointsmanOptions {
         // Two are enough to find the others.
         ..PointsmanOptions::in_front_of(cluster.addresses()[..2].to_vec())
     }
+}
+
+/// Whether the server is older than that, and says so.
+pub fn older_than(needed: (u16, u16), what: &str) -> bool {
+    let (_, version) = Server::version().expect("it tells its version");
+    let old = version < needed;
+    if old {
+        eprintln!("NOT RUN: {what} needs Redis {needed:?}, this is {version:?}");
+    }
+    old
 }
 
 /// Sends a request written as words and returns the reply as text.

@@ -345,7 +345,7 @@ async fn many_invalidations_that_wait_become_one() {
 
 #[tokio::test]
 async fn a_cache_is_dropped_when_a_shard_gets_another_primary() {
-    let scene = Scene::start().await;
+    let scene = Scene::brittle().await;
     let (mut reader, mut writer) = (tracker(&scene, "").await, scene.client().await);
     let mut bcast = tracker(&scene, "BCAST").await;
     let mut plain = scene.client3().await;
@@ -542,7 +542,7 @@ async fn read_and_write(cache: &mut Cache, writer: &mut Client, changing: &Cell<
 
 #[tokio::test]
 async fn nothing_stale_survives_whatever_happens_to_the_cluster() {
-    let scene = Scene::start().await;
+    let scene = Scene::for_a_handover().await;
     for (options, round) in [("", 0), ("BCAST PREFIX cached:", 0), ("", 1), ("OPTOUT", 0)] {
         let mut cache = Cache {
             client: tracker(&scene, options).await,

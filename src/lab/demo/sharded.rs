@@ -5,7 +5,9 @@ use std::time::Duration;
 
 use super::super::server::Data;
 use super::super::sharded::SETTLE;
-use super::super::{LabError, Pointsman, PointsmanOptions, Sharded, Way, judge, until};
+use super::super::{
+    LabError, Pointsman, PointsmanOptions, Sharded, ShardedOptions, Way, judge, until,
+};
 use super::act::{ActOutcome, Fault, REPORT, Stage, announce, start_traffic};
 use super::screen::Screen;
 use super::{DemoOptions, FaultChoice, tables, version};
@@ -36,7 +38,11 @@ pub(super) async fn show(options: &DemoOptions, screen: &mut Screen) -> Result<b
         }
     };
     screen.say("  Starting a cluster of three primaries, a replica of each, and pointsman in front of them ...");
-    let cluster = Sharded::start(options.server.clone()).await?;
+    let cluster = Sharded::start(ShardedOptions {
+        program: options.server.clone(),
+        ..ShardedOptions::default()
+    })
+    .await?;
     let pointsman = Pointsman::start_ready(&PointsmanOptions {
         cluster: true,
         ..PointsmanOptions::in_front_of(cluster.addresses())
