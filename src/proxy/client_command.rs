@@ -10,8 +10,8 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 
 use super::dispatch::Step;
+use super::entry::Kind;
 use super::hook::{Hook, Sticky};
-use super::lane::Kind;
 use super::registry::Client;
 use super::session::{Park, ReplyMode, Session};
 use super::tracking;

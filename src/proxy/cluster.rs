@@ -21,7 +21,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use super::BackendPlan;
-use super::lane::{Entry, Kind};
+use super::entry::{Entry, Kind};
 use super::parts::Order;
 use super::session::Park;
 use super::worker::{Backend, Worker, follow_gaps, follow_topology};

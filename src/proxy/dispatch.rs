@@ -3,9 +3,9 @@
 use bytes::{Bytes, BytesMut};
 
 use super::client_command;
+use super::entry::{Entry, Kind, SessionRef};
 use super::hook::{DISCARD, Hook, Sticky, WAIT_CHANNEL, note_offset};
 use super::identity::{self, Change};
-use super::lane::{Entry, Kind, SessionRef};
 use super::pin::{Effect, POISON, Tx, Watch};
 use super::scans::Iteration;
 use super::session::{Park, ReplyMode};
@@ -64,6 +64,9 @@ impl Worker {
         let special = command.map_or(Special::None, |c| c.special);
         if session.cluster.is_some() {
             let step = self.dispatch_cluster(index, command, special, request, frame, rest);
+            if special != Special::Client && step.is_ok() {
+                self.end_caching(index);
+            }
             return step.unwrap_or_else(Step::Park);
         }
         if session.pin.is_none() && special == Special::None {

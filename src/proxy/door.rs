@@ -6,8 +6,9 @@
 //! Where everybody has to say AUTH, nobody asks: the shared connection is refused like any other, and what the
 //! node decides later holds for it at once.
 
+use super::entry::{Entry, Kind, SessionRef};
 use super::hook::Hook;
-use super::lane::{Entry, Kind, LaneKey, SessionRef};
+use super::lane::LaneKey;
 use super::worker::Worker;
 use crate::resp::Replay;
 use crate::topology::Gate;

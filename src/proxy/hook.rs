@@ -2,7 +2,8 @@
 
 use bytes::{Bytes, BytesMut};
 
-use super::lane::{LOST, LaneKey, may_replay, own_error};
+use super::entry::{LOST, may_replay, own_error};
+use super::lane::LaneKey;
 use super::scans::Iteration;
 use super::settings::Retry;
 use super::tracking::Tracking;

@@ -6,7 +6,8 @@ use std::rc::Rc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use super::lane::{Entry, Lane};
+use super::entry::Entry;
+use super::lane::Lane;
 use super::worker::Worker;
 use crate::clock;
 use crate::metrics::{RedirectKind, RequestOutcome};

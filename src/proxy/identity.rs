@@ -6,8 +6,9 @@ use bytes::{Bytes, BytesMut};
 
 use super::client_command::printable;
 use super::dispatch::Step;
+use super::entry::{Kind, SessionRef};
 use super::hook::{Hook, Transition};
-use super::lane::{Kind, LaneKey, Login, SessionRef};
+use super::lane::{LaneKey, Login};
 use super::pin::POISON;
 use super::registry::ClientState;
 use super::session::{Park, ReplyMode};

@@ -13,9 +13,10 @@ use bytes::Bytes;
 
 use super::cluster::restored;
 use super::dial::{Dial, DialError, Dialed, dial};
+use super::entry::{Entry, Kind};
 use super::hook::Hook;
 use super::intake::Intake;
-use super::lane::{Entry, Kind, Upstream};
+use super::lane::Upstream;
 use super::replies::LaneEnd;
 use super::session::Park;
 use super::socket::Token;
@@ -339,7 +340,7 @@ impl Worker {
             Gate::Closed => 0,
         };
         let sessions = &self.sessions;
-        let alive = |of: super::lane::SessionRef| {
+        let alive = |of: super::entry::SessionRef| {
             sessions
                 .get(of.index)
                 .is_some_and(|s| s.serial == of.serial)
@@ -481,7 +482,7 @@ impl Worker {
     }
 
     /// A request that would have changed the session's state got an error instead.
-    fn abandon(&mut self, of: super::lane::SessionRef, hook: Hook) {
+    fn abandon(&mut self, of: super::entry::SessionRef, hook: Hook) {
         let ends = hook.ends_transaction();
         if let Hook::Transition(_) = hook {
             self.orphaned(hook);
@@ -560,7 +561,7 @@ impl Worker {
     }
 
     /// A client is gone: what it still waits for is eaten when it comes.
-    pub(super) fn remove_session(&mut self, of: super::lane::SessionRef) {
+    pub(super) fn remove_session(&mut self, of: super::entry::SessionRef) {
         self.now = clock::now();
         if self.session(of).is_none() {
             return;

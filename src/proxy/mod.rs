@@ -28,6 +28,7 @@ mod cluster_command;
 mod dial;
 mod dispatch;
 mod door;
+mod entry;
 mod hook;
 mod housekeeping;
 mod identity;

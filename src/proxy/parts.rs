@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 
 use bytes::{Bytes, BytesMut};
 
-use super::lane::{Entry, SessionRef};
+use super::entry::{Entry, SessionRef};
 use super::scans::Iteration;
 use super::session::Session;
 use super::worker::Worker;
@@ -307,7 +307,7 @@ impl Worker {
 
     /// The same for an entry that is done with.
     pub(super) fn finish_entry(&mut self, entry: Entry, reply: Bytes) {
-        if let (Some(of), super::lane::Kind::Part(part)) = (entry.session, entry.kind) {
+        if let (Some(of), super::entry::Kind::Part(part)) = (entry.session, entry.kind) {
             self.finish_part(of, &part, &reply, Some(&reply));
         }
     }

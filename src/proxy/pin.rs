@@ -6,9 +6,9 @@ use std::sync::atomic::Ordering;
 
 use bytes::{Bytes, BytesMut};
 
+use super::entry::{Entry, Kind, SessionRef};
 use super::hook::{Hook, Sticky};
 use super::identity::Change;
-use super::lane::{Entry, Kind, SessionRef};
 use super::redirects::ASKING;
 use super::registry::OwnUpstream;
 use super::session::{Park, Session};

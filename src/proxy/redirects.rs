@@ -7,7 +7,7 @@
 
 use bytes::Bytes;
 
-use super::lane::{Entry, Kind, SessionRef};
+use super::entry::{Entry, Kind, SessionRef};
 use super::parts::Sort;
 use super::replies::{LaneEnd, look_again_in};
 use super::worker::Worker;

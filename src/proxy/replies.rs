@@ -2,10 +2,11 @@
 
 use bytes::Bytes;
 
+use super::entry::{Entry, Kind, SessionRef, may_replay};
 use super::hook::Hook;
 use super::identity;
 use super::intake::{Came, Intake};
-use super::lane::{Draining, Entry, Kind, SessionRef, may_replay};
+use super::lane::Draining;
 use super::queue::LARGE;
 use super::redirects::Redirect;
 use super::session::{Life, Park, ReplyMode};
@@ -475,7 +476,7 @@ impl Worker {
                 if !aborted && !may_replay(head.replay, retry) {
                     executed = Some(replies.split().freeze());
                 }
-                head.replies = super::lane::count_replies(replies);
+                head.replies = super::entry::count_replies(replies);
                 replies.clear();
             }
             Kind::Plain

@@ -4,7 +4,8 @@
 
 use bytes::Bytes;
 
-use super::lane::{Entry, Kind, Lane};
+use super::entry::{Entry, Kind};
+use super::lane::Lane;
 use crate::resp::{Limits, RequestScanner};
 
 impl Entry {
@@ -120,7 +121,8 @@ fn whole_requests(bytes: &[u8], most: u32) -> (u32, usize) {
 mod tests {
     use super::*;
     use crate::clock;
-    use crate::proxy::lane::{LaneKey, SessionRef};
+    use crate::proxy::entry::SessionRef;
+    use crate::proxy::lane::LaneKey;
     use crate::proxy::queue::Spares;
     use crate::proxy::settings::Retry;
     use crate::resp::Replay;

@@ -7,8 +7,9 @@ use std::sync::Arc;
 use slab::Slab;
 
 use super::cluster::ClusterSession;
+use super::entry::SessionRef;
 use super::intake::Intake;
-use super::lane::{LaneKey, SessionRef};
+use super::lane::LaneKey;
 use super::pin::Pin;
 use super::queue::{ByteQueue, Spares};
 use super::registry::Client;

@@ -5,8 +5,8 @@ use std::sync::atomic::Ordering;
 use bytes::{Bytes, BytesMut};
 
 use super::dispatch::Step;
+use super::entry::{Entry, Kind, SessionRef};
 use super::intake::Came;
-use super::lane::{Entry, Kind, SessionRef};
 use super::queue::LARGE;
 use super::session::{Life, Park};
 use super::worker::Worker;

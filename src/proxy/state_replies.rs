@@ -4,9 +4,10 @@ use std::sync::atomic::Ordering;
 
 use bytes::{Bytes, BytesMut};
 
+use super::entry::{Entry, Kind, SessionRef, own_error};
 use super::hook::{BLIND, Hook, Transition};
 use super::identity::with_client_id;
-use super::lane::{Entry, Kind, LaneKey, SessionRef, own_error};
+use super::lane::LaneKey;
 use super::pin::Effect;
 use super::tracking;
 use super::worker::Worker;

@@ -12,8 +12,8 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 
 use super::dispatch::Step;
+use super::entry::{Entry, Kind, SessionRef};
 use super::hook::Hook;
-use super::lane::{Entry, Kind, SessionRef};
 use super::registry::OwnUpstream;
 use super::session::Park;
 use super::worker::{Message, Worker};

@@ -16,7 +16,8 @@ use tokio::sync::{Notify, mpsc};
 
 use super::cluster::{ClusterBackend, ClusterSession, follow_cluster};
 use super::door::Door;
-use super::lane::{Entry, Lane, LaneKey, SessionRef};
+use super::entry::{Entry, SessionRef};
+use super::lane::{Lane, LaneKey};
 use super::listener::Accepted;
 use super::queue::Spares;
 use super::session::Session;

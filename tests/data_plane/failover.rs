@@ -97,6 +97,46 @@ async fn of_a_pipeline_that_the_node_half_took_only_that_half_is_unknown() {
 }
 
 #[tokio::test]
+async fn a_pipeline_that_a_killed_node_took_is_told_apart_request_by_request() {
+    let plane = Plane::start(1).await;
+    let mut client = plane.client().await;
+    assert_eq!(ask(&mut client, "SET k old").await, "+OK");
+    plane.cluster.in_sync(PATIENCE).await.expect("in sync");
+    plane.node(0).stop();
+    // Side by side as a client sends them: each sort is one entry of the lane.
+    let pipeline = [
+        ["GET", "k"],
+        ["INCR", "n"],
+        ["GETDEL", "k"],
+        ["STRLEN", "k"],
+    ];
+    for request in pipeline.iter().flat_map(|request| [request; 10]) {
+        client.queue(request);
+    }
+    client.flush().await.expect("sent");
+    // All of it must have left for the node that is killed then.
+    let early = tokio::time::timeout(Duration::from_millis(100), client.receive()).await;
+    assert!(early.is_err());
+    plane.node(0).kill();
+    plane.promote(2, 1).await;
+    let mut replies = Vec::new();
+    for _ in 0..4 * 10 {
+        replies.push(hear(&mut client).await);
+    }
+    let unknown = |reply: &String| reply.starts_with("-POINTSMAN outcome unknown: ");
+    assert!(
+        replies[..10].iter().all(|reply| reply == "\"old\""),
+        "{replies:?}"
+    );
+    assert!(replies[10..30].iter().all(unknown), "{replies:?}");
+    assert!(
+        replies[30..].iter().all(|reply| reply == ":3"),
+        "{replies:?}"
+    );
+    assert_eq!(ask(&mut client, "GET n").await, "nil");
+}
+
+#[tokio::test]
 async fn retry_reads_sends_no_write_twice() {
     let settings = BackendSettings {
         retry: pointsman::proxy::Retry::Reads,

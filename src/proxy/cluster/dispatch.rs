@@ -29,22 +29,6 @@ impl Worker {
         frame: &[u8],
         rest: &[u8],
     ) -> Result<Step, Park> {
-        let step = self.dispatch_to_shards(index, command, special, request, frame, rest)?;
-        if special != Special::Client {
-            self.end_caching(index);
-        }
-        Ok(step)
-    }
-
-    fn dispatch_to_shards(
-        &mut self,
-        index: usize,
-        command: Option<&'static Command>,
-        special: Special,
-        request: &Request,
-        frame: &[u8],
-        rest: &[u8],
-    ) -> Result<Step, Park> {
         self.adopt_map(index)?;
         let reach = reach(request, frame);
         let slot = slot_of(reach, request, frame);

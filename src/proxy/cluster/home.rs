@@ -6,8 +6,8 @@ use std::collections::HashMap;
 
 use bytes::Bytes;
 
+use super::super::entry::{Entry, Kind, may_replay};
 use super::super::hook::Hook;
-use super::super::lane::{Entry, Kind, may_replay};
 use super::super::redirects::ready;
 use super::super::worker::Worker;
 

@@ -4,7 +4,7 @@
 use bytes::{Bytes, BytesMut};
 
 use super::super::dispatch::Step;
-use super::super::lane::{SessionRef, own_error};
+use super::super::entry::{SessionRef, own_error};
 use super::super::parts::Sort;
 use super::super::scans::Iteration;
 use super::super::session::Park;

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use bytes::{Bytes, BytesMut};
 
 use super::super::dispatch::Step;
-use super::super::lane::{Entry, Kind, SessionRef};
+use super::super::entry::{Entry, Kind, SessionRef};
 use super::super::parts::{Joining, Part, Sort};
 use super::super::scans::Iteration;
 use super::super::session::{Park, ReplyMode};

@@ -11,8 +11,9 @@ use bytes::Bytes;
 use slab::Slab;
 
 use super::super::dispatch::Step;
+use super::super::entry::{Kind, SessionRef};
 use super::super::hook::Hook;
-use super::super::lane::{Kind, LaneKey, SessionRef};
+use super::super::lane::LaneKey;
 use super::super::parts::{Joining, Sort};
 use super::super::session::{Park, ReplyMode, Session};
 use super::super::tracking::{Tracked, Tracking};
@@ -271,7 +272,7 @@ impl Worker {
     }
 
     /// A command took the CLIENT CACHING before it.
-    pub(super) fn end_caching(&mut self, index: usize) {
+    pub(in crate::proxy) fn end_caching(&mut self, index: usize) {
         if let Some(session) = self.sessions.get_mut(index)
             && let Some(cluster) = &mut session.cluster
             && let Some(tracker) = &mut cluster.tracker
