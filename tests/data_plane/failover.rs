@@ -120,9 +120,14 @@ async fn a_pipeline_that_a_killed_node_took_is_told_apart_request_by_request() {
     plane.node(0).kill();
     plane.promote(2, 1).await;
     let mut replies = Vec::new();
-    for _ in 0..4 * 10 {
-        replies.push(hear(&mut client).await);
-    }
+    let each = async {
+        for _ in 0..4 * 10 {
+            replies.push(hear(&mut client).await);
+        }
+    };
+    tokio::time::timeout(PATIENCE, each)
+        .await
+        .expect("a reply to each");
     let unknown = |reply: &String| reply.starts_with("-POINTSMAN outcome unknown: ");
     assert!(
         replies[..10].iter().all(|reply| reply == "\"old\""),
