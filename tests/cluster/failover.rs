@@ -177,6 +177,29 @@ async fn who_asks_about_no_key_is_answered_by_a_node_that_stood_still_or_by_anot
 }
 
 #[tokio::test]
+async fn what_a_node_took_that_stood_still_and_dies_is_unknown_and_the_rest_goes_on() {
+    let scene = Scene::start().await;
+    let (mut waits, mut goes_on) = (scene.client().await, scene.client().await);
+    for client in [&mut waits, &mut goes_on] {
+        assert_eq!(ask(client, "PUBLISH ch 1").await, "0");
+    }
+    let home = scene.home().await;
+    let node = scene.cluster.find(&home).expect("one of the nodes");
+    node.stop();
+    send(&mut waits, "PUBLISH ch 2").await;
+    // Answered by pointsman: what came before it is on its way.
+    assert_eq!(ask(&mut goes_on, "CLUSTER KEYSLOT foo").await, "12182");
+    assert_eq!(ask(&mut goes_on, "PUBLISH ch 3").await, "0");
+    assert_ne!(scene.home().await, home);
+    send(&mut waits, "PUBLISH ch 4").await;
+    node.kill();
+    let reply = hear(&mut waits).await;
+    assert!(reply.contains("outcome unknown"), "{reply}");
+    assert_eq!(hear(&mut waits).await, "0");
+    assert_eq!(ask(&mut waits, "PUBLISH ch 5").await, "0");
+}
+
+#[tokio::test]
 async fn a_node_that_stands_still_is_not_waited_for_for_ever() {
     let scene = Scene::with(|options| options.requests = "hold_timeout = \"1500ms\"".into()).await;
     let mut client = scene.client().await;
