@@ -17,13 +17,21 @@ use crate::topology::Gate;
 const HOUSEKEEPING: Duration = Duration::from_millis(50);
 /// A lane nobody uses is kept for this long.
 const LANE_IDLE: Duration = Duration::from_secs(30);
+/// Memory for large frames that nobody needed for this long is freed.
+const SPARES_IDLE: Duration = Duration::from_secs(1);
 
 pub(super) async fn housekeeping(worker: Rc<RefCell<Worker>>) {
     let mut interval = tokio::time::interval(HOUSEKEEPING);
     interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut released = clock::now();
     loop {
         interval.tick().await;
-        worker.borrow_mut().keep_house();
+        let mut worker = worker.borrow_mut();
+        worker.keep_house();
+        if worker.now.since(released) >= SPARES_IDLE {
+            worker.spares.release_unused();
+            released = worker.now;
+        }
     }
 }
 

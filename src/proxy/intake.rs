@@ -5,7 +5,7 @@ use std::io;
 
 use bytes::Bytes;
 
-use super::queue::LARGE;
+use super::queue::{LARGE, Spares};
 use super::socket::Socket;
 
 /// Room for one read at least.
@@ -50,6 +50,7 @@ impl Intake {
         socket: &mut Socket,
         scratch: &mut [u8],
         least: usize,
+        spares: &mut Spares,
     ) -> io::Result<Came> {
         let before = self.0.len();
         if before < LARGE && least <= scratch.len() {
@@ -67,7 +68,7 @@ impl Intake {
                 }
             });
         }
-        make_room(&mut self.0, least);
+        make_room(&mut self.0, least, spares);
         Ok(match socket.read_more(&mut self.0)? {
             None => Came::Nothing,
             Some(0) => Came::End,
@@ -98,8 +99,9 @@ impl Intake {
 }
 
 /// Makes room behind a part of a frame of at least `least` bytes: for all that is missing, but never for
-/// more than came already, because a length that was only declared costs its sender nothing.
-fn make_room(buffer: &mut Vec<u8>, least: usize) {
+/// much more than came already, because a length that was only declared costs its sender nothing. Where there is a
+/// spare buffer for all of it, that is taken.
+fn make_room(buffer: &mut Vec<u8>, least: usize, spares: &mut Spares) {
     let missing = least.saturating_sub(buffer.len());
     if buffer.capacity() - buffer.len() >= missing.clamp(1, MIN_READ) {
         return;
@@ -110,7 +112,15 @@ fn make_room(buffer: &mut Vec<u8>, least: usize) {
         true => missing,
         false => (buffer.len() / 2).max(MIN_READ),
     };
-    buffer.reserve_exact(room.min(buffer.len().max(MAX_GUESS)));
+    if let Some(mut spare) = spares.take_frame(buffer.len() + room) {
+        spare.extend_from_slice(buffer);
+        *buffer = spare;
+        return;
+    }
+    let most = buffer.len().max(MAX_GUESS);
+    // No small rest, for which it would have to grow once more.
+    let most = if room <= most + MAX_GUESS { room } else { most };
+    buffer.reserve_exact(room.min(most));
 }
 
 #[cfg(test)]
@@ -119,15 +129,29 @@ mod tests {
 
     #[test]
     fn room_is_made_for_what_is_missing_and_for_no_lie() {
+        let mut spares = Spares::default();
         let mut buffer = vec![0; 100];
-        make_room(&mut buffer, 512 * 1024 * 1024);
+        make_room(&mut buffer, 512 * 1024 * 1024, &mut spares);
         assert!(buffer.capacity() <= 100 + MAX_GUESS);
+        let mut buffer = vec![0; MAX_GUESS];
+        make_room(&mut buffer, 2 * MAX_GUESS + 5, &mut spares);
+        assert_eq!(buffer.capacity(), 2 * MAX_GUESS + 5);
         let mut buffer = vec![0; 1 << 20];
-        make_room(&mut buffer, (1 << 20) + 5000);
+        make_room(&mut buffer, (1 << 20) + 5000, &mut spares);
         assert_eq!(buffer.capacity(), (1 << 20) + 5000);
         let mut buffer = vec![0; 1 << 20];
-        make_room(&mut buffer, 0);
+        make_room(&mut buffer, 0, &mut spares);
         assert!(buffer.capacity() - buffer.len() >= (1 << 20) / 2);
+    }
+
+    #[test]
+    fn a_spare_buffer_is_used_before_new_memory() {
+        let mut spares = Spares::default();
+        spares.give_frame(Vec::with_capacity(1_200_000));
+        let mut buffer = vec![7; 70_000];
+        make_room(&mut buffer, 1 << 20, &mut spares);
+        assert_eq!((buffer.len(), buffer.capacity()), (70_000, 1_200_000));
+        assert!(buffer.iter().all(|byte| *byte == 7));
     }
 
     #[test]

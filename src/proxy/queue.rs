@@ -1,8 +1,10 @@
 //! Bytes on their way to a socket: appended at the tail, written from anywhere, dropped at the head.
 //! Small pieces are gathered into chunks; a large one is kept as it is.
 
+use std::cmp::Reverse;
 use std::collections::VecDeque;
 use std::io::IoSlice;
+use std::ops::RangeInclusive;
 
 use bytes::Bytes;
 
@@ -11,24 +13,79 @@ pub(super) const LARGE: usize = 16 * 1024;
 
 const CHUNK: usize = 16 * 1024;
 const MAX_SPARES: usize = 64;
+/// Buffers of large frames that are kept, each and all together, bytes.
+const SPARE_FRAME: RangeInclusive<usize> = 4 * CHUNK..=4 * 1024 * 1024;
+const SPARE_FRAMES: usize = 16 * 1024 * 1024;
 
-/// Empty buffers of one worker, so that an idle session or lane holds none.
+/// Empty buffers of one worker, so that an idle session or lane holds none, and that a large frame is read to memory
+/// that is there already: new memory costs a page fault for every 4 KB.
 #[derive(Default)]
-pub(super) struct Spares(Vec<Vec<u8>>);
+pub(super) struct Spares {
+    chunks: Vec<Vec<u8>>,
+    /// For large frames; the last was used last.
+    frames: Vec<Vec<u8>>,
+    /// Bytes of those.
+    frames_size: usize,
+    /// The fewest there were since [`Spares::release_unused`].
+    unused: usize,
+}
 
 impl Spares {
     #[inline]
     fn take(&mut self) -> Vec<u8> {
-        self.0.pop().unwrap_or_else(|| Vec::with_capacity(CHUNK))
+        self.chunks
+            .pop()
+            .unwrap_or_else(|| Vec::with_capacity(CHUNK))
     }
 
     #[inline]
     fn give(&mut self, mut buffer: Vec<u8>) {
         let ours = buffer.capacity() >= CHUNK && buffer.capacity() <= 2 * CHUNK;
-        if ours && self.0.len() < MAX_SPARES {
+        if ours && self.chunks.len() < MAX_SPARES {
             buffer.clear();
-            self.0.push(buffer);
+            self.chunks.push(buffer);
         }
+    }
+
+    /// A buffer for a frame of `size` bytes and little more: what is read behind the frame has to be copied.
+    pub(super) fn take_frame(&mut self, size: usize) -> Option<Vec<u8>> {
+        let sizes = self.frames.iter().map(Vec::capacity).enumerate();
+        let near = sizes.filter(|(_, found)| (size..=size + size / 4).contains(found));
+        // Of equal ones the last, which may still be in the processor's cache.
+        let (index, found) = near.max_by_key(|(_, found)| Reverse(*found))?;
+        self.frames_size -= found;
+        let frame = self.frames.remove(index);
+        self.unused = self.unused.min(self.frames.len());
+        Some(frame)
+    }
+
+    /// Takes back what nobody needs any more, instead of the oldest ones where it is too much.
+    pub(super) fn give_frame(&mut self, mut buffer: Vec<u8>) {
+        let size = buffer.capacity();
+        if SPARE_FRAME.contains(&size) {
+            buffer.clear();
+            self.frames_size += size;
+            self.frames.push(buffer);
+            while self.frames_size > SPARE_FRAMES {
+                self.frames_size -= self.frames.remove(0).capacity();
+            }
+        }
+    }
+
+    /// The same, where this is all that is left of it.
+    fn give_bytes(&mut self, bytes: Bytes) {
+        if let Ok(mut bytes) = bytes.try_into_mut() {
+            // Nothing has to be moved to the front then.
+            bytes.clear();
+            self.give_frame(bytes.into());
+        }
+    }
+
+    /// Frees the buffers of large frames that were not needed since the last call.
+    pub(super) fn release_unused(&mut self) {
+        let freed = self.frames.drain(..self.unused);
+        self.frames_size -= freed.map(|frame| frame.capacity()).sum::<usize>();
+        self.unused = self.frames.len();
     }
 }
 
@@ -188,8 +245,10 @@ impl ByteQueue {
                 return;
             }
             self.head -= size;
-            if let Some(Chunk::Gathered(buffer)) = self.chunks.pop_front() {
-                spares.give(buffer);
+            match self.chunks.pop_front() {
+                Some(Chunk::Gathered(buffer)) => spares.give(buffer),
+                Some(Chunk::Large(bytes)) => spares.give_bytes(bytes),
+                None => return,
             }
         }
         if self.len == 0 {
@@ -251,6 +310,86 @@ mod tests {
         assert_eq!(contents(&queue, 0), b"def");
         queue.consume(3, &mut spares);
         assert!(queue.is_empty() && queue.chunks.is_empty() && queue.tail.capacity() == 0);
+    }
+
+    #[test]
+    fn a_large_piece_gives_its_memory_back_when_it_is_done_with() {
+        let (mut queue, mut spares) = (ByteQueue::default(), Spares::default());
+        let frame = vec![b'x'; 100_000];
+        let place = frame.as_ptr();
+        let bytes = Bytes::from(frame);
+        queue.push_owned(bytes.slice(10..90_000), &mut spares);
+        drop(bytes);
+        queue.consume(89_990, &mut spares);
+        let again = spares.take_frame(90_000);
+        assert_eq!(
+            again.map(|buffer| (buffer.as_ptr(), buffer.len(), buffer.capacity())),
+            Some((place, 0, 100_000))
+        );
+    }
+
+    #[test]
+    fn a_large_piece_that_somebody_else_holds_is_left_alone() {
+        let (mut queue, mut spares) = (ByteQueue::default(), Spares::default());
+        let bytes = Bytes::from(vec![b'x'; 100_000]);
+        queue.push_owned(bytes.clone(), &mut spares);
+        queue.consume(100_000, &mut spares);
+        assert!(spares.take_frame(100_000).is_none());
+        assert!(bytes.iter().all(|byte| *byte == b'x'));
+    }
+
+    #[test]
+    fn the_smallest_buffer_that_fits_is_taken() {
+        for (size, taken) in [
+            (180_000, Some(200_000)),
+            (200_000, Some(200_000)),
+            (250_000, Some(300_000)),
+            // It would be read to far behind the frame.
+            (120_000, None),
+            (301_000, None),
+        ] {
+            let mut spares = Spares::default();
+            for size in [300_000, 100_000, 200_000, 210_000] {
+                spares.give_frame(Vec::with_capacity(size));
+            }
+            let buffer = spares.take_frame(size);
+            assert_eq!(buffer.map(|b| b.capacity()), taken, "{size}");
+        }
+    }
+
+    #[test]
+    fn only_what_was_not_needed_for_a_while_is_freed() {
+        let mut spares = Spares::default();
+        for _ in 0..3 {
+            spares.give_frame(Vec::with_capacity(100_000));
+        }
+        spares.release_unused();
+        let two = [(); 2].map(|()| spares.take_frame(100_000));
+        two.into_iter().flatten().for_each(|b| spares.give_frame(b));
+        spares.release_unused();
+        assert_eq!(spares.frames.len(), 2);
+        spares.release_unused();
+        assert!(spares.frames.is_empty());
+    }
+
+    #[test]
+    fn no_more_is_kept_than_was_said() {
+        let mut spares = Spares::default();
+        for size in [CHUNK, 5 * 1024 * 1024] {
+            spares.give_frame(Vec::with_capacity(size));
+            assert_eq!(spares.frames_size, 0);
+        }
+        for _ in 0..100 {
+            spares.give_frame(Vec::with_capacity(1024 * 1024));
+        }
+        assert_eq!(spares.frames_size, SPARE_FRAMES);
+        // The oldest had to go.
+        spares.give_frame(Vec::with_capacity(2 * 1024 * 1024));
+        assert_eq!(spares.frames_size, SPARE_FRAMES);
+        assert!(spares.take_frame(2 * 1024 * 1024).is_some());
+        spares.release_unused();
+        spares.release_unused();
+        assert_eq!((spares.frames_size, spares.frames.len()), (0, 0));
     }
 
     #[test]

@@ -49,9 +49,8 @@ impl Worker {
             }
             let mut scratch = std::mem::take(&mut self.scratch);
             let least = upstream.scanner.least_len();
-            let came = upstream
-                .input
-                .read(&mut upstream.socket, &mut scratch, least);
+            let (input, socket) = (&mut upstream.input, &mut upstream.socket);
+            let came = input.read(socket, &mut scratch, least, &mut self.spares);
             let result = match came {
                 Ok(Came::End) | Err(_) => Err(LaneEnd::Lost),
                 Ok(Came::Nothing) => Ok(()),

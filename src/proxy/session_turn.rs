@@ -132,7 +132,8 @@ impl Worker {
         let session = &mut self.sessions[index];
         let mut scratch = std::mem::take(&mut self.scratch);
         let least = session.scanner.least_len();
-        let came = session.input.read(&mut session.socket, &mut scratch, least);
+        let (input, socket) = (&mut session.input, &mut session.socket);
+        let came = input.read(socket, &mut scratch, least, &mut self.spares);
         let more = match came {
             Ok(Came::End) | Err(_) => false,
             Ok(Came::Nothing) => true,
