@@ -29,6 +29,7 @@ pub mod metrics;
 pub mod names;
 pub mod proxy;
 pub mod resp;
+pub mod scheduling;
 pub mod sentinel;
 pub mod telemetry;
 pub mod topology;

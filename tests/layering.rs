@@ -18,6 +18,7 @@ const LAYERS: &[Layer] = &[
     // Plain values, one writer, many readers.
     Layer { name: "topology",  uses: &[],                           crates: Only(&["serde", "humantime_serde", "arc_swap", "tokio::sync", "tokio::pin"]), never: IO },
     Layer { name: "clock",     uses: &["topology"],                 crates: Only(&[]), never: &[] },
+    Layer { name: "scheduling", uses: &[],                          crates: Only(&["libc"]), never: &[] },
     // Bytes in, values out.
     Layer { name: "resp",      uses: &[],                           crates: Only(&["bytes", "redis_protocol", "memchr", "itoa", "thiserror", "serde", "sha1", "tokio_util"]), never: IO },
     // The pure core: nothing that can wait, lock, log, count, roll dice or read a clock.
@@ -26,7 +27,7 @@ const LAYERS: &[Layer] = &[
     Layer { name: "metrics",   uses: &["topology", "clock"],        crates: Any, never: &[] },
     Layer { name: "telemetry", uses: &["metrics", "topology"],      crates: Any, never: &[] },
     // The two planes do not know each other.
-    Layer { name: "proxy",     uses: &["topology", "resp", "metrics", "clock"],             crates: Any, never: &[] },
+    Layer { name: "proxy",     uses: &["topology", "resp", "metrics", "clock", "scheduling"],             crates: Any, never: &[] },
     Layer { name: "control",   uses: &["topology", "resp", "failover", "metrics", "clock"], crates: Any, never: &[] },
     // Shows what is published and what the core knows; asks through a trait of its own.
     Layer { name: "admin",     uses: &["topology", "metrics", "clock", "failover::Status", "failover::Health"], crates: Any, never: &[] },

@@ -54,6 +54,7 @@ impl Worker {
             self.feed_starved(backend);
         }
         self.count();
+        self.gathering.look(self.now);
         self.settle();
     }
 

@@ -10,6 +10,8 @@ use serde::{Deserialize, Serialize};
 pub struct Settings {
     /// Worker threads; 0 means one for every four cores, at least one, at most four.
     pub workers: usize,
+    /// Whether a worker lets the threads that send to it run first while that pays, see sched(7) on `SCHED_BATCH`.
+    pub adaptive_scheduling: bool,
     /// Client connections over all listeners; further ones get -ERR max number of clients reached.
     pub max_clients: usize,
     /// On SIGTERM: how long requests on their way may take to be answered.
@@ -28,6 +30,7 @@ impl Default for Settings {
     fn default() -> Self {
         Settings {
             workers: 0,
+            adaptive_scheduling: true,
             max_clients: 10_000,
             drain_timeout: Duration::from_secs(5),
             max_request_bytes: 1024 * 1024 * 1024,

@@ -64,12 +64,15 @@ impl Worker {
         }
         // All requests first, so that the replies that come with them find them waiting.
         let mut again = std::mem::take(&mut self.again);
+        let mut served = 0;
         for event in events.iter() {
             if let Some(session) = self.session_of(Socket::token_of(event)) {
                 self.sessions[session].socket.note(event);
                 self.session_turn(session);
+                served += 1;
             }
         }
+        self.gathering.turn(served);
         for event in events.drain(..) {
             if let Some(lane) = self.lane_of(Socket::token_of(&event))
                 && let Some(upstream) = &mut self.lanes[lane].upstream

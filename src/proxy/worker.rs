@@ -17,6 +17,7 @@ use tokio::sync::{Notify, mpsc};
 use super::cluster::{ClusterBackend, ClusterSession, follow_cluster};
 use super::door::Door;
 use super::entry::{Entry, SessionRef};
+use super::gathering::Gathering;
 use super::lane::{Lane, LaneKey};
 use super::listener::Accepted;
 use super::queue::Spares;
@@ -62,6 +63,7 @@ pub(super) struct Worker {
     pub(super) now: Timestamp,
     pub(super) draining: bool,
     pub(super) poller: Poller,
+    pub(super) gathering: Gathering,
     /// Lanes with something to write after this turn.
     pub(super) to_write: Vec<usize>,
     /// Sessions that something happened to, to be looked at in this turn.
@@ -268,6 +270,7 @@ impl Worker {
         Ok(Worker {
             index,
             limits: Limits::default(),
+            gathering: Gathering::new(settings.adaptive_scheduling),
             settings,
             shared,
             backends,

@@ -3,6 +3,7 @@
 mod connection;
 mod failover;
 mod plane;
+mod scheduling;
 mod state;
 mod tracking;
 mod traffic;
