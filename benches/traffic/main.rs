@@ -61,6 +61,8 @@ struct Bench {
     systems: Vec<System>,
     /// Requests per second of each system with "p1-get", by round.
     closed_loop: BTreeMap<(Kind, usize), f64>,
+    /// Requests per second of each system right before the idle connections are opened, by round.
+    without_idle: BTreeMap<(Kind, usize), f64>,
     /// Bytes for an idle connection.
     idle: BTreeMap<Kind, Vec<f64>>,
 }
@@ -95,6 +97,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         redis,
         systems,
         closed_loop: BTreeMap::new(),
+        without_idle: BTreeMap::new(),
         idle: BTreeMap::new(),
     };
     println!(
@@ -114,7 +117,7 @@ fn main() -> Result<(), Box<dyn Error>> {
             bench.judge_idle(scenario, &rounds, &mut judgement);
         }
     }
-    bench.print_memory()?;
+    bench.judge_memory(&mut judgement)?;
     judgement.print();
     Ok(())
 }
@@ -155,11 +158,16 @@ impl Bench {
         at: usize,
         round: usize,
     ) -> Result<Measured, Box<dyn Error>> {
+        let system_kind = self.systems[at].kind;
         let idle = match scenario.idle() {
             0 => Vec::new(),
-            count => self.open_idle(at, count)?,
+            count => {
+                let alone = load::run(scenario, requests, self.systems[at].port)?;
+                self.without_idle
+                    .insert((system_kind, round), alone.per_second);
+                self.open_idle(at, count)?
+            }
         };
-        let system_kind = self.systems[at].kind;
         let before = (self.redis.cpu_seconds()?, self.systems[at].cpu_seconds()?);
         let latency = match scenario.rate {
             None if scenario.command == scenario::MIXED => mixed::run(
@@ -211,7 +219,7 @@ impl Bench {
     fn judge_idle(&self, scenario: &Scenario, rounds: &[Round], judgement: &mut Judgement) {
         let ratios = rounds.iter().enumerate().filter_map(|(number, round)| {
             let busy = round.of(Kind::Pointsman)?.latency.per_second;
-            Some(busy / self.closed_loop.get(&(Kind::Pointsman, number))?)
+            Some(busy / self.without_idle.get(&(Kind::Pointsman, number))?)
         });
         let ratio = median(ratios.collect());
         judgement.one(
@@ -230,15 +238,25 @@ impl Bench {
         );
     }
 
-    fn print_memory(&self) -> Result<(), Box<dyn Error>> {
+    fn judge_memory(&self, judgement: &mut Judgement) -> Result<(), Box<dyn Error>> {
         let mut each = Vec::new();
         for system in &self.systems {
             if system.kind != Kind::Direct {
                 let idle = self.idle.get(&system.kind).and_then(|all| all.first());
-                each.push((system.kind, idle.copied(), system.peak_bytes()? as f64));
+                each.push(table::Memory {
+                    kind: system.kind,
+                    started: system.started,
+                    idle: idle.copied(),
+                    peak: system.peak_bytes()?,
+                });
             }
         }
         table::print_memory(&each);
+        if let Some(own) = each.iter().find(|memory| memory.kind == Kind::Pointsman) {
+            let megabytes = own.started.own as f64 / 1e6;
+            let base = "its own memory at the start, MB";
+            judgement.one("all", base, Bound::AtMost(8.0), Some(megabytes));
+        }
         Ok(())
     }
 }

@@ -109,6 +109,11 @@ impl Process {
         self.memory("VmRSS:")
     }
 
+    /// The part of it that is nobody else's.
+    pub fn own_bytes(&self) -> Result<u64, Box<dyn Error>> {
+        self.memory("RssAnon:")
+    }
+
     /// The most memory it ever occupied, bytes.
     pub fn peak_bytes(&self) -> Result<u64, Box<dyn Error>> {
         self.memory("VmHWM:")

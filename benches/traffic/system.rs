@@ -147,6 +147,17 @@ pub struct System {
     pub port: u16,
     /// `None`: there is no proxy.
     proxy: Option<(Process, Port)>,
+    /// What the proxy occupied when it had answered its first request; nothing where there is none.
+    pub started: Occupied,
+}
+
+/// Memory of a process, bytes.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Occupied {
+    /// Nobody else's: without the pages of the program and its libraries, which the kernel shares and may drop.
+    pub own: u64,
+    /// With those.
+    pub resident: u64,
 }
 
 impl System {
@@ -156,6 +167,7 @@ impl System {
                 kind,
                 port: redis.port.number(),
                 proxy: None,
+                started: Occupied::default(),
             });
         }
         let port = Port::pick()?;
@@ -177,6 +189,10 @@ impl System {
         Ok(System {
             kind,
             port: port.number(),
+            started: Occupied {
+                own: process.own_bytes()?,
+                resident: process.resident_bytes()?,
+            },
             proxy: Some((process, port)),
         })
     }

@@ -3,7 +3,7 @@
 use super::goals::{self, Bound, Round};
 use super::load::Measured;
 use super::scenario::Scenario;
-use super::system::Kind;
+use super::system::{Kind, Occupied};
 
 /// A line for each system: medians over the rounds. The ratio is the median of the ratios of each round,
 /// which a slow moment of the machine changes less than the ratio of the medians.
@@ -90,11 +90,27 @@ impl Judgement {
 }
 
 /// Memory of each system: of an idle connection, and the most in this run.
-pub fn print_memory(each: &[(Kind, Option<f64>, f64)]) {
-    println!("\nMemory          idle connection, bytes    peak, MB");
-    for (kind, idle, peak) in each {
-        let idle = idle.map_or("-".into(), |idle| format!("{idle:.0}"));
-        println!("  {:<10} {idle:>24} {:>13.1}", kind.to_string(), peak / 1e6);
+/// What a proxy needed, bytes.
+pub struct Memory {
+    pub kind: Kind,
+    pub started: Occupied,
+    /// Of one idle connection, where they were measured.
+    pub idle: Option<f64>,
+    pub peak: u64,
+}
+
+pub fn print_memory(each: &[Memory]) {
+    println!("\nMemory      started: own, MB   resident   idle connection, bytes    peak, MB");
+    let megabytes = |bytes: u64| bytes as f64 / 1e6;
+    for memory in each {
+        let idle = memory.idle.map_or("-".into(), |idle| format!("{idle:.0}"));
+        println!(
+            "  {:<10} {:>16.1} {:>10.1} {idle:>24} {:>11.1}",
+            memory.kind.to_string(),
+            megabytes(memory.started.own),
+            megabytes(memory.started.resident),
+            megabytes(memory.peak)
+        );
     }
 }
 
