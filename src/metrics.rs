@@ -106,6 +106,8 @@ names! {
     SUBSCRIPTION_GAPS = "pointsman_subscription_gaps_total", Kind::Counter, ["backend"],
         "Times a subscribed session was subscribed again after its upstream was lost; messages \
          published in between did not reach it.";
+    WORKERS_BATCH = "pointsman_workers_batch_scheduled", Kind::Gauge, [],
+        "Worker threads that let the threads which send to them run first now.";
     UPSTREAM_CONNECTIONS = "pointsman_upstream_connections", Kind::Gauge, ["backend", "kind"],
         "Connections to the primary that carry requests now.";
     UPSTREAM_FAILURES = "pointsman_upstream_connect_failures_total", Kind::Counter,
@@ -183,6 +185,11 @@ pub fn describe() {
 /// before the recorder.
 pub fn log_dropped(lines: u64) {
     counter!(LOG_DROPPED).increment(lines);
+}
+
+/// Worker threads under `SCHED_BATCH`: `increment` when one begins, `decrement` when it gives that up.
+pub fn workers_batch_scheduled() -> Gauge {
+    gauge!(WORKERS_BATCH)
 }
 
 /// Handles of one backend in the data plane. Each worker makes its own copy; all copies add to the

@@ -207,6 +207,7 @@ mod tests {
     use crate::metrics::{
         ClusterMetrics, ControlMetrics, DnsMetrics, LookupMetrics, PublicationMetrics,
         PublisherKind, RequestOutcome, SentinelMetrics, VipMetrics, WorkerMetrics,
+        workers_batch_scheduled,
     };
 
     #[test]
@@ -219,6 +220,7 @@ mod tests {
             worker.requests(RequestOutcome::Unknown, 3);
             worker.hold_ended(std::time::Duration::from_millis(20));
             SentinelMetrics::register().clients(1);
+            workers_batch_scheduled().increment(1);
             let mut control = ControlMetrics::new("main");
             let node = crate::topology::NodeId::new("127.0.0.1:6379");
             control.node_up(&node, true);

@@ -8,6 +8,9 @@
 
 use std::time::Duration;
 
+use metrics::Gauge;
+
+use crate::metrics::workers_batch_scheduled;
 use crate::scheduling::{CpuUse, CurrentThread, SchedulingPolicy};
 use crate::topology::Timestamp;
 
@@ -28,6 +31,7 @@ pub(super) struct Gathering {
     served: u32,
     used: CpuUse,
     chosen: Choice,
+    under_batch: Gauge,
 }
 
 impl Gathering {
@@ -42,6 +46,7 @@ impl Gathering {
             served: 0,
             used: CpuUse::default(),
             chosen: Choice::default(),
+            under_batch: workers_batch_scheduled(),
         }
     }
 
@@ -79,6 +84,10 @@ impl Gathering {
             if policy != before {
                 tracing::debug!(?policy, turns, served, "scheduling");
                 thread.set_policy(policy)?;
+                match policy {
+                    SchedulingPolicy::Batch => self.under_batch.increment(1),
+                    SchedulingPolicy::Normal => self.under_batch.decrement(1),
+                }
             }
             Ok(())
         });
