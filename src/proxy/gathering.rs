@@ -16,8 +16,9 @@ use crate::topology::Timestamp;
 
 /// Clients served between two looks, below which it does not matter: 1,000 a second.
 const LEAST_SERVED: u32 = 50;
-/// Clients that a turn serves, from which on it gathers.
+/// Clients that a turn serves, from which on it gathers, and from which on it goes on to do so.
 const GATHERS: u32 = 3;
+const STILL_GATHERS: u32 = 2;
 /// For every so many clients that a turn serves, the worker may wait as long as it runs.
 const SERVED_PER_WAIT: u32 = 8;
 /// When it waited too long, it is not tried again for this long.
@@ -109,9 +110,9 @@ struct Look {
 }
 
 impl Look {
-    fn gathers(&self) -> bool {
+    fn gathers(&self, least: u32) -> bool {
         // A kernel that does not count says 0.
-        !self.ran.is_zero() && self.served >= LEAST_SERVED && self.served >= GATHERS * self.turns
+        !self.ran.is_zero() && self.served >= LEAST_SERVED && self.served >= least * self.turns
     }
 
     fn waits_too_long(&self) -> bool {
@@ -139,7 +140,8 @@ impl Choice {
         if self.batch && look.waits_too_long() {
             self.not_before = now + PAUSE;
         }
-        self.batch = now >= self.not_before && look.gathers() && !look.waits_too_long();
+        let least = if self.batch { STILL_GATHERS } else { GATHERS };
+        self.batch = now >= self.not_before && look.gathers(least) && !look.waits_too_long();
     }
 }
 
@@ -189,6 +191,13 @@ mod tests {
         assert!(!after(&[&look(700, 700, 22_000, 4_700)]).batch);
         let pipelines_alone = look(900, 900, 40_000, 1_000);
         assert!(!after(&[&pipelines_alone]).batch);
+    }
+
+    #[test]
+    fn a_worker_that_gathers_goes_on_when_it_gathers_a_little_less() {
+        let two_and_a_half = look(2_000, 5_000, 33_000, 10_000);
+        assert!(!after(&[&two_and_a_half]).batch);
+        assert!(after(&[&look(3_500, 11_000, 37_000, 12_000), &two_and_a_half]).batch);
     }
 
     #[test]
