@@ -295,11 +295,17 @@ impl Sharded {
 
     /// From now on keys of the slot may be at either node.
     pub async fn open_slot(&self, slot: u16, from: usize, to: usize) -> Result<(), LabError> {
+        let importing = ["IMPORTING", self.name(from)];
+        self.set_slot(to, slot, &importing).await?;
+        let migrating = ["MIGRATING", self.name(to)];
+        self.set_slot(from, slot, &migrating).await
+    }
+
+    /// CLUSTER SETSLOT at one node.
+    pub async fn set_slot(&self, at: usize, slot: u16, state: &[&str]) -> Result<(), LabError> {
         let text = slot.to_string();
-        let importing = ["CLUSTER", "SETSLOT", &text, "IMPORTING", self.name(from)];
-        patiently(&self.nodes[to], &importing).await?;
-        let migrating = ["CLUSTER", "SETSLOT", &text, "MIGRATING", self.name(to)];
-        patiently(&self.nodes[from], &migrating).await
+        let request = [&["CLUSTER", "SETSLOT", &text], state].concat();
+        patiently(&self.nodes[at], &request).await
     }
 
     /// Moves some keys of the slot; returns how many.
@@ -333,12 +339,11 @@ impl Sharded {
 
     /// The slot belongs to `to`, as all primaries hear.
     pub async fn close_slot(&self, slot: u16, to: usize) -> Result<(), LabError> {
-        let text = slot.to_string();
-        let owned = ["CLUSTER", "SETSLOT", &text, "NODE", self.name(to)];
-        patiently(&self.nodes[to], &owned).await?;
+        let owned = ["NODE", self.name(to)];
+        self.set_slot(to, slot, &owned).await?;
         for (number, node) in self.nodes.iter().enumerate() {
             if number != to && node.pid().is_some() && node.is_primary().await? {
-                patiently(node, &owned).await?;
+                self.set_slot(number, slot, &owned).await?;
             }
         }
         Ok(())

@@ -153,10 +153,10 @@ impl Worker {
     fn leads_elsewhere(&self, lane: usize, to: &Redirect) -> bool {
         match to {
             Redirect::TryAgain | Redirect::Ask(_) => true,
-            Redirect::Moved(address) => {
+            Redirect::Moved(_) => {
                 let at = self.lanes[lane].backend;
                 let home = self.backends[at].shard_of.unwrap_or(at);
-                let shard = self.shard_at(home, lane, address);
+                let shard = self.shard_at(home, lane, to);
                 shard.is_some_and(|(_, backend)| backend != at)
             }
         }
@@ -165,16 +165,12 @@ impl Worker {
     /// The shard to which a pinned lane has to move, by what its node says, and whether it has to ask there.
     pub(super) fn lane_belongs(&self, lane: usize, frame: &[u8]) -> Option<(usize, bool)> {
         let state = &self.lanes[lane];
-        let (address, asks) = match Redirect::read(frame).filter(|_| state.pinned)? {
-            Redirect::Moved(address) => (address, false),
-            Redirect::Ask(address) => (address, true),
-            Redirect::TryAgain => return None,
-        };
+        let to = Redirect::read(frame).filter(|_| state.pinned)?;
         let home = self.backends[state.backend]
             .shard_of
             .unwrap_or(state.backend);
-        let (_, backend) = self.shard_at(home, lane, &address)?;
-        (backend != state.backend).then_some((backend, asks))
+        let (_, backend) = self.shard_at(home, lane, &to)?;
+        (backend != state.backend).then_some((backend, matches!(to, Redirect::Ask(_))))
     }
 
     /// A node said that a request belongs elsewhere. It did not run.
@@ -210,12 +206,7 @@ impl Worker {
             return;
         };
         let settled = part.redirects <= MAX_REDIRECTS;
-        let target = match to {
-            Redirect::Moved(node) | Redirect::Ask(node) if settled => {
-                self.shard_at(home, from, node)
-            }
-            _ => None,
-        };
+        let target = self.shard_at(home, from, to).filter(|_| settled);
         let Some((number, shard)) = target else {
             return self.detain(entry, bytes);
         };
@@ -232,13 +223,17 @@ impl Worker {
         self.push_entry(lane, entry, &frame);
     }
 
-    /// The shard whose primary is at the address that a redirection names.
+    /// The shard whose primary is at the address that a redirection names. ASK may name a node that has handed
+    /// over since, some servers for ever: the slot is on its way to that node's shard all the same.
     pub(super) fn shard_at(
         &self,
         cluster: usize,
         from: usize,
-        address: &str,
+        to: &Redirect,
     ) -> Option<(u16, usize)> {
+        let (Redirect::Moved(address) | Redirect::Ask(address)) = to else {
+            return None;
+        };
         let cluster = self.backends[cluster].cluster.as_ref()?;
         let node = match address.strip_prefix(':') {
             // The host of the node that says so.
@@ -249,7 +244,12 @@ impl Worker {
             }
             None => NodeId::new(bracketed(address)),
         };
-        let number = *cluster.map.primaries.get(&node)?;
+        let follows = |shard: &usize| self.backends[*shard].topology.replicas.contains(&node);
+        let number = match (cluster.map.primaries.get(&node), to) {
+            (Some(number), _) => *number,
+            (None, Redirect::Ask(_)) => cluster.shards.iter().position(follows)? as u16,
+            (None, _) => return None,
+        };
         Some((number, *cluster.shards.get(usize::from(number))?))
     }
 
@@ -316,7 +316,12 @@ impl Worker {
             }
         }
         for entry in expired {
-            let error = entry.too_late(&format!("no shard took it for {timeout:?}"));
+            let what = match &entry.kind {
+                Kind::Part(part) => part.slot.map(|slot| format!("hash slot {slot}")),
+                _ => None,
+            };
+            let what = what.as_deref().unwrap_or("it");
+            let error = entry.too_late(&format!("no shard took {what} for {timeout:?}"));
             self.backends[backend].turn.failed(&error);
             self.finish_entry(entry, error);
         }

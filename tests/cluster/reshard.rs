@@ -203,6 +203,54 @@ async fn a_slot_on_its_way_is_asked_for_at_both_ends() {
     scene.assert_log_is_clean();
 }
 
+#[tokio::test]
+async fn a_slot_on_its_way_is_found_when_its_target_hands_over() {
+    let patience =
+        |options: &mut PointsmanOptions| options.requests = "hold_timeout = \"2s\"".into();
+    let scene = Scene::for_a_handover_with(patience).await;
+    let mut client = scene.client().await;
+    let slot = key_slot(b"t");
+    let from = scene.node_of("t").await;
+    let to = (from + 1) % 3;
+    for number in 0..20 {
+        let reply = ask(&mut client, &format!("SET {{t}}{number} {number}")).await;
+        assert_eq!(reply, "OK");
+    }
+    scene.cluster.open_slot(slot, from, to).await.unwrap();
+    scene.cluster.move_keys(slot, from, to, 10).await.unwrap();
+    let heir = scene.cluster.partner(to);
+    scene.cluster.hand_over(heir).await.unwrap();
+    pointsman::lab::until("the old target to step down", SOON, async || {
+        match scene.cluster.node(to).is_primary().await {
+            Ok(false) => Ok(()),
+            other => Err(format!("{other:?}")),
+        }
+    })
+    .await
+    .unwrap();
+    // Whatever the heir knew of the slot, now it does not: who asks for a new key is sent to and fro.
+    scene
+        .cluster
+        .set_slot(heir, slot, &["STABLE"])
+        .await
+        .unwrap();
+    let reply = ask(&mut client, "GET {t}new").await;
+    let why = format!("not executed: no shard took hash slot {slot} for 2s");
+    assert!(reply.contains(&why), "{reply}");
+    // The heir takes the keys, while a Redis at the source goes on naming the old target.
+    let source = ["IMPORTING", scene.cluster.name(from)];
+    scene.cluster.set_slot(heir, slot, &source).await.unwrap();
+    let mut blocks = scene.client().await;
+    send(&mut blocks, "BLPOP {t}list 0").await;
+    for number in 0..20 {
+        let reply = ask(&mut client, &format!("GET {{t}}{number}")).await;
+        assert_eq!(reply, number.to_string());
+    }
+    assert_eq!(ask(&mut client, "RPUSH {t}list e").await, "1");
+    assert_eq!(hear(&mut blocks).await, "[{t}list, e]");
+    scene.assert_log_is_clean();
+}
+
 async fn counts_redirect(scene: &Scene, kind: &str) {
     let label = format!(",kind=\"{kind}\"");
     // Workers add up now and then.

@@ -39,11 +39,15 @@ impl Scene {
     /// Where a replica is told to take over: when it fails, nobody votes for it again for twice that long, and it
     /// does not ask for twice that again.
     pub async fn for_a_handover() -> Scene {
+        Scene::for_a_handover_with(|_| {}).await
+    }
+
+    pub async fn for_a_handover_with(change: impl FnOnce(&mut PointsmanOptions)) -> Scene {
         let cluster = ShardedOptions {
             node_timeout: Duration::from_secs(5),
             ..ShardedOptions::default()
         };
-        Scene::behind(cluster, |_| {}).await
+        Scene::behind(cluster, change).await
     }
 
     /// With a password at every node.
