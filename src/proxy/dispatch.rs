@@ -158,11 +158,7 @@ impl Worker {
             Special::Blocking(_) => self.blocking(index, special, request, frame, class),
             Special::Subscribe(kind) => self.subscribe(index, kind, request, frame),
             Special::Unsubscribe(kind) => self.unsubscribe(index, kind, request, frame),
-            Special::Monitor => {
-                let lane = self.pin(index)?;
-                self.push_hook(index, lane, Hook::Monitor, Replay::Read, frame);
-                Ok(Step::Next)
-            }
+            Special::Monitor => self.monitor(index, request, frame),
             Special::Client => client_command::client(self, index, request, frame),
             Special::Hello | Special::Auth | Special::Select => {
                 identity::identity(self, index, special, request, frame)
@@ -364,6 +360,23 @@ impl Worker {
         let id = upstream.map_or(0, |upstream| upstream.client_id);
         let blocked_on = &self.sessions[index].client.blocked_on;
         blocked_on.store(id, std::sync::atomic::Ordering::Relaxed);
+    }
+
+    /// Who monitors already gets no reply to another MONITOR.
+    fn monitor(&mut self, index: usize, request: &Request, frame: &[u8]) -> Result<Step, Park> {
+        let lane = self.pin(index)?;
+        let session = &mut self.sessions[index];
+        if session.inflight > 0 {
+            return Err(Park::Drained);
+        }
+        if request.argc == 1 && session.pin.as_ref().is_some_and(|pin| pin.monitor) {
+            if session.reply_mode == ReplyMode::SkipNext {
+                session.reply_mode = ReplyMode::On;
+            }
+            return Ok(Step::Next);
+        }
+        self.push_hook(index, lane, Hook::Monitor, Replay::Read, frame);
+        Ok(Step::Next)
     }
 
     fn subscribe(

@@ -127,9 +127,8 @@ impl Entry {
     /// (P|S)(UN)SUBSCRIBE.
     pub(super) fn expects_acknowledgement(&self) -> bool {
         match &self.kind {
-            Kind::Hook(hook) => matches!(**hook, Hook::Subscription { .. }),
-            // Subscriptions made again by us.
-            _ => self.session.is_none(),
+            Kind::Hook(hook) => matches!(**hook, Hook::Subscription { .. } | Hook::Again),
+            _ => false,
         }
     }
 

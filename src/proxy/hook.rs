@@ -55,6 +55,8 @@ pub(super) enum Hook {
     },
     /// MONITOR.
     Monitor,
+    /// SUBSCRIBE or MONITOR, said again by us on a new connection.
+    Again,
     /// SCAN and its kin.
     Scan(Iteration),
     /// WAIT, WAITAOF; `blind`: the node did not let us take note of its offset before.

@@ -177,36 +177,40 @@ impl Pin {
     /// What is sent on a new connection before everything else.
     fn restore(&self, now: Timestamp, asks: bool) -> Vec<(Entry, Vec<Bytes>)> {
         let mut entries = Vec::new();
-        let mut add = |bytes: Bytes, replies: u32| {
-            entries.push((Entry::internal(bytes.len(), replies, now), vec![bytes]));
+        let mut add = |bytes: Bytes, replies: u32, kind: Kind| {
+            let mut entry = Entry::internal(bytes.len(), replies, now);
+            entry.kind = kind;
+            entries.push((entry, vec![bytes]));
         };
         if self.tracking.target.is_none() {
             for frame in self.tracking.restore(None) {
-                add(frame, 1);
+                add(frame, 1, Kind::Plain);
             }
         }
         if let Some(frame) = &self.sticky {
-            add(frame.clone(), 1);
+            add(frame.clone(), 1, Kind::Plain);
         }
         let words: [&[u8]; 3] = [b"SUBSCRIBE", b"PSUBSCRIBE", b"SSUBSCRIBE"];
         for (word, set) in words.into_iter().zip(&self.channels) {
             for channel in set {
                 let mut frame = BytesMut::new();
                 encode_request(&mut frame, &[word, channel]);
-                add(frame.freeze(), 1);
+                add(frame.freeze(), 1, Kind::Hook(Box::new(Hook::Again)));
             }
         }
         if self.monitor {
-            add(Bytes::from_static(b"*1\r\n$7\r\nMONITOR\r\n"), 1);
+            let frame = Bytes::from_static(b"*1\r\n$7\r\nMONITOR\r\n");
+            add(frame, 1, Kind::Hook(Box::new(Hook::Again)));
         }
         if asks {
             // It is valid for the next command, and up to EXEC where that is MULTI.
-            add(Bytes::from_static(ASKING), 1);
+            add(Bytes::from_static(ASKING), 1, Kind::Plain);
         }
         if let Some(tx) = &self.tx
             && tx.count > 0
         {
-            add(Bytes::copy_from_slice(&tx.acknowledged), tx.count);
+            let frame = Bytes::copy_from_slice(&tx.acknowledged);
+            add(frame, tx.count, Kind::Plain);
         }
         entries
     }

@@ -319,13 +319,11 @@ impl Worker {
                     self.finish_request(of, &replies, Some(&replies), mute);
                 }
             }
-            Kind::Hook(hook) => {
-                if let Hook::Subscription { .. } = **hook {
-                    self.on_acknowledgement(lane, frame);
-                } else {
-                    self.on_hook_reply(lane, frame);
-                }
-            }
+            Kind::Hook(hook) => match **hook {
+                Hook::Subscription { .. } => self.on_acknowledgement(lane, frame),
+                Hook::Again => self.hears_again(lane, frame),
+                _ => self.on_hook_reply(lane, frame),
+            },
             Kind::Plain | Kind::Local(_) | Kind::Part(_) => {
                 head.replies -= 1;
                 if head.replies == 0 {

@@ -159,11 +159,18 @@ impl Worker {
         effects: Vec<(usize, Effect)>,
         frame: &[u8],
     ) -> Bytes {
-        let replies: Vec<&[u8]> = elements(frame).collect();
         let head = memchr::memchr(b'\n', frame).map_or(frame.len(), |lf| lf + 1);
         let mut out = BytesMut::from(&frame[..head]);
         let mut effects = effects.into_iter().peekable();
-        for (at, reply) in replies.into_iter().enumerate() {
+        let mut next = 0;
+        for reply in elements(frame) {
+            if reply[0] == b'>' {
+                // A message that one of the commands caused: it answers none.
+                out.extend_from_slice(reply);
+                continue;
+            }
+            let at = next;
+            next += 1;
             let effect = effects.next_if(|(place, _)| *place == at);
             let Some((_, effect)) = effect.filter(|_| reply[0] != b'-') else {
                 out.extend_from_slice(reply);
@@ -236,6 +243,24 @@ impl Worker {
     pub(super) fn speaks_when_silent(&self, lane: usize) -> bool {
         let version = self.backends[self.lanes[lane].backend].version;
         version.is_none_or(|version| version >= (6, 2))
+    }
+
+    /// What a client listens to was said again for it. Who may not hear it any more is cut off, as the node does
+    /// it with those who are connected to it directly.
+    pub(super) fn hears_again(&mut self, lane: usize, frame: &[u8]) {
+        self.pop_entry(lane);
+        if frame[0] == b'-'
+            && let Some(of) = self.lanes[lane].owner
+            && let Some(session) = self.session(of)
+        {
+            tracing::info!(
+                client = session.client.id,
+                error = %String::from_utf8_lossy(frame).trim_end(),
+                "subscriber dropped: it may not subscribe any more"
+            );
+            session.kill();
+            self.wake_session(of.index);
+        }
     }
 
     /// (P|S)(UN)SUBSCRIBE: one acknowledgement a channel.

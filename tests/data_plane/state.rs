@@ -1,8 +1,11 @@
 //! State that Redis keeps for a connection.
 
 use pointsman::lab::{Protocol, Server};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
 
-use crate::plane::{Plane, ask, hear, message, send};
+use crate::plane::{PATIENCE, Plane, ask, hear, message, send};
 
 #[tokio::test]
 async fn a_transaction_works_whole_and_command_by_command() {
@@ -175,6 +178,78 @@ async fn subscriptions_of_every_kind_in_both_protocols() {
         }
         assert_eq!(ask(&mut client, "ECHO back").await, "\"back\"");
         assert_eq!(ask(&mut publisher, "PUBLISH a gone").await, ":0");
+    }
+}
+
+#[tokio::test]
+async fn a_message_within_the_reply_to_exec_is_no_element_of_it() {
+    let plane = Plane::start(0).await;
+    let mut said = Vec::new();
+    for address in [plane.node(0).address(), plane.address()] {
+        let mut stream = TcpStream::connect(address.to_string())
+            .await
+            .expect("connected");
+        stream.write_all(b"HELLO 3\r\n").await.expect("sent");
+        let mut reply = vec![0; 4096];
+        let _ = stream.read(&mut reply).await.expect("HELLO is answered");
+        let requests = "SUBSCRIBE c\r\nMULTI\r\nSET a 1\r\nPUBLISH c x\r\nCLIENT SETNAME me\r\nEXEC\r\n\
+                        CLIENT GETNAME\r\nUNSUBSCRIBE\r\nCLIENT TRACKING ON\r\nGET a\r\nMULTI\r\nGET a\r\n\
+                        SET a 2\r\nGET a\r\nEXEC\r\nQUIT\r\n";
+        stream.write_all(requests.as_bytes()).await.expect("sent");
+        reply.clear();
+        let all = timeout(PATIENCE, stream.read_to_end(&mut reply)).await;
+        all.expect("in time").expect("closed");
+        said.push(String::from_utf8_lossy(&reply).into_owned());
+    }
+    assert!(said[0].contains("message"), "{}", said[0]);
+    assert_eq!(said[0], said[1]);
+}
+
+#[tokio::test]
+async fn who_may_not_hear_any_more_is_cut_off() {
+    let plane = Plane::start(0).await;
+    let mut operator = plane.client().await;
+    for protocol in [Protocol::Resp2, Protocol::Resp3] {
+        let user = "ACL SETUSER alice on >pw ~* +@all &*";
+        if ask(&mut operator, user).await != "+OK" {
+            // Redis 6.0 has no rules about channels.
+            return;
+        }
+        let (mut alice, mut other) = (plane.client().await, plane.client().await);
+        alice.hello(protocol).await.expect("HELLO");
+        assert_eq!(ask(&mut alice, "AUTH alice pw").await, "+OK");
+        send(&mut alice, "SUBSCRIBE a b").await;
+        send(&mut other, "SUBSCRIBE a").await;
+        for client in [&mut alice, &mut other] {
+            assert!(message(client).await.contains("\"subscribe\", \"a\""));
+        }
+        assert!(message(&mut alice).await.contains("\"b\", :2"));
+        let rule = "ACL SETUSER alice resetchannels &b";
+        assert_eq!(ask(&mut operator, rule).await, "+OK");
+        let closed = timeout(PATIENCE, alice.closed()).await;
+        closed.expect("in time").expect("closed");
+        assert_eq!(ask(&mut operator, "PUBLISH a x").await, ":1");
+        assert!(message(&mut other).await.contains("\"message\", \"a\""));
+    }
+}
+
+#[tokio::test]
+async fn who_monitors_already_gets_no_reply_to_another_monitor() {
+    let plane = Plane::start(0).await;
+    for address in [plane.node(0).address(), plane.address()] {
+        let mut stream = TcpStream::connect(address.to_string())
+            .await
+            .expect("connected");
+        let requests = "MONITOR\r\nMONITOR\r\nMONITOR x\r\nPING\r\nMONITOR\r\nSELECT 1\r\nQUIT\r\n";
+        stream.write_all(requests.as_bytes()).await.expect("sent");
+        let mut said = Vec::new();
+        let all = timeout(PATIENCE, stream.read_to_end(&mut said)).await;
+        all.expect("in time").expect("closed");
+        let said = String::from_utf8_lossy(&said);
+        let seen = |line: &&str| line.starts_with('+') && line.contains('[');
+        let replies: Vec<&str> = said.lines().filter(|line| !seen(line)).collect();
+        let wrong = "-ERR wrong number of arguments for 'monitor' command";
+        assert_eq!(replies, ["+OK", wrong, "+PONG", "+OK", "+OK"], "{said}");
     }
 }
 

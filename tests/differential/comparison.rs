@@ -242,6 +242,7 @@ impl Comparison {
             .iter_mut()
             .chain(&mut proxied)
             .for_each(|events| mask::order_patterns(events));
+        proxied.iter_mut().for_each(mask::forget_farewell);
         let names = Names {
             left: &self.direct.names,
             right: &self.proxied.names,

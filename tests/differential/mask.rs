@@ -103,6 +103,22 @@ pub fn order_patterns(events: &mut [Event]) {
     }
 }
 
+/// Who is cut off because of what it listens to, and tracks, is told first to drop its whole cache: that
+/// connection is another one.
+pub fn forget_farewell(events: &mut Vec<Event>) {
+    let farewell = |event: &Event| match event {
+        Event::Reply(Value::List(b'>', Some(items))) => {
+            items[0].text() == "invalidate" && matches!(items[1], Value::Text(b'_', _))
+        }
+        _ => false,
+    };
+    if let [.., last, Event::Closed] = events.as_slice()
+        && farewell(last)
+    {
+        events.remove(events.len() - 2);
+    }
+}
+
 fn same_value(left: &Value, right: &Value, masks: &[Mask], names: &Names<'_>) -> bool {
     if left == right
         || echo(left, names.left).is_some_and(|left| Some(left) == echo(right, names.right))

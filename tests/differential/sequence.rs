@@ -81,6 +81,8 @@ struct Forbidden {
     /// CLIENT REPLY is off: what ends the connection. Redis keeps it, deaf, until it has something to
     /// write.
     mute: bool,
+    /// It listens: rules about users. Redis 7.0 crashes when somebody says that he may not hear himself.
+    hears: bool,
     /// Half of a request was sent: everything but the end.
     torn: bool,
     /// It may wait for long: a short wait behind that would end nobody knows when.
@@ -165,7 +167,8 @@ impl Forbidden {
 
     fn shorten(&mut self, request: &mut Request, first: bool) {
         let short = |arg: &Vec<u8>| arg == SHORT.as_bytes() || arg == SHORT_MILLIS.as_bytes();
-        if request.iter().any(short) && (self.waiting || !first) {
+        // Nobody would see the end of a wait that is not answered.
+        if request.iter().any(short) && (self.waiting || self.mute || !first) {
             request
                 .iter_mut()
                 .filter(|arg| short(arg))
@@ -183,7 +186,8 @@ impl Forbidden {
             b"MULTI" if request.len() == 1 => self.transaction = true,
             b"EXEC" | b"DISCARD" if request.len() == 1 => self.transaction = false,
             b"RESET" if request.len() == 1 && traits.resets => {
-                (self.transaction, self.mute, self.untouching) = (false, false, false);
+                (self.transaction, self.mute) = (false, false);
+                (self.untouching, self.hears) = (false, false);
             }
             b"QUIT" => return !self.mute,
             b"CLIENT" if word(1) == b"REPLY" => {
@@ -196,7 +200,12 @@ impl Forbidden {
             b"CLIENT" if word(1) == b"KILL" => return self.may_kill(),
             b"CLIENT" if word(1) == b"UNBLOCK" => return !self.transaction,
             b"ACL" if word(1) == b"DELUSER" => return self.may_kill(),
-            name => return !(self.transaction && name.ends_with(b"SUBSCRIBE")),
+            b"ACL" if word(1) == b"SETUSER" => return !self.hears,
+            name if name.ends_with(b"SUBSCRIBE") => {
+                self.hears = true;
+                return !self.transaction;
+            }
+            _ => {}
         }
         true
     }
@@ -288,11 +297,12 @@ struct Planner<'a> {
 impl Planner<'_> {
     fn plan(&mut self) {
         match self.random.below(100) {
-            0..45 => {
+            0..42 => {
                 let count = 1 + self.random.below(4);
                 let requests = (0..count).map(|_| self.any()).collect();
                 self.send(requests);
             }
+            42..45 => self.messages(),
             45..55 => self.transaction(),
             55..62 => self.subscription(),
             62..68 => self.blocking(),
@@ -412,6 +422,40 @@ impl Planner<'_> {
             "PING",
             "UNSUBSCRIBE nothing",
         ]);
+    }
+
+    /// What it does itself is told to it, also within a transaction.
+    fn messages(&mut self) {
+        let hello = match self.random.below(3) {
+            0 => "HELLO 2 AUTH alice pw",
+            _ => "HELLO 3 AUTH alice pw",
+        };
+        let hears = self.random.word(&[
+            "SUBSCRIBE ch1 ch2",
+            "PSUBSCRIBE ch* a*",
+            "SSUBSCRIBE ch1",
+            "CLIENT TRACKING on",
+        ]);
+        self.send(vec![words("ACL SETUSER alice on >pw ~* &* +@all +hello")]);
+        self.send(vec![words(hello)]);
+        self.send(vec![words(hears)]);
+        for _ in 0..self.random.below(3) {
+            let mut requests = vec![words("MULTI")];
+            for _ in 0..1 + self.random.below(4) {
+                let request = match self.random.below(4) {
+                    0 => self.publication(),
+                    1 => self.session_line(),
+                    2 => words(
+                        self.random
+                            .word(&["GET a", "SET a 5", "CLIENT ID", "HGETALL h"]),
+                    ),
+                    _ => self.data_line(),
+                };
+                requests.push(request);
+            }
+            requests.push(words("EXEC"));
+            self.send(requests);
+        }
     }
 
     fn publication(&mut self) -> Request {
@@ -542,9 +586,14 @@ impl Planner<'_> {
             .filter(|word| !word.is_empty())
             .collect();
         self.send(vec![request]);
-        match self.random.below(4) {
+        match self.random.below(5) {
             0 => self.send(vec![words(&format!("ACL DELUSER {user}"))]),
-            1 | 2 => self.send(vec![
+            1 => self.line(&[
+                "ACL SETUSER alice resetchannels",
+                "ACL SETUSER alice resetchannels &ch1",
+                "ACL SETUSER alice resetchannels &ch* &a*",
+            ]),
+            2 | 3 => self.send(vec![
                 words(&format!("AUTH {user} pw")),
                 words("ACL WHOAMI"),
                 words("GET a"),

@@ -363,8 +363,22 @@ impl Control {
 }
 
 /// Commands that pointsman answers itself, or asks for itself, or that the comparison asks for. SPUBLISH
-/// goes before WAIT.
+/// goes before WAIT; what somebody listens to is said again on a new connection.
 const OWN: &[&str] = &[
-    "ping", "info", "client", "auth", "hello", "select", "reset", "quit", "command", "acl",
-    "config", "script", "spublish",
+    "ping",
+    "info",
+    "client",
+    "auth",
+    "hello",
+    "select",
+    "reset",
+    "quit",
+    "command",
+    "acl",
+    "config",
+    "script",
+    "spublish",
+    "subscribe",
+    "psubscribe",
+    "ssubscribe",
 ];

@@ -34,9 +34,11 @@ impl Value {
                 } else {
                     len
                 };
-                let (mut items, mut at) = (Vec::new(), at);
-                for _ in 0..len {
+                let (mut items, mut at, mut left) = (Vec::new(), at, len);
+                while left > 0 {
                     let (item, more) = Value::parse(&bytes[at..])?;
+                    // A message within another reply is no element of it.
+                    left -= usize::from(!matches!(item, Value::List(b'>', _)));
                     items.push(item);
                     at += more;
                 }

@@ -119,7 +119,7 @@ pub fn first_element(frame: &[u8]) -> Option<&[u8]> {
 }
 
 /// The frames of the direct children of an array, set, push or map (key, value, key, value...), an
-/// attribute together with the child it belongs to. Empty for anything else.
+/// attribute together with the child it belongs to, a push alone. Empty for anything else.
 pub fn elements(frame: &[u8]) -> Elements<'_> {
     let frame = value(frame).unwrap_or_default();
     let rest = match frame.first() {
@@ -207,6 +207,8 @@ mod tests {
             "*1\r\n*1\r\n*1\r\n*0\r\n",
             "|1\r\n+ttl\r\n:3600\r\n:5\r\n",
             "*2\r\n|1\r\n+a\r\n*1\r\n:2\r\n:5\r\n:6\r\n",
+            "*2\r\n+OK\r\n>2\r\n+message\r\n*1\r\n:5\r\n:1\r\n",
+            "*1\r\n>0\r\n*1\r\n>1\r\n+a\r\n+b\r\n",
             "+a\rb\r\n",
         ] {
             let bytes = [frame.as_bytes(), b"+next\r\n"].concat();

@@ -14,7 +14,8 @@ const MAX_ELEMENTS: i64 = 1 << 32;
 const MAX_REPLY_LINE: usize = 16 * 1024 * 1024;
 
 /// Finds the end of a reply, RESP2 or RESP3, nested to any depth. An attribute belongs to the reply
-/// behind it. Remembers how far it got in an incomplete reply. Allocates nothing and checks no more
+/// behind it, and so does a push inside of an array: Redis before 7.2 puts a message there that a command
+/// of the same EXEC caused, and does not count it as an element. Remembers how far it got in an incomplete reply. Allocates nothing and checks no more
 /// than it must: that lengths are numbers and that lines and strings end with CR LF.
 #[derive(Clone, Debug, Default)]
 pub struct ReplyScanner {
@@ -165,6 +166,7 @@ impl ReplyScanner {
                 return Err(ProtocolError::AggregateLength);
             }
         };
+        let nested = self.pos > 0;
         self.pos = after;
         // The pairs of an attribute are values to pass before the value it belongs to.
         let values = match kind {
@@ -175,11 +177,11 @@ impl ReplyScanner {
             .pending
             .checked_add(values)
             .ok_or(ProtocolError::AggregateLength)?;
-        // The aggregate itself is a value too; an attribute is not.
-        Ok(if kind == b'|' {
-            Step::Entered
-        } else {
-            Step::Value
+        // The aggregate itself is a value too; an attribute is not, nor is a push inside of another.
+        Ok(match kind {
+            b'|' => Step::Entered,
+            b'>' if nested => Step::Entered,
+            _ => Step::Value,
         })
     }
 }
