@@ -51,6 +51,10 @@ const STREAMS: &[&str] = &[
     "*1\r\n$4\r\nPING\r\n$4\r\nPING\r\n",
     "*2\r\n$4\r\nECHO\r\n:5\r\n",
     "*3\r\n$4\r\nECHO\r\n$1\r\na\r\n",
+    "PING\r\nECHO a\0b\r\nPING\r\n",
+    "\0\r\nPING\r\n",
+    "*1\r\n\u{ff}PING\r\n",
+    "*1\r\n\u{1}\r\n",
     "*1\r\n$4\r\nPI",
     "*1",
     "PING",
@@ -65,9 +69,13 @@ fn differs_on_purpose(bytes: &[u8], error: Option<ProtocolError>) -> bool {
         .windows(2)
         .all(|pair| pair[0] != b'\r' || pair[1] == b'\n');
     match error {
-        // The server takes any two bytes behind a string, and any byte behind a CR.
+        // The server takes any two bytes behind a string, and any byte behind a CR; to Redis no line goes on
+        // behind a NUL.
         Some(ProtocolError::BulkEnd) => true,
-        Some(ProtocolError::MultibulkLength | ProtocolError::BulkLength) => !ends_of_lines,
+        Some(ProtocolError::MultibulkLength | ProtocolError::BulkLength) => {
+            !ends_of_lines || bytes.contains(&0)
+        }
+        Some(ProtocolError::ExpectedBulk(_)) => bytes.contains(&0),
         _ => false,
     }
 }
@@ -136,8 +144,8 @@ fn compare(server: &Server, bytes: &[u8]) {
         }
     }
     if let (Some(error), Some(reply)) = (error, replies.last()) {
-        let reply = String::from_utf8_lossy(reply);
-        assert_eq!(reply, format!("-ERR {error}\r\n"), "{shown}");
+        let words = [b"-ERR ", error.words().as_slice(), b"\r\n"].concat();
+        assert_eq!(reply, &words, "{shown}");
     }
 }
 

@@ -2,7 +2,7 @@
 //! answered here; but whether the client may ask, and whether this server knows the question at all, is
 //! the node's to say: it is asked the same of our connection first, in a way that changes nothing.
 
-use std::fmt::Write as _;
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -18,8 +18,8 @@ use super::tracking;
 use super::worker::{Message, Worker};
 use crate::resp::reply::payload;
 use crate::resp::{
-    Limits, Replay, Request, RequestScanner, encode_request, put_bulk, put_error, put_integer,
-    put_null, put_ok,
+    Limits, Replay, Request, RequestScanner, encode_request, put_bulk, put_error, put_error_bytes,
+    put_integer, put_null, put_ok,
 };
 use crate::topology::Timestamp;
 
@@ -152,10 +152,11 @@ impl Worker {
             b"SETNAME" => set_name(&session.client, args[2], &mut reply),
             b"SETINFO" => set_info(&session.client, args[2], args[3], &mut reply),
             b"INFO" => {
-                let line = session.client.line(self.now, "client|info", fields(probe));
-                put_text(&mut reply, &(line + "\n"), resp3);
+                let mut line = session.client.line(self.now, "client|info", &fields(probe));
+                line.push(b'\n');
+                put_text(&mut reply, &line, resp3);
             }
-            b"LIST" => list(self, index, &args, fields(probe), &mut reply),
+            b"LIST" => list(self, index, &args, &fields(probe), &mut reply),
             b"KILL" => kill(self, index, &args, &mut reply),
             b"REPLY" => return reply_mode(session, args[2]),
             _ => match upper(&args, 2).as_slice() {
@@ -171,11 +172,11 @@ impl Worker {
 }
 
 /// The first line about a client in the reply to CLIENT INFO or LIST: the fields that this server shows.
-fn fields(reply: &[u8]) -> &str {
+fn fields(reply: &[u8]) -> Cow<'_, str> {
     let text = payload(reply).unwrap_or_default();
     let text = text.strip_prefix(b"txt:").unwrap_or(text);
     let line = text.split(|byte| *byte == b'\n').next().unwrap_or_default();
-    std::str::from_utf8(line).unwrap_or_default()
+    String::from_utf8_lossy(line)
 }
 
 /// Redis' rule for client names and library info: printable, no blanks.
@@ -221,11 +222,13 @@ fn set_info(client: &Client, what: &[u8], value: &[u8], reply: &mut BytesMut) {
 }
 
 /// A text for people: a verbatim string in RESP3.
-fn put_text(out: &mut BytesMut, text: &str, resp3: bool) {
+fn put_text(out: &mut BytesMut, text: &[u8], resp3: bool) {
     if resp3 {
-        out.extend_from_slice(format!("={}\r\ntxt:{text}\r\n", text.len() + 4).as_bytes());
+        out.extend_from_slice(format!("={}\r\ntxt:", text.len() + 4).as_bytes());
+        out.extend_from_slice(text);
+        out.extend_from_slice(b"\r\n");
     } else {
-        put_bulk(out, text.as_bytes());
+        put_bulk(out, text);
     }
 }
 
@@ -245,14 +248,11 @@ fn list(worker: &Worker, index: usize, args: &[&[u8]], fields: &str, reply: &mut
                 .into_iter()
                 .filter(|client| filter.fits(client, me, worker.now))
                 .collect(),
-            Err(error) => return put_error(reply, &error),
+            Err(error) => return put_error_bytes(reply, &error),
         },
         b"TYPE" if args.len() == 4 => match kind_of(args[3]) {
             Some(kind) => all.into_iter().filter(|c| c.kind() == kind).collect(),
-            None => {
-                let kind = String::from_utf8_lossy(args[3]);
-                return put_error(reply, &format!("ERR Unknown client type '{kind}'"));
-            }
+            None => return put_error_bytes(reply, &unknown_kind(args[3])),
         },
         b"ID" if by_id && args.len() > 3 && ids.len() == args.len() - 3 => ids
             .iter()
@@ -261,14 +261,15 @@ fn list(worker: &Worker, index: usize, args: &[&[u8]], fields: &str, reply: &mut
         b"ID" if by_id && args.len() > 3 => return put_error(reply, "ERR Invalid client ID"),
         _ => return put_error(reply, "ERR syntax error"),
     };
-    let mut text = String::new();
+    let mut text = Vec::new();
     for client in chosen {
         let command = if client.id == me {
             "client|list"
         } else {
             "NULL"
         };
-        let _ = writeln!(text, "{}", client.line(worker.now, command, fields));
+        text.extend(client.line(worker.now, command, fields));
+        text.push(b'\n');
     }
     put_text(reply, &text, session.key.resp3);
 }
@@ -282,6 +283,12 @@ fn kind_of(word: &[u8]) -> Option<&'static str> {
         b"replica" | b"slave" => Some("replica"),
         _ => None,
     }
+}
+
+/// To Redis the word ends at a NUL.
+fn unknown_kind(word: &[u8]) -> Vec<u8> {
+    let word = word.split(|byte| *byte == 0).next().unwrap_or_default();
+    [b"ERR Unknown client type '", word, b"'"].concat()
 }
 
 /// A number as Redis reads it.
@@ -313,7 +320,7 @@ fn kill(worker: &mut Worker, index: usize, args: &[&[u8]], reply: &mut BytesMut)
     };
     let filter = match filter {
         Ok(filter) => filter,
-        Err(error) => return put_error(reply, &error),
+        Err(error) => return put_error_bytes(reply, &error),
     };
     let me = worker.sessions[index].client.id;
     let mut killed = 0;
@@ -346,7 +353,7 @@ fn kill(worker: &mut Worker, index: usize, args: &[&[u8]], reply: &mut BytesMut)
 }
 
 impl<'a> Filter<'a> {
-    fn read(args: &[&'a [u8]], keep_me: bool) -> Result<Filter<'a>, String> {
+    fn read(args: &[&'a [u8]], keep_me: bool) -> Result<Filter<'a>, Vec<u8>> {
         let mut filter = Filter {
             keep_me,
             ..Filter::default()
@@ -373,10 +380,7 @@ impl<'a> Filter<'a> {
                 b"LADDR" => filter.laddr = Some(value),
                 b"USER" => filter.user = Some(value),
                 b"TYPE" => {
-                    let kind = kind_of(value).ok_or_else(|| {
-                        let kind = String::from_utf8_lossy(value);
-                        format!("ERR Unknown client type '{kind}'")
-                    })?;
+                    let kind = kind_of(value).ok_or_else(|| unknown_kind(value))?;
                     filter.kind = Some(kind);
                 }
                 b"MAXAGE" => {
@@ -402,9 +406,7 @@ impl<'a> Filter<'a> {
         ids.is_none_or(|ids| ids.contains(&(client.id as i64)))
             && self.addr.is_none_or(|a| a == client.addr.as_bytes())
             && self.laddr.is_none_or(|a| a == client.laddr.as_bytes())
-            && self
-                .user
-                .is_none_or(|u| u == client.state().user.as_bytes())
+            && self.user.is_none_or(|u| u == client.state().user)
             && self.kind.is_none_or(|k| k == client.kind())
             && self.max_age.is_none_or(|max| age >= max)
             && !(client.id == me && self.keep_me)

@@ -41,7 +41,7 @@ impl Worker {
         rest: &[u8],
     ) -> Step {
         if request.argc == 0 {
-            return Step::Next;
+            return self.dispatch_nothing(index);
         }
         if request.inline {
             return self.dispatch_inline(index, frame);
@@ -78,6 +78,20 @@ impl Worker {
             Ok(step) => step,
             Err(park) => Step::Park(park),
         }
+    }
+
+    /// What is no request at all still uses up a CLIENT REPLY SKIP, but in Redis 8.
+    fn dispatch_nothing(&mut self, index: usize) -> Step {
+        let session = &mut self.sessions[index];
+        if session.moving {
+            return Step::Park(Park::Drained);
+        }
+        let version = self.backends[session.backend].version;
+        let uses_up = version.is_none_or(|version| version < (8, 0));
+        if uses_up && session.reply_mode == ReplyMode::SkipNext {
+            session.reply_mode = ReplyMode::On;
+        }
+        Step::Next
     }
 
     fn dispatch_inline(&mut self, index: usize, line: &[u8]) -> Step {

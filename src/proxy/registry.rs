@@ -2,10 +2,11 @@
 //! comes, goes or changes its state, never by an ordinary request.
 
 use std::collections::BTreeMap;
-use std::fmt::Write as _;
+use std::io::Write as _;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use bytes::Bytes;
 use tokio::sync::mpsc;
 
 use super::worker::Message;
@@ -40,7 +41,7 @@ pub(super) struct Client {
 #[derive(Clone)]
 pub(super) struct ClientState {
     pub(super) name: String,
-    pub(super) user: String,
+    pub(super) user: Bytes,
     pub(super) db: u32,
     pub(super) resp3: bool,
     pub(super) lib_name: String,
@@ -82,7 +83,7 @@ impl Default for ClientState {
     fn default() -> Self {
         ClientState {
             name: String::new(),
-            user: "default".into(),
+            user: Bytes::from_static(b"default"),
             db: 0,
             resp3: false,
             lib_name: String::new(),
@@ -180,9 +181,9 @@ impl Client {
 
     /// One line of CLIENT LIST (<https://redis.io/docs/latest/commands/client-list/>) with the fields
     /// of `like`, a line that the server made. Those that describe the server's own buffers are 0.
-    pub(super) fn line(&self, now: Timestamp, command: &str, like: &str) -> String {
+    pub(super) fn line(&self, now: Timestamp, command: &str, like: &str) -> Vec<u8> {
         let s = self.state();
-        let mut line = String::with_capacity(like.len() + 64);
+        let mut line = Vec::with_capacity(like.len() + 64);
         // Redis 6.2 began to show both.
         let shows_broadcast = like.contains(" redir=");
         for field in like.trim_end().split(' ') {
@@ -191,28 +192,31 @@ impl Client {
             let _ = write!(line, "{separator}{name}=");
             let _ = match name {
                 "id" => write!(line, "{}", self.id),
-                "addr" => line.write_str(&self.addr),
-                "laddr" => line.write_str(&self.laddr),
-                "name" => line.write_str(&s.name),
+                "addr" => line.write_all(self.addr.as_bytes()),
+                "laddr" => line.write_all(self.laddr.as_bytes()),
+                "name" => line.write_all(s.name.as_bytes()),
                 "age" => write!(line, "{}", now.since(self.since).as_secs()),
                 "idle" => write!(line, "{}", self.idle(now)),
-                "flags" => line.write_str(&self.flags(&s, command == "NULL", shows_broadcast)),
+                "flags" => line.write_all(
+                    self.flags(&s, command == "NULL", shows_broadcast)
+                        .as_bytes(),
+                ),
                 "db" => write!(line, "{}", s.db),
                 "sub" => write!(line, "{}", s.channels),
                 "psub" => write!(line, "{}", s.patterns),
                 "ssub" => write!(line, "{}", s.shard_channels),
                 "multi" => write!(line, "{}", s.queued.map_or(-1, |n| n as i64)),
-                "cmd" => line.write_str(command),
-                "user" => line.write_str(&s.user),
-                "fd" => line.write_str("-1"),
+                "cmd" => line.write_all(command.as_bytes()),
+                "user" => line.write_all(&s.user),
+                "fd" => line.write_all(b"-1"),
                 "redir" => write!(line, "{}", s.tracking.map_or(-1, |id| id as i64)),
                 // What the node may do with our connection is no matter of the client's.
                 "capa" => Ok(()),
                 "resp" => write!(line, "{}", if s.resp3 { 3 } else { 2 }),
-                "lib-name" => line.write_str(&s.lib_name),
-                "lib-ver" => line.write_str(&s.lib_ver),
-                _ if value.parse::<f64>().is_ok() => line.write_str("0"),
-                _ => line.write_str(value),
+                "lib-name" => line.write_all(s.lib_name.as_bytes()),
+                "lib-ver" => line.write_all(s.lib_ver.as_bytes()),
+                _ if value.parse::<f64>().is_ok() => line.write_all(b"0"),
+                _ => line.write_all(value.as_bytes()),
             };
         }
         line

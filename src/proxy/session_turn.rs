@@ -11,7 +11,7 @@ use super::queue::LARGE;
 use super::session::{Life, Park};
 use super::worker::Worker;
 use crate::resp::command::{lookup, replay};
-use crate::resp::{Replay, Request, RequestScanner, Special, put_error};
+use crate::resp::{Replay, Request, RequestScanner, Special, put_error_bytes};
 use crate::topology::Gate;
 
 /// Bytes of requests that are one entry at most: what has to be looked through when it is taken apart.
@@ -231,7 +231,7 @@ impl Worker {
                     return Next::Invalid("Protocol error: request too large".into());
                 }
                 Ok(None) => return Next::Nothing,
-                Err(error) => return Next::Invalid(error.to_string()),
+                Err(error) => return Next::Invalid(error.words()),
             };
             if run.count >= room || request.inline || request.argc == 0 {
                 return Next::Other(request);
@@ -304,14 +304,14 @@ impl Worker {
     }
 
     /// The bytes are not RESP: Redis' own words, then the connection is closed.
-    fn refuse_stream(&mut self, index: usize, error: &str) {
+    fn refuse_stream(&mut self, index: usize, error: &[u8]) {
         tracing::debug!(
             client = self.sessions[index].client.id,
-            error,
+            error = %error.escape_ascii(),
             "client sent no valid request"
         );
         let mut reply = BytesMut::new();
-        put_error(&mut reply, &format!("ERR {error}"));
+        put_error_bytes(&mut reply, &[b"ERR ", error].concat());
         self.reply_local(index, &reply);
         self.sessions[index].finish();
     }
@@ -378,5 +378,5 @@ enum Next {
     /// A request of another sort, or one that must wait.
     Other(Request),
     /// No request; with Redis' words for it.
-    Invalid(String),
+    Invalid(Vec<u8>),
 }

@@ -218,13 +218,8 @@ impl Worker {
         let session = &mut self.sessions[index];
         let left = std::mem::replace(&mut session.lane, lane);
         session.key = key.clone();
-        let user = key.user.as_ref().map_or_else(
-            || "default".to_owned(),
-            |login| {
-                let user = login.user.as_deref().unwrap_or(b"default");
-                String::from_utf8_lossy(user).into_owned()
-            },
-        );
+        let login = key.user.as_ref().and_then(|login| login.user.clone());
+        let user = login.unwrap_or(Bytes::from_static(b"default"));
         session
             .client
             .update(|s| (s.db, s.resp3, s.user) = (key.db, key.resp3, user));

@@ -1,7 +1,7 @@
 //! What makes a byte stream not RESP.
 
-/// Bytes that are not RESP. `Display` is the text that Redis sends after `-ERR `, so that a session
-/// can answer `-ERR {error}` and close.
+/// Bytes that are not RESP. `Display` is the text that Redis sends after `-ERR `, as far as it is text: see
+/// [`ProtocolError::words`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, thiserror::Error)]
 pub enum ProtocolError {
     /// The number of arguments of a request is no number, or above the limit.
@@ -44,6 +44,18 @@ pub enum ProtocolError {
     ReplyLine,
 }
 
+impl ProtocolError {
+    /// What Redis sends after `-ERR `: the text, but for a byte that is no text.
+    pub fn words(self) -> Vec<u8> {
+        match self {
+            ProtocolError::ExpectedBulk(got @ 0x80..) => {
+                [b"Protocol error: expected '$', got '", &[got][..], b"'"].concat()
+            }
+            other => other.to_string().into_bytes(),
+        }
+    }
+}
+
 /// A byte as Redis prints it in an error reply: line ends would end the reply.
 struct Shown(u8);
 
@@ -51,7 +63,7 @@ impl std::fmt::Display for Shown {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self.0 {
             b'\r' | b'\n' => f.write_str(" "),
-            byte if byte.is_ascii_graphic() || byte == b' ' => write!(f, "{}", byte as char),
+            byte if byte.is_ascii() => write!(f, "{}", byte as char),
             byte => write!(f, "\\x{byte:02x}"),
         }
     }

@@ -27,6 +27,6 @@ pub use reply::{ReplyKind, ReplyScanner, Signal};
 pub use request::{Limits, Request, RequestScanner};
 pub use slot::key_slot;
 pub use write::{
-    encode_request, put_array, put_bulk, put_error, put_integer, put_map, put_null, put_ok,
-    put_push, put_simple,
+    encode_request, put_array, put_bulk, put_error, put_error_bytes, put_integer, put_map,
+    put_null, put_ok, put_push, put_simple,
 };

@@ -189,8 +189,10 @@ impl RequestScanner {
         limits: &Limits,
     ) -> Result<Option<Request>, ProtocolError> {
         let begin = self.searched.min(buf.len());
-        let Some(newline) = memchr::memchr(b'\n', &buf[begin..]).map(|at| begin + at) else {
-            self.searched = buf.len();
+        // To Redis the buffer ends at a NUL: what stands behind one is never found.
+        let found = memchr::memchr2(b'\n', 0, &buf[begin..]).map(|at| begin + at);
+        let Some(newline) = found.filter(|at| buf[*at] == b'\n') else {
+            self.searched = found.unwrap_or(buf.len());
             return if buf.len() > limits.max_inline {
                 Err(ProtocolError::InlineLine)
             } else {

@@ -17,12 +17,17 @@ pub fn put_ok(out: &mut BytesMut) {
 
 /// Appends a simple string; line ends in `text` become blanks.
 pub fn put_simple(out: &mut BytesMut, text: &str) {
-    put_line(out, b'+', text);
+    put_line(out, b'+', text.as_bytes());
 }
 
 /// Appends an error; `text` begins with its code, for example `ERR syntax error`. Line ends in it
 /// become blanks.
 pub fn put_error(out: &mut BytesMut, text: &str) {
+    put_error_bytes(out, text.as_bytes());
+}
+
+/// The same where it repeats bytes that may be no text.
+pub fn put_error_bytes(out: &mut BytesMut, text: &[u8]) {
     put_line(out, b'-', text);
 }
 
@@ -71,13 +76,12 @@ fn put_length(out: &mut BytesMut, kind: u8, len: usize) {
     out.put_slice(b"\r\n");
 }
 
-fn put_line(out: &mut BytesMut, kind: u8, text: &str) {
+fn put_line(out: &mut BytesMut, kind: u8, text: &[u8]) {
     out.put_u8(kind);
-    for byte in text.bytes() {
-        out.put_u8(if matches!(byte, b'\r' | b'\n') {
-            b' '
-        } else {
-            byte
+    for byte in text {
+        out.put_u8(match byte {
+            b'\r' | b'\n' => b' ',
+            byte => *byte,
         });
     }
     out.put_slice(b"\r\n");

@@ -2,12 +2,14 @@
 
 use std::time::Duration;
 
+use bytes::BytesMut;
 use pointsman::lab::{Protocol, Server};
+use pointsman::resp::encode_request;
 use pointsman::topology::EvidenceKind;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::timeout;
 
-use crate::plane::{Plane, ask, hear, send};
+use crate::plane::{PATIENCE, Plane, ask, hear, send};
 
 #[tokio::test]
 async fn requests_are_answered_in_order_with_our_own_replies_between() {
@@ -109,6 +111,49 @@ async fn malformed_requests_get_the_words_of_redis_and_end_only_their_connection
         client.closed().await.expect("closed");
     }
     assert_eq!(ask(&mut other, "PING").await, "+PONG");
+}
+
+#[tokio::test]
+async fn bytes_that_are_no_text_come_back_as_they_are() {
+    let plane = Plane::start(0).await;
+    let mut said = Vec::new();
+    for address in [plane.node(0).address(), plane.address()] {
+        let mut stream = tokio::net::TcpStream::connect(address.to_string())
+            .await
+            .expect("connected");
+        let skip = b"CLIENT REPLY SKIP\r\n\r\nPING\r\nCLIENT REPLY SKIP\r\n*0\r\nPING\r\n";
+        stream.write_all(skip).await.expect("sent");
+        for request in [
+            &[&b"CLIENT"[..], b"LIST", b"TYPE", b"\xff\xfe\0x"][..],
+            &[b"ACL", b"SETUSER", b"\xff\xfe", b"on", b">pw", b"+@all"],
+            &[b"AUTH", b"\xff\xfe", b"pw"],
+            &[b"CLIENT", b"INFO"],
+            &[b"CLIENT", b"KILL", b"USER", b"\xff\xfe", b"SKIPME", b"no"],
+        ] {
+            let mut frame = BytesMut::new();
+            encode_request(&mut frame, request);
+            stream.write_all(&frame).await.expect("sent");
+        }
+        let mut all = Vec::new();
+        let end = timeout(PATIENCE, stream.read_to_end(&mut all)).await;
+        end.expect("in time").expect("closed");
+        if Server::version().expect("a version").1 >= (6, 2) {
+            let user = all.windows(9).any(|nine| nine == b" user=\xff\xfe ");
+            assert!(user, "{}", all.escape_ascii());
+        }
+        // Without what is about the client itself.
+        let lines = all.split(|byte| *byte == b'\n');
+        let lines = lines.filter(|line| !line.starts_with(b"id=") && !line.starts_with(b"$"));
+        said.push(
+            lines
+                .collect::<Vec<_>>()
+                .join(&b'\n')
+                .escape_ascii()
+                .to_string(),
+        );
+    }
+    assert!(said[0].ends_with(":1\\r\\n"), "{}", said[0]);
+    assert_eq!(said[0], said[1]);
 }
 
 #[tokio::test]

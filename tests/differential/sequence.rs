@@ -657,6 +657,9 @@ impl Planner<'_> {
             b"GET / HTTP/1.1\r\n",
             b"*1\r\n$0\r\n\r\n",
             b"*2\r\n$0\r\n\r\n$1\r\na\r\n",
+            b"*1\r\n\xffPING\r\n",
+            b"*4\r\n$6\r\nCLIENT\r\n$4\r\nLIST\r\n$4\r\nTYPE\r\n$4\r\n\xff\xfe\0x\r\n",
+            b"PING\r\nECHO a\0b\r\nPING",
         ];
         let mut bytes = self.random.pick(bytes).to_vec();
         if self.random.percent(30) {
