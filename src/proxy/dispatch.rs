@@ -13,7 +13,7 @@ use super::tracking::Tracking;
 use super::worker::Worker;
 use crate::resp::command::{Channels, Patience, lookup, patience, refused, replay};
 use crate::resp::request::rewrite_inline;
-use crate::resp::{Command, OwnError, Replay, Request, Special};
+use crate::resp::{Command, Limits, OwnError, Replay, Request, Special};
 use crate::topology::Gate;
 
 /// What became of a request.
@@ -99,7 +99,7 @@ impl Worker {
             return Step::Next;
         };
         let mut scanner = crate::resp::RequestScanner::default();
-        match scanner.scan(&frame, &self.limits) {
+        match scanner.scan(&frame, &Limits::DEFAULT) {
             Ok(Some(request)) => match self.dispatch(index, &request, &frame, &[]) {
                 Step::Took(_) => Step::Next,
                 step => step,
@@ -311,7 +311,7 @@ impl Worker {
         let mut bodies = Vec::new();
         while unit.commands < MAX_UNIT_COMMANDS {
             let frame = &rest[unit.len..];
-            let request = scanner.scan(frame, &self.limits).ok()??;
+            let request = scanner.scan(frame, self.limits_of(index)).ok()??;
             if request.inline || request.argc == 0 {
                 return None;
             }

@@ -34,6 +34,12 @@ impl Door {
             self.era = (self.era + 1) % ASKING;
         }
     }
+
+    /// Whether those who came in this era, and said no AUTH, are strangers to the node.
+    #[inline]
+    pub(super) fn shut(&self, era: u32) -> bool {
+        self.open == Some(false) && self.era == era
+    }
 }
 
 impl Worker {

@@ -241,7 +241,9 @@ impl Worker {
             };
             state.write_asked = false;
             if self.write_lane(lane).is_err() {
-                self.end_lane(lane, LaneEnd::Lost);
+                // Why the node closed it may have come before.
+                let end = self.read_lane(lane).err();
+                self.end_lane(lane, end.unwrap_or(LaneEnd::Lost));
             }
         }
         lanes.append(&mut self.to_write);

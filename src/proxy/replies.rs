@@ -247,7 +247,7 @@ impl Worker {
         self.settle_head(lane);
         let state = &mut self.lanes[lane];
         if state.sent == 0 {
-            return Err(LaneEnd::Garbage);
+            return Err(self.answered_early(lane, frame));
         }
         state.part_head();
         if frame[0] == b'-'
@@ -284,6 +284,9 @@ impl Worker {
                 self.backends[self.lanes[lane].backend].turn.replied += 1;
                 self.finish_request(session, frame, owned, entry.mute);
                 self.was_read_apart(lane, session);
+                if breaks_off(frame) {
+                    self.cut_off(session);
+                }
             } else if frame[0] == b'-'
                 && let Some(Kind::Hook(next)) =
                     self.lanes[lane].queue.front_mut().map(|e| &mut e.kind)
@@ -559,6 +562,37 @@ impl Worker {
         }
     }
 
+    /// A reply where none is awaited: the node needs no more of a request than its head to break off.
+    fn answered_early(&mut self, lane: usize, frame: &[u8]) -> LaneEnd {
+        let state = &self.lanes[lane];
+        if state.written == 0 || !breaks_off(frame) {
+            return LaneEnd::Garbage;
+        }
+        let plain = |entry: &Entry| matches!(entry.kind, Kind::Plain) && entry.replies == 1;
+        if state.queue.front().is_some_and(plain)
+            && let Some(entry) = self.pop_entry(lane)
+            && let Some(of) = entry.session
+        {
+            self.finish_request(of, frame, None, entry.mute);
+            self.cut_off(of);
+        }
+        LaneEnd::Lost
+    }
+
+    /// The node has closed the connection because of this client's request, as it would have closed the
+    /// client's own.
+    fn cut_off(&mut self, of: SessionRef) {
+        let Some(session) = of.find(&mut self.sessions) else {
+            return;
+        };
+        let backend = session.backend;
+        if let Ok(written) = session.flush(&mut self.spares) {
+            self.backends[backend].turn.sent += written as u64;
+        }
+        session.kill();
+        self.wake_session(of.index);
+    }
+
     /// Bytes for a client that answer no request of the log.
     pub(super) fn deliver(&mut self, of: SessionRef, frame: &[u8]) {
         let Some(session) = of.find(&mut self.sessions) else {
@@ -620,6 +654,12 @@ pub(super) fn look_again_in(frame: &[u8], cluster: bool) -> Option<Signal> {
         }
         _ => look_again(frame),
     }
+}
+
+/// Whether it says that the node takes no such request, and nothing behind it. It may take less than we do
+/// (`proto-max-bulk-len`).
+fn breaks_off(frame: &[u8]) -> bool {
+    frame.starts_with(b"-ERR Protocol error: ") && frame.ends_with(b"bulk length\r\n")
 }
 
 fn contains(frame: &[u8], text: &[u8]) -> bool {

@@ -11,7 +11,9 @@ use super::queue::LARGE;
 use super::session::{Life, Park};
 use super::worker::Worker;
 use crate::resp::command::{lookup, replay};
-use crate::resp::{Replay, Request, RequestScanner, Special, put_error_bytes};
+use crate::resp::{
+    Limits, ProtocolError, Replay, Request, RequestScanner, Special, put_error_bytes,
+};
 use crate::topology::Gate;
 
 /// Bytes of requests that are one entry at most: what has to be looked through when it is taken apart.
@@ -155,10 +157,11 @@ impl Worker {
 
     /// Processes what was read before.
     fn process_input(&mut self, index: usize) {
+        let limits = self.limits_of(index);
         let session = &mut self.sessions[index];
         // A large request that is not complete is only looked at where it has grown.
         let mut ahead = session.scanner.clone();
-        let incomplete = matches!(ahead.scan(session.input.as_slice(), &self.limits), Ok(None));
+        let incomplete = matches!(ahead.scan(session.input.as_slice(), limits), Ok(None));
         if incomplete && ahead.least_len() <= self.settings.max_request_bytes {
             session.scanner = ahead;
             return;
@@ -219,18 +222,22 @@ impl Worker {
     /// Cuts requests from `data[*at..]` for as long as they need nothing but their replies and fit into the run.
     #[inline]
     fn cut_run(&mut self, index: usize, data: &[u8], at: &mut usize, run: &mut Run) -> Next {
+        let limits = self.limits_of(index);
         let session = &mut self.sessions[index];
         let backend = &self.backends[session.backend];
         let may_go = backend.bytes < backend.plan.settings.hold_bytes
             && session.out.len() <= self.settings.client_reply_high_water;
         let room = if may_go { session.plain_room() } else { 0 };
         while *at < data.len() {
-            let request = match session.scanner.scan(&data[*at..], &self.limits) {
+            let request = match session.scanner.scan(&data[*at..], limits) {
                 Ok(Some(request)) => request,
                 Ok(None) if session.scanner.least_len() > self.settings.max_request_bytes => {
                     return Next::Invalid("Protocol error: request too large".into());
                 }
                 Ok(None) => return Next::Nothing,
+                Err(error) if *limits == Limits::OF_STRANGERS => {
+                    return Next::Invalid(told_to_strangers(error, &data[*at..]));
+                }
                 Err(error) => return Next::Invalid(error.words()),
             };
             if run.count >= room || request.inline || request.argc == 0 {
@@ -252,6 +259,18 @@ impl Worker {
             *at = end;
         }
         Next::Nothing
+    }
+
+    /// Bounds on a request of this session.
+    #[inline]
+    pub(super) fn limits_of(&self, index: usize) -> &'static Limits {
+        let session = &self.sessions[index];
+        match session.key.user {
+            None if self.backends[session.backend].door.shut(session.key.era) => {
+                &Limits::OF_STRANGERS
+            }
+            _ => &Limits::DEFAULT,
+        }
     }
 
     /// Puts plain requests side by side on the shared lane, as one entry and in one piece.
@@ -348,6 +367,21 @@ impl Worker {
         }
         dirty.append(&mut self.dirty);
         self.dirty = dirty;
+    }
+}
+
+/// What is wrong with a request of somebody who has not logged in, in Redis' words.
+#[cold]
+fn told_to_strangers(error: ProtocolError, request: &[u8]) -> Vec<u8> {
+    match (
+        RequestScanner::default().scan(request, &Limits::DEFAULT),
+        error,
+    ) {
+        (Ok(_), ProtocolError::MultibulkLength) => {
+            b"Protocol error: unauthenticated multibulk length".into()
+        }
+        (Ok(_), _) => b"Protocol error: unauthenticated bulk length".into(),
+        (Err(error), _) => error.words(),
     }
 }
 

@@ -237,7 +237,11 @@ impl Socket {
                 Ok(None)
             }
             Err(Errno::INTR) => Ok(Some(0)),
-            Err(error) => Err(error.into()),
+            Err(error) => {
+                // What the peer said before it broke the connection can still be read.
+                self.readable = true;
+                Err(error.into())
+            }
         }
     }
 }

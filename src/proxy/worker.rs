@@ -27,7 +27,6 @@ use super::socket::{Poller, Token};
 use super::{BackendPlan, Shared, SharedBackend, housekeeping, lane_task, turn};
 use crate::clock;
 use crate::metrics::{ClusterMetrics, RedirectKind, RejectReason, WorkerMetrics};
-use crate::resp::Limits;
 use crate::topology::{ClusterMap, Gate, Timestamp, Topology};
 
 /// What other threads tell a worker.
@@ -48,8 +47,6 @@ pub(super) enum Message {
 pub(super) struct Worker {
     pub(super) index: usize,
     pub(super) settings: Settings,
-    /// What a request may be; from the settings.
-    pub(super) limits: Limits,
     pub(super) shared: Arc<Shared>,
     pub(super) backends: Vec<Backend>,
     pub(super) sessions: Slab<Session>,
@@ -269,7 +266,6 @@ impl Worker {
             .collect();
         Ok(Worker {
             index,
-            limits: Limits::default(),
             gathering: Gathering::new(settings.adaptive_scheduling),
             settings,
             shared,

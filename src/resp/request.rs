@@ -26,13 +26,25 @@ pub struct Limits {
     pub max_inline: usize,
 }
 
+impl Limits {
+    /// Those of Redis.
+    pub const DEFAULT: Limits = Limits {
+        max_args: 1024 * 1024,
+        max_bulk: 512 * 1024 * 1024,
+        max_inline: MAX_LINE,
+    };
+
+    /// Those of Redis for who must log in and has not.
+    pub const OF_STRANGERS: Limits = Limits {
+        max_args: 10,
+        max_bulk: 16 * 1024,
+        ..Limits::DEFAULT
+    };
+}
+
 impl Default for Limits {
     fn default() -> Self {
-        Limits {
-            max_args: 1024 * 1024,
-            max_bulk: 512 * 1024 * 1024,
-            max_inline: MAX_LINE,
-        }
+        Limits::DEFAULT
     }
 }
 

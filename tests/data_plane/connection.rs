@@ -114,6 +114,49 @@ async fn malformed_requests_get_the_words_of_redis_and_end_only_their_connection
 }
 
 #[tokio::test]
+async fn who_has_not_logged_in_may_send_little() {
+    let plane = Plane::start(0).await;
+    let node = plane.node(0);
+    let rule = ["ACL", "SETUSER", "default", "resetpass", ">pw"];
+    node.cli(&rule).await.expect("a password");
+    // Whoever is connected stays logged in.
+    let kill = ["CLIENT", "KILL", "TYPE", "normal"];
+    node.cli(&kill).await.expect("the shared connection ends");
+    let many = "-ERR Protocol error: unauthenticated multibulk length";
+    let long = "-ERR Protocol error: unauthenticated bulk length";
+    let invalid = "-ERR Protocol error: invalid multibulk length";
+    for (bytes, expected) in [
+        ("*11\r\n", many),
+        ("*2\r\n$4\r\nECHO\r\n$16385\r\n", long),
+        ("*1048577\r\n", invalid),
+    ] {
+        let mut client = plane.client().await;
+        let refused = ask(&mut client, "PING").await;
+        assert!(refused.starts_with("-NOAUTH"), "{refused}");
+        client.queue(&["PING"]);
+        client.queue_raw(bytes.as_bytes());
+        client.flush().await.expect("sent");
+        assert_eq!(hear(&mut client).await, refused);
+        assert_eq!(hear(&mut client).await, expected);
+        client.closed().await.expect("closed");
+    }
+    let mut client = plane.client().await;
+    let large = "x".repeat(20_000);
+    client.queue(&["AUTH", "pw"]);
+    client.queue(&["ECHO", &large]);
+    client.queue(&["RESET"]);
+    client.queue(&["ECHO", &large]);
+    client.flush().await.expect("sent");
+    assert_eq!(hear(&mut client).await, "+OK");
+    assert_eq!(hear(&mut client).await, format!("\"{large}\""));
+    if Server::version().expect("a version").1 >= (6, 2) {
+        assert_eq!(hear(&mut client).await, "+RESET");
+        assert_eq!(hear(&mut client).await, long);
+        client.closed().await.expect("closed");
+    }
+}
+
+#[tokio::test]
 async fn bytes_that_are_no_text_come_back_as_they_are() {
     let plane = Plane::start(0).await;
     let mut said = Vec::new();
@@ -154,6 +197,20 @@ async fn bytes_that_are_no_text_come_back_as_they_are() {
     }
     assert!(said[0].ends_with(":1\\r\\n"), "{}", said[0]);
     assert_eq!(said[0], said[1]);
+}
+
+#[tokio::test]
+async fn what_the_node_takes_for_no_request_ends_its_client_only() {
+    let plane = Plane::start(0).await;
+    let (mut greedy, mut other) = (plane.client().await, plane.client().await);
+    let limit = "CONFIG SET proto-max-bulk-len 1048576";
+    assert_eq!(ask(&mut other, limit).await, "+OK");
+    let large = "x".repeat(1_048_577);
+    greedy.send(&["SET", "k", &large]).await.expect("sent");
+    let expected = "-ERR Protocol error: invalid bulk length";
+    assert_eq!(hear(&mut greedy).await, expected);
+    greedy.closed().await.expect("closed");
+    assert_eq!(ask(&mut other, "GET k").await, "nil");
 }
 
 #[tokio::test]

@@ -191,7 +191,7 @@ impl Worker {
         let mut scanner = RequestScanner::default();
         let (mut at, mut slot) = (0, None);
         while slot.is_none() && at < unit.len {
-            let Ok(Some(request)) = scanner.scan(&rest[at..], &self.limits) else {
+            let Ok(Some(request)) = scanner.scan(&rest[at..], self.limits_of(index)) else {
                 break;
             };
             let frame = &rest[at..];
