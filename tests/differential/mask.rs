@@ -276,8 +276,8 @@ fn clients(
 /// Of a field that must be equal, the part that must.
 fn compared(name: &str, value: &str) -> String {
     match name {
-        // Which watched key was changed, only the server knows. Before 7.2, RESET left NO-EVICT on; READONLY shows in Valkey, and is of no matter at a primary.
-        "flags" => value.replace(['d', 'e', 'r', 'N'], ""),
+        // Which watched key was changed, and who was served in this very moment, only the server knows. Before 7.2, RESET left NO-EVICT on; READONLY shows in Valkey, and is of no matter at a primary.
+        "flags" => value.replace(['d', 'e', 'r', 'u', 'N'], ""),
         _ => value.to_owned(),
     }
 }

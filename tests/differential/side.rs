@@ -363,7 +363,7 @@ impl Control {
 }
 
 /// Commands that pointsman answers itself, or asks for itself, or that the comparison asks for. SPUBLISH
-/// goes before WAIT; what somebody listens to is said again on a new connection.
+/// goes before WAIT; what somebody listens to, and a MULTI, is said again on a new connection.
 const OWN: &[&str] = &[
     "ping",
     "info",
@@ -381,4 +381,5 @@ const OWN: &[&str] = &[
     "subscribe",
     "psubscribe",
     "ssubscribe",
+    "multi",
 ];
