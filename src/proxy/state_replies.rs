@@ -38,6 +38,12 @@ impl Worker {
             true => state.upstream.as_ref().map_or(0, |u| u.client_id),
             false => 0,
         };
+        if entry.mute && matches!(*hook, Hook::Exec { .. }) && self.speaks_when_silent(lane) {
+            // What stands in a reply that nobody sees, and answers nothing, is heard all the same.
+            for push in elements(frame).filter(|element| element[0] == b'>') {
+                self.deliver(of, push);
+            }
+        }
         let mut reply = Bytes::copy_from_slice(frame);
         let reads = frame[0] != b'-' && hook.reads(entry.replay);
         match *hook {

@@ -194,7 +194,8 @@ async fn a_message_within_the_reply_to_exec_is_no_element_of_it() {
         let _ = stream.read(&mut reply).await.expect("HELLO is answered");
         let requests = "SUBSCRIBE c\r\nMULTI\r\nSET a 1\r\nPUBLISH c x\r\nCLIENT SETNAME me\r\nEXEC\r\n\
                         CLIENT GETNAME\r\nUNSUBSCRIBE\r\nCLIENT TRACKING ON\r\nGET a\r\nMULTI\r\nGET a\r\n\
-                        SET a 2\r\nGET a\r\nEXEC\r\nQUIT\r\n";
+                        SET a 2\r\nGET a\r\nEXEC\r\nSUBSCRIBE d\r\nCLIENT REPLY OFF\r\nMULTI\r\n\
+                        PUBLISH d y\r\nPING\r\nEXEC\r\nCLIENT REPLY ON\r\nQUIT\r\n";
         stream.write_all(requests.as_bytes()).await.expect("sent");
         reply.clear();
         let all = timeout(PATIENCE, stream.read_to_end(&mut reply)).await;

@@ -83,6 +83,8 @@ struct Forbidden {
     mute: bool,
     /// It listens: rules about users. Redis 7.0 crashes when somebody says that he may not hear himself.
     hears: bool,
+    /// It tracks by prefixes: pieces. Invalidations come when the server has nothing more to read.
+    broadcasts: bool,
     /// Half of a request was sent: everything but the end.
     torn: bool,
     /// It may wait for long: a short wait behind that would end nobody knows when.
@@ -102,10 +104,11 @@ pub fn permit(steps: &mut [Step], traits: Traits) {
         let connection = step.connection;
         let alone = first.is_none_or(|first| first == connection);
         let untouching = forbidden.iter().any(|other| other.untouching);
+        let broadcasts = forbidden.iter().any(|other| other.broadcasts);
         let forbidden = &mut forbidden[connection];
         match &mut step.act {
             Act::Send { requests, cuts, .. } if !forbidden.torn => {
-                if !alone {
+                if !alone || broadcasts {
                     // Who is served goes on between the pieces, or behind them.
                     *cuts = Cuts::None;
                 }
@@ -196,6 +199,7 @@ impl Forbidden {
                 }
                 self.mute = word(2) != b"ON";
             }
+            b"CLIENT" if word(1) == b"TRACKING" => self.broadcasts |= word(3) == b"BCAST",
             b"CLIENT" if word(1) == b"NO-TOUCH" => self.untouching |= leaves_untouched(request),
             b"CLIENT" if word(1) == b"KILL" => return self.may_kill(),
             b"CLIENT" if word(1) == b"UNBLOCK" => return !self.transaction,
