@@ -179,7 +179,7 @@ impl Worker {
             }
             Special::Wait => self.wait(index, frame),
             Special::Scan => Ok(self.scan(index, request, frame, class)),
-            Special::Pin | Special::Reset => {
+            Special::Pin | Special::Function | Special::Reset => {
                 let lane = self.pin(index)?;
                 if let Some(pin) = &mut self.sessions[index].pin {
                     pin.tainted = true;

@@ -200,6 +200,22 @@ async fn bytes_that_are_no_text_come_back_as_they_are() {
 }
 
 #[tokio::test]
+async fn nobody_forges_the_reply_to_another() {
+    let plane = Plane::start(0).await;
+    let (mut forger, mut other) = (plane.client().await, plane.client().await);
+    for _ in 0..20 {
+        let request = ["FUNCTION", "LIST", "WITHCODE", "\r\n+FORGED"];
+        forger.send(&request).await.expect("sent");
+        let mut heard = Vec::new();
+        for _ in 0..3 {
+            heard.push(ask(&mut other, "GET k").await);
+        }
+        assert_eq!(heard, ["nil", "nil", "nil"]);
+        assert!(hear(&mut forger).await.starts_with("-ERR"));
+    }
+}
+
+#[tokio::test]
 async fn what_the_node_takes_for_no_request_ends_its_client_only() {
     let plane = Plane::start(0).await;
     let (mut greedy, mut other) = (plane.client().await, plane.client().await);

@@ -27,6 +27,7 @@ const ARGUMENTS: &[(&str, &str, &str)] = &[
     ("client|list", "USER", "since Valkey 8.1; whether there is one only the server knows, pointsman lists nobody"),
     ("sort", "BY", "what is equal comes in the order of a hash table; SORT_RO is tried"),
     ("setrange", "9223372036854775807", "Redis 6.0 computes a length that overflows, and ends for want of memory"),
+    ("function|list", "\r\n\0\u{1}", "Valkey 8.1 repeats it as it is, which is no reply"),
     ("xadd", "*", "an id made of the time"),
     ("acl|setuser", "default", "changes what the comparison stands on"),
     ("acl|deluser", "default", "changes what the comparison stands on"),

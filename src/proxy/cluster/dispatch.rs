@@ -64,6 +64,7 @@ impl Worker {
                 | Special::EvalSha
                 | Special::Script
                 | Special::Scan
+                | Special::Function
                 | Special::Cluster => true,
                 Special::Blocking(_) => patience(special, request, frame) == Patience::None,
                 _ => false,

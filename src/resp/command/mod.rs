@@ -87,6 +87,9 @@ pub enum Special {
     /// Forward it, but never over a shared upstream: it can leave the connection in another state
     /// or answer with something other than one reply.
     Pin,
+    /// FUNCTION. Valkey 8.1 repeats an argument of FUNCTION LIST with its line ends in an error: what stands behind
+    /// them would be a reply, and somebody else's on a shared connection.
+    Function,
     /// Can not be carried; the text says why. See also [`refused`] for subcommands.
     Refused(&'static str),
     /// `POST` or `Host:`: a browser was made to speak to us. Close without an answer.

@@ -295,8 +295,10 @@ pub(super) static COMMANDS: &[Command] = &[
     ),
     never("FCALL"),
     read("FCALL_RO"),
-    refined(
+    row(
         "FUNCTION",
+        Replay::Never,
+        Special::Function,
         Refine::Sub(&["LIST", "DUMP", "STATS", "HELP"], &[]),
     ),
     // Transactions
