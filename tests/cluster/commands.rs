@@ -171,6 +171,22 @@ async fn errors_are_those_of_redis(client: &mut Client) {
 }
 
 #[tokio::test]
+async fn nobody_forges_the_reply_to_another() {
+    let scene = Scene::start().await;
+    let (mut forger, mut other) = (scene.client().await, scene.client().await);
+    for _ in 0..20 {
+        let request = ["FUNCTION", "LIST", "WITHCODE", "\r\n+FORGED"];
+        forger.send(&request).await.expect("sent");
+        let mut heard = Vec::new();
+        for key in KEYS {
+            heard.push(ask(&mut other, &format!("GET {key}")).await);
+        }
+        assert_eq!(heard, ["nil", "nil", "nil"]);
+        assert!(hear(&mut forger).await.starts_with("-ERR"));
+    }
+}
+
+#[tokio::test]
 async fn blocking_commands_wait_at_their_shard() {
     let scene = Scene::start().await;
     let (mut waits, mut pushes) = (scene.client().await, scene.client().await);

@@ -64,8 +64,8 @@ impl Worker {
                 | Special::EvalSha
                 | Special::Script
                 | Special::Scan
-                | Special::Function
                 | Special::Cluster => true,
+                Special::Function => matches!(reach, Reach::All(_)),
                 Special::Blocking(_) => patience(special, request, frame) == Patience::None,
                 _ => false,
             };

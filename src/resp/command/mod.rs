@@ -88,7 +88,8 @@ pub enum Special {
     /// or answer with something other than one reply.
     Pin,
     /// FUNCTION. Valkey 8.1 repeats an argument of FUNCTION LIST with its line ends in an error: what stands behind
-    /// them would be a reply, and somebody else's on a shared connection.
+    /// them would be a reply, and somebody else's on a shared connection. What goes to all shards of a cluster (LOAD,
+    /// DELETE, FLUSH, RESTORE) repeats nothing.
     Function,
     /// Can not be carried; the text says why. See also [`refused`] for subcommands.
     Refused(&'static str),
