@@ -197,7 +197,8 @@ impl Forbidden {
                 if self.transaction {
                     return false;
                 }
-                self.mute = word(2) != b"ON";
+                // Who listens, in RESP2, may not say it.
+                self.mute = word(2) != b"ON" || self.mute && self.hears;
             }
             b"CLIENT" if word(1) == b"TRACKING" => self.broadcasts |= word(3) == b"BCAST",
             b"CLIENT" if word(1) == b"NO-TOUCH" => self.untouching |= leaves_untouched(request),
