@@ -21,6 +21,8 @@ use tokio::task::JoinSet;
 
 /// For what should take a moment.
 pub const SOON: Duration = Duration::from_secs(20);
+/// A sentinel that stood still for two seconds, as on a busy disk, rests for thirty (TILT) before it acts.
+const REST: Duration = Duration::from_secs(60);
 
 /// Log lines of level WARN that any failover makes, or the return of a node after it.
 pub const FAILOVER_WORDS: &[&str] = &[
@@ -175,7 +177,7 @@ impl Scene {
     /// Waits for the next report.
     pub async fn failed_over(&mut self) -> FailoverReport {
         self.reports += 1;
-        match self.shard.pointsman.failover(self.reports, SOON).await {
+        match self.shard.pointsman.failover(self.reports, REST).await {
             Ok(report) => report,
             Err(error) => panic!("{error}"),
         }
