@@ -68,6 +68,8 @@ impl Spares {
             self.frames.push(buffer);
             while self.frames_size > SPARE_FRAMES {
                 self.frames_size -= self.frames.remove(0).capacity();
+                // The oldest are those that were not needed.
+                self.unused = self.unused.saturating_sub(1);
             }
         }
     }
@@ -370,6 +372,19 @@ mod tests {
         assert_eq!(spares.frames.len(), 2);
         spares.release_unused();
         assert!(spares.frames.is_empty());
+    }
+
+    #[test]
+    fn unused_ones_that_had_to_go_for_a_larger_one_are_not_freed_again() {
+        let mut spares = Spares::default();
+        for _ in 0..16 {
+            spares.give_frame(Vec::with_capacity(1024 * 1024));
+        }
+        spares.release_unused();
+        spares.give_frame(Vec::with_capacity(4 * 1024 * 1024));
+        spares.release_unused();
+        spares.release_unused();
+        assert_eq!((spares.frames_size, spares.frames.len()), (0, 0));
     }
 
     #[test]
