@@ -30,7 +30,8 @@ pub(super) struct Gathering {
     thread: Option<CurrentThread>,
     turns: u32,
     served: u32,
-    used: CpuUse,
+    /// Until the last look; `None`: that one found too little to do.
+    used: Option<CpuUse>,
     chosen: Choice,
     under_batch: Gauge,
 }
@@ -45,7 +46,7 @@ impl Gathering {
             thread: thread.filter(normal),
             turns: 0,
             served: 0,
-            used: CpuUse::default(),
+            used: None,
             chosen: Choice::default(),
             under_batch: workers_batch_scheduled(),
         }
@@ -64,6 +65,7 @@ impl Gathering {
             std::mem::take(&mut self.served),
         );
         if served < LEAST_SERVED && self.chosen.policy() == SchedulingPolicy::Normal {
+            self.used = None;
             return;
         }
         let Some(thread) = &self.thread else {
@@ -71,7 +73,9 @@ impl Gathering {
         };
         let before = self.chosen.policy();
         let done = thread.cpu_use().and_then(|used| {
-            let since = std::mem::replace(&mut self.used, used);
+            let Some(since) = self.used.replace(used) else {
+                return Ok(());
+            };
             self.chosen.look(
                 now,
                 &Look {
@@ -215,6 +219,18 @@ mod tests {
         assert!(!choice.batch);
         choice.look(left + PAUSE, &ONE_CORE[0]);
         assert!(choice.batch);
+    }
+
+    #[test]
+    fn a_policy_that_the_operator_chose_is_left_alone() -> std::io::Result<()> {
+        assert!(Gathering::new(true).thread.is_some());
+        assert!(Gathering::new(false).thread.is_none());
+        let started_so = std::thread::spawn(|| {
+            CurrentThread::new()?.set_policy(SchedulingPolicy::Batch)?;
+            std::io::Result::Ok(Gathering::new(true).thread.is_none())
+        });
+        assert!(started_so.join().expect("it does not panic")?);
+        Ok(())
     }
 
     #[test]
