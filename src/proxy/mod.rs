@@ -17,10 +17,11 @@
 //! (`turn.rs`) takes all sockets that are ready, (b) to (f), and ends with (e) and (g). A lane
 //! outlives its connection: what is unanswered stays in its log, and is sent to the next primary when
 //! that is allowed (`lane.rs` has the rules). `session_turn.rs` reads and cuts requests, `dispatch.rs`
-//! decides the way of those that are not plain, `gathering.rs` whether a worker lets its clients run first, `replies.rs` is the way back, `lane_task.rs` the life of
+//! decides the way of those that are not plain, `replies.rs` is the way back, `lane_task.rs` the life of
 //! a connection; `pin.rs` is the state of a pinned one, `tracking.rs` CLIENT TRACKING over two of them,
-//! `identity.rs` who a client is, `door.rs` whether it has to say so, `client_command.rs` what it asks about clients. `cluster.rs` is what is
-//! different where the backend is a cluster, `parts.rs` the order of replies of several shards.
+//! `identity.rs` who a client is, `door.rs` whether it has to say so, `client_command.rs` what it asks
+//! about clients. `gathering.rs` decides whether the worker lets its clients run first. `cluster.rs` is what
+//! is different where the backend is a cluster, `parts.rs` the order of replies of several shards.
 
 mod client_command;
 mod cluster;

@@ -15,8 +15,9 @@ const MAX_REPLY_LINE: usize = 16 * 1024 * 1024;
 
 /// Finds the end of a reply, RESP2 or RESP3, nested to any depth. An attribute belongs to the reply
 /// behind it, and so does a push inside of an array: Redis before 7.2 puts a message there that a command
-/// of the same EXEC caused, and does not count it as an element. Remembers how far it got in an incomplete reply. Allocates nothing and checks no more
-/// than it must: that lengths are numbers and that lines and strings end with CR LF.
+/// of the same EXEC caused, and does not count it as an element. Remembers how far it got in an incomplete
+/// reply. Allocates nothing and checks no more than it must: that lengths are numbers and that lines and
+/// strings end with CR LF.
 #[derive(Clone, Debug, Default)]
 pub struct ReplyScanner {
     /// Offset of the next value. May lie beyond the bytes received: behind a string that is not
