@@ -140,8 +140,8 @@ pub(super) struct Lane {
     pub(super) gap: bool,
     /// Its CLIENT TRACKING must be said before anything else is written.
     pub(super) aiming: bool,
-    /// Its client closed its side while it was blocked: the node is told so, what it answered by then
-    /// is still delivered, and then the session ends.
+    /// Its client closed its side and waits for something that may never come: the node is told so behind
+    /// all requests, what it answers by then is still delivered, and then the session ends.
     pub(super) leaving: bool,
     /// The lane must end at the next turn.
     pub(super) close: bool,
@@ -240,11 +240,13 @@ impl Lane {
             && self.upstream.as_ref().is_some_and(|u| u.near)
     }
 
-    /// Closes our side of the connection when all was written; whether replies may still come.
+    /// Closes our side of the connection as soon as all is written; whether replies may still come.
     pub(super) fn leave(&mut self) -> bool {
-        let open = self.upstream.as_ref().filter(|_| !self.has_unwritten());
-        self.leaving = open.is_some_and(|upstream| upstream.socket.finish().is_ok());
-        self.leaving
+        self.leaving = true;
+        // Without a connection it is for the task to say whether there will be one.
+        self.wake_task();
+        let all_written = self.upstream.as_ref().filter(|_| !self.has_unwritten());
+        all_written.is_none_or(|upstream| upstream.socket.finish().is_ok())
     }
 
     /// Appends a request.

@@ -78,7 +78,7 @@ impl Worker {
         if state.close {
             return Poll::Ready(None);
         }
-        if state.leaving {
+        if state.leaving && state.queue.is_empty() {
             return Poll::Pending;
         }
         let wanted = !state.queue.is_empty()
@@ -86,6 +86,8 @@ impl Worker {
         let tracking = restored(&self.sessions, &state.key);
         let backend = &self.backends[state.backend];
         let Some(primary) = backend.topology.open_primary() else {
+            self.give_up_if_left(lane);
+            self.settle();
             return Poll::Pending;
         };
         if !wanted {
@@ -273,6 +275,7 @@ impl Worker {
             || upstream.draining.is_some()
             || upstream.end.is_some()
             || state.retire
+            || state.close
             || !(state.has_unwritten() || state.aiming)
             || state.may_wait()
         {
@@ -299,6 +302,12 @@ impl Worker {
             if let Some(n) = upstream.socket.write(&slices[..filled])? {
                 state.wrote(n);
             }
+        }
+        if state.leaving
+            && !state.has_unwritten()
+            && let Some(upstream) = &state.upstream
+        {
+            upstream.socket.finish()?;
         }
         Ok(())
     }
@@ -372,9 +381,7 @@ impl Worker {
             let asks = moves_to.is_some_and(|(_, asks)| asks);
             self.restore_pin(lane, asks);
         }
-        if self.lanes[lane].leaving {
-            self.give_up(lane);
-        }
+        self.give_up_if_left(lane);
         self.settle_head(lane);
         self.settle();
         self.obey(index);
@@ -417,6 +424,8 @@ impl Worker {
         }
         let pause = FIRST_PAUSE * 2u32.saturating_pow(state.failures.min(10));
         state.failures += 1;
+        self.give_up_if_left(lane);
+        self.settle();
         pause.min(LONGEST_PAUSE)
     }
 
@@ -525,8 +534,11 @@ impl Worker {
         }
     }
 
-    /// The client has left: nobody awaits what its node did not answer.
-    fn give_up(&mut self, lane: usize) {
+    /// There is no connection, and nobody awaits one where the client has left.
+    fn give_up_if_left(&mut self, lane: usize) {
+        if !self.lanes[lane].leaving {
+            return;
+        }
         while let Some(entry) = self.pop_entry(lane) {
             let Some(of) = entry.session else { continue };
             self.backends[self.lanes[lane].backend].turn.abandoned += 1;

@@ -83,14 +83,19 @@ impl Worker {
 
     /// Whether the reply that comes next is one that the node may keep back for ever.
     fn waits_at_node(&self, index: usize) -> bool {
-        let pin = self.sessions[index].pin.as_ref();
-        pin.and_then(|pin| self.lanes[pin.lane].queue.front())
-            .is_some_and(Entry::waits_by_nature)
+        let Some(pin) = &self.sessions[index].pin else {
+            return false;
+        };
+        // What is ours before it is answered at once.
+        let mut of_client = self.lanes[pin.lane].queue.iter();
+        let next = of_client.find(|entry| entry.session.is_some());
+        next.is_some_and(Entry::waits_by_nature)
     }
 
     /// The client left while it waits: the node must not give it an element any more, nor may one get
-    /// lost that is on its way. So the node is told in the same words, by closing our side; the lane
-    /// ends when it has closed its own. False where that can not be.
+    /// lost that is on its way. So the node is told in the same words, by closing our side behind what
+    /// the client asked for; the lane ends when the node has closed its own, or where there is no node.
+    /// False where that can not be.
     fn leave_node(&mut self, index: usize) -> bool {
         let Some(pin) = &self.sessions[index].pin else {
             return false;
