@@ -93,6 +93,8 @@ pub(super) struct Upstream {
     pub(super) scanner: ReplyScanner,
     /// The node is so close that its replies are worth waiting for: see [`Lane::may_wait`].
     pub(super) near: bool,
+    /// Our side is closed: nothing more is written.
+    pub(super) finished: bool,
     /// Why it ends; its task sees to that.
     pub(super) end: Option<LaneEnd>,
     /// Its id on the node (pinned lanes).
@@ -141,7 +143,8 @@ pub(super) struct Lane {
     /// Its CLIENT TRACKING must be said before anything else is written.
     pub(super) aiming: bool,
     /// Its client closed its side and waits for something that may never come: the node is told so behind
-    /// all requests, what it answers by then is still delivered, and then the session ends.
+    /// all requests, what it answers by then is still delivered, and then the session ends; but for one
+    /// that got all of that, which goes on with what it sent behind it.
     pub(super) leaving: bool,
     /// The lane must end at the next turn.
     pub(super) close: bool,
@@ -240,13 +243,23 @@ impl Lane {
             && self.upstream.as_ref().is_some_and(|u| u.near)
     }
 
-    /// Closes our side of the connection as soon as all is written; whether replies may still come.
-    pub(super) fn leave(&mut self) -> bool {
-        self.leaving = true;
-        // Without a connection it is for the task to say whether there will be one.
-        self.wake_task();
-        let all_written = self.upstream.as_ref().filter(|_| !self.has_unwritten());
-        all_written.is_none_or(|upstream| upstream.socket.finish().is_ok())
+    /// Closes our side of the connection as soon as all is written.
+    pub(super) fn leave(&mut self) {
+        if !std::mem::replace(&mut self.leaving, true) {
+            // Without a connection it is for the task to say whether there will be one.
+            self.wake_task();
+            self.finish();
+        }
+    }
+
+    /// Tells the node that nothing more comes, when all is written.
+    pub(super) fn finish(&mut self) {
+        let all_written = !self.has_unwritten();
+        if let Some(upstream) = self.upstream.as_mut().filter(|_| all_written) {
+            upstream.finished = true;
+            // Where it is lost already, reading tells.
+            let _ = upstream.socket.finish();
+        }
     }
 
     /// Appends a request.

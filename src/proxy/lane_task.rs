@@ -18,7 +18,6 @@ use super::hook::Hook;
 use super::intake::Intake;
 use super::lane::Upstream;
 use super::replies::LaneEnd;
-use super::session::Park;
 use super::socket::Token;
 use super::worker::Worker;
 use crate::clock;
@@ -163,6 +162,7 @@ impl Worker {
             scanner: ReplyScanner::default(),
             client_id,
             near,
+            finished: false,
             end: None,
             draining: None,
         });
@@ -274,6 +274,7 @@ impl Worker {
         if !open
             || upstream.draining.is_some()
             || upstream.end.is_some()
+            || upstream.finished
             || state.retire
             || state.close
             || !(state.has_unwritten() || state.aiming)
@@ -303,11 +304,8 @@ impl Worker {
                 state.wrote(n);
             }
         }
-        if state.leaving
-            && !state.has_unwritten()
-            && let Some(upstream) = &state.upstream
-        {
-            upstream.socket.finish()?;
+        if state.leaving {
+            state.finish();
         }
         Ok(())
     }
@@ -344,6 +342,10 @@ impl Worker {
             .as_ref()
             .and_then(|u| u.draining.as_ref())
             .map(|d| d.signal);
+        // All that its client waited for came: what stands behind that goes on, on another connection.
+        let goes_on = state.sent == 0 && state.upstream.as_ref().is_some_and(|u| u.finished);
+        state.leaving &= !goes_on;
+        let goes_on = state.owner.filter(|_| goes_on);
         let before = state.log.len();
         // With the gate closed they were counted when it closed, or when they came.
         let unsent = match backend.topology.gate {
@@ -382,6 +384,9 @@ impl Worker {
             self.restore_pin(lane, asks);
         }
         self.give_up_if_left(lane);
+        if let Some(of) = goes_on.filter(|of| self.session(*of).is_some()) {
+            self.wake_session(of.index);
+        }
         self.settle_head(lane);
         self.settle();
         self.obey(index);
@@ -546,7 +551,7 @@ impl Worker {
                 self.orphaned(*hook);
             }
             if let Some(session) = self.session(of) {
-                session.park = Park::No;
+                session.finish_now();
             }
             self.finish_request(of, &[], None, true);
         }

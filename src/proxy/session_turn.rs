@@ -19,6 +19,10 @@ use crate::topology::Gate;
 /// Bytes of requests that are one entry at most: what has to be looked through when it is taken apart.
 const MAX_RUN: usize = 16 * 1024;
 
+/// What is read behind a command that waits at the node, bytes: it is looked through again and again when that
+/// is answered.
+const MAX_AHEAD: usize = 1024 * 1024;
+
 /// Reads in one turn, so that one busy client does not keep the others waiting.
 const READS_PER_TURN: usize = 4;
 
@@ -30,24 +34,27 @@ impl Worker {
             if self.sessions[index].life == Life::Killed || self.write_session(index).is_err() {
                 return self.end_session(index);
             }
-            let session = &mut self.sessions[index];
-            if session.park != Park::No {
-                if !self.may_go_on(index) {
-                    let open = self.sessions[index].life == Life::Open;
-                    if open && self.sessions[index].socket.has_ended() && self.waits_at_node(index)
-                    {
-                        // What it sent behind the command it waits in would not run in Redis either.
-                        self.client_left(index);
-                    }
-                    if let Park::Starved(backend) = self.sessions[index].park {
-                        self.list_starved(index, backend);
-                    }
+            if self.sessions[index].park != Park::No {
+                if self.may_go_on(index) {
+                    self.sessions[index].park = Park::No;
+                    self.process_input(index);
+                    continue;
+                }
+                if let Park::Starved(backend) = self.sessions[index].park {
+                    self.list_starved(index, backend);
+                }
+                if !self.waits_at_node(index) {
                     break;
                 }
-                self.sessions[index].park = Park::No;
-                self.process_input(index);
-                continue;
+                if self.sessions[index].socket.has_ended() {
+                    self.leave_node(index);
+                }
+                // Redis reads on behind the command that a client waits in, and so sees it leave.
+                if self.sessions[index].input.as_slice().len() >= MAX_AHEAD {
+                    break;
+                }
             }
+            let session = &mut self.sessions[index];
             if session.life != Life::Open || !session.socket.is_readable() {
                 break;
             }
@@ -57,7 +64,7 @@ impl Worker {
             }
             reads += 1;
             if !self.read_session(index) {
-                self.client_left(index);
+                self.sessions[index].life = Life::Left;
             }
         }
         if self.is_over(index) {
@@ -71,13 +78,20 @@ impl Worker {
         let written = session.out.is_empty();
         // Who knocks has asked nothing yet.
         let answered = session.inflight == 0 || session.knocking;
-        let idle = answered && written && session.park == Park::No;
+        let idle = answered && session.park == Park::No;
+        let pin = session.pin.as_ref();
         match session.life {
             Life::Open => false,
             Life::Killed => true,
-            Life::Finishing => idle,
-            Life::Left if idle => true,
-            Life::Left => written && self.waits_at_node(index) && !self.leave_node(index),
+            Life::Finishing => idle && written,
+            // To who listens there may always be something to write.
+            Life::Left if idle => written || pin.is_some_and(|pin| pin.subscribed() || pin.monitor),
+            Life::Left => {
+                if self.waits_at_node(index) {
+                    self.leave_node(index);
+                }
+                false
+            }
         }
     }
 
@@ -89,19 +103,16 @@ impl Worker {
         // What is ours before it is answered at once.
         let mut of_client = self.lanes[pin.lane].queue.iter();
         let next = of_client.find(|entry| entry.session.is_some());
-        next.is_some_and(Entry::waits_by_nature)
+        next.is_some_and(Entry::blocks)
     }
 
     /// The client left while it waits: the node must not give it an element any more, nor may one get
     /// lost that is on its way. So the node is told in the same words, by closing our side behind what
-    /// the client asked for; the lane ends when the node has closed its own, or where there is no node.
-    /// False where that can not be.
-    fn leave_node(&mut self, index: usize) -> bool {
-        let Some(pin) = &self.sessions[index].pin else {
-            return false;
-        };
-        let lane = &mut self.lanes[pin.lane];
-        lane.leaving || lane.leave()
+    /// the client asked for; the session ends when the node has closed its own, or where there is no node.
+    fn leave_node(&mut self, index: usize) {
+        if let Some(pin) = &self.sessions[index].pin {
+            self.lanes[pin.lane].leave();
+        }
     }
 
     fn end_session(&mut self, index: usize) {
@@ -134,25 +145,31 @@ impl Worker {
         }
     }
 
-    /// Reads once and processes it; false when the client will send nothing more.
+    /// Reads once and processes it, but for a parked session; false when the client will send nothing more.
     fn read_session(&mut self, index: usize) -> bool {
         let session = &mut self.sessions[index];
         let mut scratch = std::mem::take(&mut self.scratch);
         let least = session.scanner.least_len();
         let (input, socket) = (&mut session.input, &mut session.socket);
         let came = input.read(socket, &mut scratch, least, &mut self.spares);
+        let parked = session.park != Park::No;
         let more = match came {
             Ok(Came::End) | Err(_) => false,
             Ok(Came::Nothing) => true,
             Ok(Came::Scratch { len, new }) => {
                 self.backends[session.backend].turn.received += new as u64;
-                let done = self.process(index, &scratch[..len], None);
+                let done = match parked {
+                    true => 0,
+                    false => self.process(index, &scratch[..len], None),
+                };
                 self.sessions[index].input.keep(&scratch[done..len]);
                 true
             }
             Ok(Came::Kept(new)) => {
                 self.backends[session.backend].turn.received += new as u64;
-                self.process_input(index);
+                if !parked {
+                    self.process_input(index);
+                }
                 true
             }
         };
@@ -338,16 +355,6 @@ impl Worker {
         put_error_bytes(&mut reply, &[b"ERR ", error].concat());
         self.reply_local(index, &reply);
         self.sessions[index].finish();
-    }
-
-    /// The client closed its side.
-    fn client_left(&mut self, index: usize) {
-        let session = &mut self.sessions[index];
-        let pin = session.pin.as_ref();
-        session.life = match pin.is_some_and(|pin| pin.subscribed() || pin.monitor) {
-            true => Life::Killed,
-            false => Life::Left,
-        };
     }
 
     /// Writes every session that got a reply in this turn, each once.

@@ -2,6 +2,7 @@
 
 mod connection;
 mod failover;
+mod leaving;
 mod plane;
 mod scheduling;
 mod state;

@@ -109,11 +109,14 @@ impl Comparison {
                 connections: self.plane.proxy.clients(),
                 ..tally(&mut self.proxied.control)
             };
-            if left == Tally::default() && right == Tally::default() {
+            let engaged = self.proxied.control.engaged();
+            if left == Tally::default() && right == Tally::default() && engaged.is_empty() {
                 break;
             }
             if clock::now() > until {
-                return Err(format!("when everybody has left: {left:?} and {right:?}\n"));
+                return Err(format!(
+                    "when everybody has left: {left:?} and {right:?}, {engaged:?}\n"
+                ));
             }
         }
         for side in [&mut self.direct, &mut self.proxied] {
@@ -139,10 +142,16 @@ impl Comparison {
         let at = step.connection;
         self.direct.open(at);
         self.proxied.open(at);
-        if let Act::Send { requests, .. } = &step.act {
+        if let Some(requests) = step.act.requests() {
             masks[at].extend(requests.iter().flat_map(|request| mask::of(request)));
             masks[at].sort_unstable();
             masks[at].dedup();
+        }
+        if let Act::Last { .. } = step.act {
+            // What ran by then may differ, where a connection was another one.
+            for side in [&mut self.direct, &mut self.proxied] {
+                side.control.ask(&["CONFIG", "RESETSTAT"]);
+            }
         }
         self.direct.act(step);
         self.settle_direct(step);
@@ -154,7 +163,12 @@ impl Comparison {
         self.proxied.wait(expected, until);
         let mut unsettled = None;
         if self.proxied.counts() == expected {
-            unsettled = self.settle_proxied(step, expected[at] == 0, &tally_direct, until);
+            let silent = match step.act {
+                Act::Send { .. } | Act::Raw(_) => expected[at] == 0,
+                Act::Last { .. } => true,
+                Act::HalfClose | Act::Close => false,
+            };
+            unsettled = self.settle_proxied(silent, &tally_direct, until);
         }
         self.proxied.drain();
         self.compare(masks)?;
@@ -180,6 +194,10 @@ impl Comparison {
 
     /// Everything that the step led to has arrived; short waits are waited out.
     fn settle_direct(&mut self, step: &Step) {
+        if let Act::Last { .. } = step.act {
+            let until = clock::now() + PATIENCE;
+            self.direct.wait_for_end(step.connection, until);
+        }
         self.direct.control.barrier();
         let short = waits_shortly(step);
         let id = self.direct.id(step.connection).to_string();
@@ -197,16 +215,15 @@ impl Comparison {
         self.direct.drain();
     }
 
-    /// The server behind pointsman has done what the other one has done; else what is missing.
+    /// The server behind pointsman has done what the other one has done; else what is missing. `silent`:
+    /// not every request was answered.
     fn settle_proxied(
         &mut self,
-        step: &Step,
         silent: bool,
         tally_direct: &Tally,
         until: Timestamp,
     ) -> Option<String> {
         let open = tally_direct.connections;
-        let silent = silent && matches!(step.act, Act::Send { .. } | Act::Raw(_));
         let ran = silent.then(|| self.direct.control.ran());
         loop {
             let mut seen = tally(&mut self.proxied.control);
@@ -283,6 +300,7 @@ fn shown(events: &[Event]) -> String {
         .iter()
         .map(|event| match event {
             Event::Reply(value) => value.to_string(),
+            Event::HalfAReply(bytes) => format!("half \"{}\"", bytes.escape_ascii()),
             Event::Closed => "closed".to_owned(),
         })
         .collect();

@@ -12,6 +12,8 @@ use crate::table::Command;
 
 /// Connections of a sequence.
 pub const CONNECTIONS: usize = 4;
+/// Of these, that close their side together with their last requests when the sequence ends.
+const LAST_PERCENT: usize = 40;
 
 /// What is done at once.
 #[derive(Clone)]
@@ -33,6 +35,29 @@ pub enum Act {
     /// Nothing more will be sent.
     HalfClose,
     Close,
+    /// The last requests, what may be no request behind them, and nothing more: all of it at once.
+    Last {
+        requests: Vec<Request>,
+        tail: Vec<u8>,
+        form: Form,
+        cuts: Cuts,
+    },
+}
+
+impl Act {
+    pub fn requests(&self) -> Option<&Vec<Request>> {
+        match self {
+            Act::Send { requests, .. } | Act::Last { requests, .. } => Some(requests),
+            _ => None,
+        }
+    }
+
+    pub fn requests_mut(&mut self) -> Option<&mut Vec<Request>> {
+        match self {
+            Act::Send { requests, .. } | Act::Last { requests, .. } => Some(requests),
+            _ => None,
+        }
+    }
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -68,6 +93,17 @@ pub fn sequence(seed: u64, length: usize, table: &[Command], traits: Traits) -> 
         }
         steps.extend(plans[connection].pop_front());
     }
+    for connection in 0..CONNECTIONS {
+        if random.percent(LAST_PERCENT) {
+            let mut planner = Planner {
+                random: &mut random,
+                table,
+                connection,
+                out: VecDeque::new(),
+            };
+            steps.push(planner.last());
+        }
+    }
     permit(&mut steps, traits);
     steps
 }
@@ -89,6 +125,9 @@ struct Forbidden {
     torn: bool,
     /// It may wait for long: a short wait behind that would end nobody knows when.
     waiting: bool,
+    /// It watches or tracks: when it leaves, what stands behind a command that may wait. That runs on another
+    /// upstream, where a WATCH is lost and a cache is dropped.
+    rooted: bool,
     /// It said CLIENT NO-TOUCH: that nobody waits. Redis 8.0 and Valkey 8.1 end when who said so serves somebody
     /// (redis#14415, valkey#2347).
     untouching: bool,
@@ -106,8 +145,24 @@ pub fn permit(steps: &mut [Step], traits: Traits) {
         let untouching = forbidden.iter().any(|other| other.untouching);
         let broadcasts = forbidden.iter().any(|other| other.broadcasts);
         let forbidden = &mut forbidden[connection];
+        let last = matches!(step.act, Act::Last { .. });
+        if let Act::Last {
+            requests,
+            tail,
+            cuts,
+            ..
+        } = &mut step.act
+        {
+            if !alone {
+                // Pointsman may take them one after the other, and who is served by one goes on before the next.
+                requests.truncate(1);
+            }
+            forbidden.permit_last(requests, tail, cuts);
+        }
         match &mut step.act {
-            Act::Send { requests, cuts, .. } if !forbidden.torn => {
+            Act::Send { requests, cuts, .. } | Act::Last { requests, cuts, .. }
+                if !forbidden.torn =>
+            {
                 if !alone || broadcasts {
                     // Who is served goes on between the pieces, or behind them.
                     *cuts = Cuts::None;
@@ -116,14 +171,17 @@ pub fn permit(steps: &mut [Step], traits: Traits) {
                     // Whether the other client does, or is sent, something before is left to chance.
                     *requests = vec![requests.swap_remove(kill)];
                 }
-                if let Some(end) = requests.iter().position(|request| is(&request[0], "QUIT")) {
+                if !last && let Some(end) = requests.iter().position(quits) {
                     // What nobody reads any more resets the connection, replies on their way included.
                     requests.truncate(end + 1);
                 }
-                if !alone && let Some(wait) = requests.iter().position(waits_long) {
+                // Who leaves is not served any more.
+                if !(alone || last)
+                    && let Some(wait) = requests.iter().position(waits_long)
+                {
                     requests.truncate(wait + 1);
                 }
-                if forbidden.waiting && !alone {
+                if forbidden.waiting && !(alone || last) {
                     requests.clear();
                 }
                 let first_waits = first.is_some() || requests.iter().any(waits_long);
@@ -141,6 +199,9 @@ pub fn permit(steps: &mut [Step], traits: Traits) {
                 }
                 if requests.is_empty() {
                     requests.push(words("PING"));
+                }
+                if last {
+                    *forbidden = Forbidden::default();
                 }
             }
             Act::Raw(bytes)
@@ -163,15 +224,40 @@ pub fn permit(steps: &mut [Step], traits: Traits) {
 }
 
 impl Forbidden {
+    /// Takes out what would differ where the connection closes its side behind it.
+    fn permit_last(&self, requests: &mut Vec<Request>, tail: &mut Vec<u8>, cuts: &mut Cuts) {
+        // The end of a short wait and that of the connection would race.
+        for arg in requests.iter_mut().flatten().filter(|arg| short(arg)) {
+            *arg = b"0".to_vec();
+        }
+        // Of a reply that is not written in one go (64 KB) Redis drops the rest when it sees the end.
+        requests.retain(|request| !is(&request[0], "COMMAND"));
+        if requests.iter().any(blocks) {
+            requests.retain(|request| !roots(request));
+        }
+        if self.rooted
+            && let Some(wait) = requests.iter().position(blocks)
+        {
+            requests.truncate(wait + 1);
+        }
+        if requests.iter().any(interferes) {
+            // It may end itself.
+            tail.clear();
+        }
+        if requests.iter().any(quits) {
+            // What comes later than that resets the connection.
+            *cuts = Cuts::None;
+        }
+    }
+
     /// At once, and seen by everybody.
     fn may_kill(&self) -> bool {
         !self.mute && !self.transaction && !self.waiting
     }
 
     fn shorten(&mut self, request: &mut Request, first: bool) {
-        let short = |arg: &Vec<u8>| arg == SHORT.as_bytes() || arg == SHORT_MILLIS.as_bytes();
         // Nobody would see the end of a wait that is not answered.
-        if request.iter().any(short) && (self.waiting || self.mute || !first) {
+        if self.waiting || self.mute || !first {
             request
                 .iter_mut()
                 .filter(|arg| short(arg))
@@ -190,8 +276,9 @@ impl Forbidden {
             b"EXEC" | b"DISCARD" if request.len() == 1 => self.transaction = false,
             b"RESET" if request.len() == 1 && traits.resets => {
                 (self.transaction, self.mute) = (false, false);
-                (self.untouching, self.hears) = (false, false);
+                (self.untouching, self.hears, self.rooted) = (false, false, false);
             }
+            b"WATCH" => self.rooted = true,
             b"QUIT" => return !self.mute,
             b"CLIENT" if word(1) == b"REPLY" => {
                 if self.transaction {
@@ -200,7 +287,10 @@ impl Forbidden {
                 // Who listens, in RESP2, may not say it.
                 self.mute = word(2) != b"ON" || self.mute && self.hears;
             }
-            b"CLIENT" if word(1) == b"TRACKING" => self.broadcasts |= word(3) == b"BCAST",
+            b"CLIENT" if word(1) == b"TRACKING" => {
+                self.rooted = true;
+                self.broadcasts |= word(3) == b"BCAST";
+            }
             b"CLIENT" if word(1) == b"NO-TOUCH" => self.untouching |= leaves_untouched(request),
             b"CLIENT" if word(1) == b"KILL" => return self.may_kill(),
             b"CLIENT" if word(1) == b"UNBLOCK" => return !self.transaction,
@@ -216,6 +306,10 @@ impl Forbidden {
     }
 }
 
+fn short(arg: &[u8]) -> bool {
+    arg == SHORT.as_bytes() || arg == SHORT_MILLIS.as_bytes()
+}
+
 /// Whether it ends another client, or what that waits for.
 fn interferes(request: &Request) -> bool {
     let victims = [
@@ -229,6 +323,23 @@ fn interferes(request: &Request) -> bool {
     victims
         .iter()
         .any(|(first, second)| is(name, first) && is(word, second))
+}
+
+/// WATCH, CLIENT TRACKING.
+fn roots(request: &Request) -> bool {
+    let tracks = request.get(1).is_some_and(|word| is(word, "TRACKING"));
+    is(&request[0], "WATCH") || is(&request[0], "CLIENT") && tracks
+}
+
+/// Whether it is of those that may wait.
+fn blocks(request: &Request) -> bool {
+    let name = request[0].to_ascii_uppercase();
+    let names: [&[u8]; 5] = [b"BL", b"BR", b"BZ", b"WAIT", b"XREAD"];
+    names.iter().any(|begin| name.starts_with(begin))
+}
+
+fn quits(request: &Request) -> bool {
+    is(&request[0], "QUIT")
 }
 
 /// CLIENT NO-TOUCH ON.
@@ -643,30 +754,7 @@ impl Planner<'_> {
     }
 
     fn raw(&mut self) {
-        let bytes: &[&[u8]] = &[
-            b"*x\r\n",
-            b"*2\r\n$3\r\nGET\r\n:1\r\n",
-            b"*1\r\n$-5\r\n",
-            b"*1\r\n$99999999999\r\n",
-            b"*3\r\n$3\r\nSET\r\n$1\r\na",
-            b"\r\n",
-            b"*0\r\n",
-            b"*-1\r\n",
-            b"GET \"a\r\n",
-            b"SET a 'x y'\r\nGET a\r\n",
-            b"*1\r\nPING\r\n",
-            b"PING\n",
-            b"*1\r\n$4\r\nPING\r\n*1\r\n$4\r\nPI",
-            b"$4\r\nPING\r\n",
-            b"*2147483648\r\n",
-            b"GET / HTTP/1.1\r\n",
-            b"*1\r\n$0\r\n\r\n",
-            b"*2\r\n$0\r\n\r\n$1\r\na\r\n",
-            b"*1\r\n\xffPING\r\n",
-            b"*4\r\n$6\r\nCLIENT\r\n$4\r\nLIST\r\n$4\r\nTYPE\r\n$4\r\n\xff\xfe\0x\r\n",
-            b"PING\r\nECHO a\0b\r\nPING",
-        ];
-        let mut bytes = self.random.pick(bytes).to_vec();
+        let mut bytes = self.random.pick(RAW).to_vec();
         if self.random.percent(30) {
             bytes = [b"*1\r\n$4\r\nPING\r\n".as_slice(), &bytes].concat();
         }
@@ -678,7 +766,85 @@ impl Planner<'_> {
             self.act(if half { Act::HalfClose } else { Act::Close });
         }
     }
+
+    /// Whatever it might have gone on with, in one go, and how it ends.
+    fn last(&mut self) -> Step {
+        for _ in 0..1 + self.random.below(3) {
+            match self.random.below(10) {
+                0 => self.transaction(),
+                1 => self.subscription(),
+                2..5 => self.blocking(),
+                5 => self.data(),
+                6 => self.session(),
+                7 => self.messages(),
+                8 => self.script(),
+                _ => {
+                    let request = self.any();
+                    self.send(vec![request]);
+                }
+            }
+        }
+        let planned = std::mem::take(&mut self.out);
+        let sent = planned.iter().filter_map(|step| step.act.requests());
+        let mut requests: Vec<Request> = sent.flatten().cloned().collect();
+        match self.random.below(20) {
+            // More than pointsman takes at once.
+            0..2 => requests.resize(requests.len() + 100, words("INCR a")),
+            // Large, but written in one go.
+            2 => requests.extend([words("SETRANGE b 20000 x"), words("GET b")]),
+            3 => requests.push(words("WAIT 1 0")),
+            4 => requests.push(words("QUIT")),
+            _ => {}
+        }
+        self.send(requests);
+        let tail = match self.random.percent(30) {
+            true => self.random.pick(RAW).to_vec(),
+            false => Vec::new(),
+        };
+        let act = match self.out.pop_front().map(|step| step.act) {
+            Some(Act::Send {
+                requests,
+                form,
+                cuts,
+            }) => Act::Last {
+                requests,
+                tail,
+                form,
+                cuts,
+            },
+            _ => Act::HalfClose,
+        };
+        Step {
+            connection: self.connection,
+            act,
+        }
+    }
 }
+
+/// Right and wrong bytes, some of them half of a request.
+const RAW: &[&[u8]] = &[
+    b"*x\r\n",
+    b"*2\r\n$3\r\nGET\r\n:1\r\n",
+    b"*1\r\n$-5\r\n",
+    b"*1\r\n$99999999999\r\n",
+    b"*3\r\n$3\r\nSET\r\n$1\r\na",
+    b"\r\n",
+    b"*0\r\n",
+    b"*-1\r\n",
+    b"GET \"a\r\n",
+    b"SET a 'x y'\r\nGET a\r\n",
+    b"*1\r\nPING\r\n",
+    b"PING\n",
+    b"*1\r\n$4\r\nPING\r\n*1\r\n$4\r\nPI",
+    b"$4\r\nPING\r\n",
+    b"*2147483648\r\n",
+    b"GET / HTTP/1.1\r\n",
+    b"*1\r\n$0\r\n\r\n",
+    b"*2\r\n$0\r\n\r\n$1\r\na\r\n",
+    b"*1\r\n\xffPING\r\n",
+    b"*4\r\n$6\r\nCLIENT\r\n$4\r\nLIST\r\n$4\r\nTYPE\r\n$4\r\n\xff\xfe\0x\r\n",
+    b"PING\r\nECHO a\0b\r\nPING",
+];
 
 /// What concerns the connection, right and wrong.
 const SESSION_LINES: &[&str] = &[
@@ -849,6 +1015,12 @@ impl fmt::Display for Step {
                 requests,
                 form,
                 cuts,
+            }
+            | Act::Last {
+                requests,
+                form,
+                cuts,
+                ..
             } => {
                 for request in requests {
                     f.write_str(" |")?;
@@ -863,9 +1035,15 @@ impl fmt::Display for Step {
                     f.write_str("  (inline)")?;
                 }
                 match cuts {
-                    Cuts::None => Ok(()),
-                    Cuts::EveryByte => f.write_str("  (byte by byte)"),
-                    Cuts::At(places) => write!(f, "  (cut at {places:?})"),
+                    Cuts::None => {}
+                    Cuts::EveryByte => f.write_str("  (byte by byte)")?,
+                    Cuts::At(places) => write!(f, "  (cut at {places:?})")?,
+                }
+                match &self.act {
+                    Act::Last { tail, .. } => {
+                        write!(f, " raw \"{}\" half-close", tail.escape_ascii())
+                    }
+                    _ => Ok(()),
                 }
             }
             Act::Raw(bytes) => write!(f, " raw \"{}\"", bytes.escape_ascii()),

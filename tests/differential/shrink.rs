@@ -7,7 +7,7 @@ use pointsman::clock;
 use pointsman::topology::Timestamp;
 
 use crate::comparison::{Comparison, Difference};
-use crate::sequence::{self, Act, Step};
+use crate::sequence::{self, Step};
 
 /// How long to look for something shorter.
 const TIME: Duration = Duration::from_secs(40);
@@ -72,12 +72,12 @@ fn fewer_requests(
     until: Timestamp,
 ) {
     let mut request = 0;
-    while let Some(Act::Send { requests, .. }) = steps.get(at).map(|step| &step.act) {
+    while let Some(requests) = steps.get(at).and_then(|step| step.act.requests()) {
         if requests.len() < 2 || request >= requests.len() || clock::now() > until {
             return;
         }
         let mut fewer = steps.clone();
-        if let Act::Send { requests, .. } = &mut fewer[at].act {
+        if let Some(requests) = fewer[at].act.requests_mut() {
             requests.remove(request);
         }
         sequence::permit(&mut fewer, comparison.control().traits());

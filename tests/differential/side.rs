@@ -24,6 +24,8 @@ const NOBODY: i64 = 99_999_999;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
     Reply(Value),
+    /// Behind it the connection was closed.
+    HalfAReply(Vec<u8>),
     Closed,
 }
 
@@ -103,6 +105,12 @@ impl Side {
     pub fn act(&mut self, step: &Step) {
         let bytes = match &step.act {
             Act::Send { requests, form, .. } => self.encode(requests, *form),
+            Act::Last {
+                requests,
+                tail,
+                form,
+                ..
+            } => [self.encode(requests, *form), tail.clone()].concat(),
             Act::Raw(bytes) => bytes.clone(),
             Act::HalfClose | Act::Close => Vec::new(),
         };
@@ -110,7 +118,7 @@ impl Side {
             return;
         };
         match &step.act {
-            Act::Send { cuts, .. } => {
+            Act::Send { cuts, .. } | Act::Last { cuts, .. } => {
                 let mut places: Vec<usize> = match cuts {
                     Cuts::None => Vec::new(),
                     Cuts::EveryByte => (1..bytes.len()).collect(),
@@ -121,12 +129,12 @@ impl Side {
                 for ends in places.windows(2) {
                     connection.write(&bytes[ends[0]..ends[1]]);
                 }
+                if let Act::Last { .. } = step.act {
+                    connection.half_close();
+                }
             }
             Act::Raw(_) => connection.write(&bytes),
-            Act::HalfClose => {
-                // The other side may have closed already.
-                let _ = connection.stream.shutdown(Shutdown::Write);
-            }
+            Act::HalfClose => connection.half_close(),
             Act::Close => self.connections[step.connection] = None,
         }
     }
@@ -190,6 +198,13 @@ impl Side {
         }
     }
 
+    /// Waits until this connection is closed.
+    pub fn wait_for_end(&mut self, at: usize, until: Timestamp) {
+        if let Some(connection) = &mut self.connections[at] {
+            connection.wait(usize::MAX, until);
+        }
+    }
+
     pub fn counts(&self) -> [usize; CONNECTIONS] {
         self.connections
             .each_ref()
@@ -215,6 +230,11 @@ impl Connection {
         // Closed by the other side: reading tells.
         let _ = self.stream.set_nonblocking(false);
         let _ = self.stream.write_all(bytes);
+    }
+
+    fn half_close(&mut self) {
+        // The other side may have closed already.
+        let _ = self.stream.shutdown(Shutdown::Write);
     }
 
     fn drain(&mut self) {
@@ -248,6 +268,10 @@ impl Connection {
             }
             Ok(0) | Err(_) => {
                 self.closed = true;
+                if !self.input.is_empty() {
+                    let half = std::mem::take(&mut self.input);
+                    self.events.push(Event::HalfAReply(half));
+                }
                 self.events.push(Event::Closed);
                 false
             }
@@ -342,6 +366,15 @@ impl Control {
                     .collect::<BTreeMap<_, _>>()
             })
             .filter(|client| client["id"] != self.id)
+            .collect()
+    }
+
+    /// Flags of clients that are in a transaction, blocked, listen, monitor, track or touch nothing.
+    pub fn engaged(&mut self) -> Vec<String> {
+        let clients = self.clients().into_iter();
+        let flags = clients.filter_map(|mut client| client.remove("flags"));
+        flags
+            .filter(|flags| flags.contains(['x', 'b', 'P', 'O', 't', 'T']))
             .collect()
     }
 
