@@ -184,6 +184,10 @@ impl Entry {
         let Some(session) = self.session else {
             return AfterLoss::Keep(self, bytes.to_vec());
         };
+        if was_sent && self.waits_by_nature() {
+            // Until now it did not wait for a primary.
+            self.since = now;
+        }
         if let Kind::Hook(hook) = self.kind {
             return match hook.after_loss(was_sent, self.replay, retry, now, bytes) {
                 Ok((hook, bytes)) => {

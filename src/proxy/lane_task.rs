@@ -459,7 +459,15 @@ impl Worker {
         let now = self.now;
         let reason = format!("there was no primary to send it to for {timeout:?}");
         let late = |entry: &Entry| now.since(entry.since) >= timeout;
+        let pinned = self.lanes[lane].pinned;
+        if pinned {
+            self.drop_restoring(lane);
+        }
         self.fail_entries(lane, late, |entry| entry.too_late(&reason));
+        if pinned {
+            // Without what failed the state is another one.
+            self.restore_pin(lane, false);
+        }
     }
 
     /// Answers the first entries, as long as `which` holds, with an error.

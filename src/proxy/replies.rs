@@ -493,6 +493,10 @@ impl Worker {
         self.backends[state.backend].bytes -= entry.len;
         let pinned = state.pinned;
         entry.resent = true;
+        if entry.waits_by_nature() {
+            // Until now it did not wait for a primary.
+            entry.since = self.now;
+        }
         let mut kept = match (executed, entry.session) {
             (Some(reply), Some(of)) => {
                 let mut local = Entry::local(of, reply, entry.since);

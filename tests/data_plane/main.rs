@@ -2,6 +2,7 @@
 
 mod connection;
 mod failover;
+mod outage;
 mod plane;
 mod scheduling;
 mod state;

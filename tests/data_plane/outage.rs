@@ -1,0 +1,129 @@
+//! What is left of a session when its connection is lost, also for longer than requests wait.
+
+use std::time::Duration;
+
+use pointsman::lab::{ClusterOptions, Protocol};
+use pointsman::proxy::BackendSettings;
+use pointsman::topology::Gate;
+use tokio::time::{sleep, timeout};
+
+use crate::plane::{PATIENCE, Plane, ask, hear, message, send};
+
+const HOLD: Duration = Duration::from_millis(400);
+
+async fn impatient() -> Plane {
+    let settings = BackendSettings {
+        hold_timeout: HOLD,
+        ..Default::default()
+    };
+    let options = ClusterOptions {
+        replicas: 0,
+        ..Default::default()
+    };
+    Plane::with(options, settings).await
+}
+
+/// Every connection to the node is lost, and no other is opened before the gate is.
+async fn cut(plane: &Plane) {
+    let generation = plane.gate(Gate::Closed);
+    plane.obeyed(generation).await;
+    kill_connections(plane).await;
+}
+
+async fn kill_connections(plane: &Plane) {
+    for kind in ["normal", "pubsub"] {
+        let killed = plane.node(0).cli(&["CLIENT", "KILL", "TYPE", kind]).await;
+        killed.expect("CLIENT KILL");
+    }
+}
+
+async fn long_outage(plane: &Plane) {
+    cut(plane).await;
+    sleep(2 * HOLD).await;
+    plane.gate(Gate::Open);
+}
+
+#[tokio::test]
+async fn who_listens_still_does_after_a_long_outage() {
+    let plane = impatient().await;
+    let (mut subscriber, mut monitor) = (plane.client().await, plane.client().await);
+    let (mut tracking, mut other) = (plane.client().await, plane.client().await);
+    assert!(ask(&mut subscriber, "SUBSCRIBE news").await.contains(":1"));
+    assert_eq!(ask(&mut monitor, "MONITOR").await, "+OK");
+    tracking.hello(Protocol::Resp3).await.expect("HELLO 3");
+    assert_eq!(ask(&mut tracking, "CLIENT TRACKING ON").await, "+OK");
+    long_outage(&plane).await;
+    assert_eq!(ask(&mut other, "PUBLISH news flash").await, ":1");
+    let flash = "[\"message\", \"news\", \"flash\"]";
+    assert_eq!(message(&mut subscriber).await, flash);
+    let seen = async { while !message(&mut monitor).await.contains("flash") {} };
+    timeout(PATIENCE, seen).await.expect("MONITOR shows it");
+    assert!(message(&mut tracking).await.contains("\"invalidate\", nil"));
+    assert_eq!(ask(&mut tracking, "GET k").await, "nil");
+    assert_eq!(ask(&mut other, "SET k 1").await, "+OK");
+    assert!(message(&mut tracking).await.contains("\"k\""));
+}
+
+#[tokio::test]
+async fn a_transaction_is_still_open_after_a_long_outage() {
+    let plane = impatient().await;
+    let mut client = plane.client().await;
+    assert_eq!(ask(&mut client, "MULTI").await, "+OK");
+    assert_eq!(ask(&mut client, "INCR a").await, "+QUEUED");
+    long_outage(&plane).await;
+    assert_eq!(ask(&mut client, "INCR b").await, "+QUEUED");
+    assert_eq!(ask(&mut client, "EXEC").await, "[:1, :1]");
+}
+
+#[tokio::test]
+async fn a_transaction_does_not_run_without_the_command_that_waited_too_long() {
+    let plane = impatient().await;
+    let mut client = plane.client().await;
+    assert_eq!(ask(&mut client, "MULTI").await, "+OK");
+    assert_eq!(ask(&mut client, "INCR a").await, "+QUEUED");
+    cut(&plane).await;
+    let late = ask(&mut client, "INCR b").await;
+    assert!(late.starts_with("-POINTSMAN not executed"), "{late}");
+    plane.gate(Gate::Open);
+    assert_eq!(ask(&mut client, "INCR c").await, "+QUEUED");
+    let aborted = ask(&mut client, "EXEC").await;
+    assert!(aborted.starts_with("-EXECABORT"), "{aborted}");
+    assert_eq!(ask(&mut client, "MGET a b c").await, "[nil, nil, nil]");
+}
+
+#[tokio::test]
+async fn a_transaction_whose_exec_waited_too_long_is_over() {
+    let plane = impatient().await;
+    let mut client = plane.client().await;
+    client.hello(Protocol::Resp3).await.expect("HELLO 3");
+    send(&mut client, "SUBSCRIBE news").await;
+    assert!(message(&mut client).await.contains("\"news\", :1"));
+    assert_eq!(ask(&mut client, "MULTI").await, "+OK");
+    assert_eq!(ask(&mut client, "INCR a").await, "+QUEUED");
+    cut(&plane).await;
+    let late = ask(&mut client, "EXEC").await;
+    assert!(late.starts_with("-POINTSMAN not executed"), "{late}");
+    plane.gate(Gate::Open);
+    assert_eq!(ask(&mut client, "GET a").await, "nil");
+    assert_eq!(ask(&mut client, "PUBLISH news flash").await, ":1");
+    assert!(message(&mut client).await.contains("flash"));
+}
+
+#[tokio::test]
+async fn who_waited_long_for_an_element_goes_on_to_wait_for_it() {
+    let plane = impatient().await;
+    let (mut blocked, mut other) = (plane.client().await, plane.client().await);
+    send(&mut blocked, "BLPOP list 0").await;
+    sleep(2 * HOLD).await;
+    cut(&plane).await;
+    // Some rounds of housekeeping.
+    sleep(HOLD / 3).await;
+    plane.gate(Gate::Open);
+    assert_eq!(ask(&mut other, "RPUSH list x").await, ":1");
+    assert_eq!(hear(&mut blocked).await, "[\"list\", \"x\"]");
+    // Without a primary it waits as long as anything else.
+    send(&mut blocked, "BLPOP list 0").await;
+    cut(&plane).await;
+    let late = hear(&mut blocked).await;
+    assert!(late.contains("there was no primary"), "{late}");
+}
