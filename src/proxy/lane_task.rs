@@ -419,6 +419,7 @@ impl Worker {
                 self.log_out(lane);
             }
             self.fail_entries(lane, |_| true, |_| reply.clone());
+            self.cut_off_if_bare(lane);
             self.settle();
             return Duration::ZERO;
         }
@@ -427,6 +428,19 @@ impl Worker {
         self.give_up_if_left(lane);
         self.settle();
         pause.min(LONGEST_PAUSE)
+    }
+
+    /// The node does not let a session in whose connection had state: without it, it is not what its client
+    /// believes. Nor would the client be connected any more if its connection had been its own.
+    fn cut_off_if_bare(&mut self, lane: usize) {
+        let owner = self.lanes[lane].owner;
+        if let Some(of) = owner
+            && let Some(session) = self.session(of)
+            && session.pin.as_ref().is_some_and(|pin| !pin.clean())
+        {
+            session.kill();
+            self.wake_session(of.index);
+        }
     }
 
     /// The node knows this user, or this password, no more: its clients are cut off, as the node itself

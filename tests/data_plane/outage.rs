@@ -127,3 +127,37 @@ async fn who_waited_long_for_an_element_goes_on_to_wait_for_it() {
     let late = hear(&mut blocked).await;
     assert!(late.contains("there was no primary"), "{late}");
 }
+
+#[tokio::test]
+async fn who_listens_and_may_not_log_in_any_more_is_cut_off() {
+    let plane = Plane::start(0).await;
+    let mut client = plane.client().await;
+    client.hello(Protocol::Resp3).await.expect("HELLO 3");
+    send(&mut client, "SUBSCRIBE news").await;
+    assert!(message(&mut client).await.contains("\"news\", :1"));
+    let mut operator = plane.node(0).client().await.expect("a connection");
+    let rule = "ACL SETUSER default resetpass >pw";
+    assert_eq!(ask(&mut operator, rule).await, "+OK");
+    assert_eq!(ask(&mut operator, "CLIENT KILL TYPE pubsub").await, ":1");
+    let closed = timeout(PATIENCE, client.closed()).await;
+    closed.expect("in time").expect("closed");
+}
+
+#[tokio::test]
+async fn a_wrong_password_is_refused_also_behind_what_was_subscribed_again() {
+    let plane = Plane::start(0).await;
+    let mut client = plane.client().await;
+    client.hello(Protocol::Resp3).await.expect("HELLO 3");
+    send(&mut client, "SUBSCRIBE news").await;
+    assert!(message(&mut client).await.contains("\"news\", :1"));
+    let generation = plane.gate(Gate::Closed);
+    plane.obeyed(generation).await;
+    send(&mut client, "AUTH alice wrong").await;
+    let early = timeout(Duration::from_millis(100), client.receive()).await;
+    assert!(early.is_err());
+    kill_connections(&plane).await;
+    plane.gate(Gate::Open);
+    let refused = hear(&mut client).await;
+    assert!(refused.starts_with("-WRONGPASS"), "{refused}");
+    assert_eq!(ask(&mut client, "PING").await, "+PONG");
+}
