@@ -192,7 +192,9 @@ impl Entry {
             return match hook.after_loss(was_sent, self.replay, retry, now, bytes) {
                 Ok((hook, bytes)) => {
                     self.len = bytes.iter().map(Bytes::len).sum();
-                    self.skip = hook.acknowledged();
+                    if let Some((all, before)) = hook.acknowledged(&bytes) {
+                        (self.replies, self.skip) = (all, before);
+                    }
                     self.kind = Kind::Hook(hook);
                     AfterLoss::Keep(self, bytes)
                 }

@@ -1,10 +1,14 @@
 //! What is left of a session when its connection is lost, also for longer than requests wait.
 
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use pointsman::lab::{ClusterOptions, Protocol};
 use pointsman::proxy::BackendSettings;
-use pointsman::topology::Gate;
+use pointsman::topology::{Gate, NodeId};
+use tokio::io::{AsyncReadExt, AsyncWriteExt, copy};
+use tokio::net::{TcpListener, TcpStream};
 use tokio::time::{sleep, timeout};
 
 use crate::plane::{PATIENCE, Plane, ask, hear, message, send};
@@ -160,4 +164,75 @@ async fn a_wrong_password_is_refused_also_behind_what_was_subscribed_again() {
     let refused = hear(&mut client).await;
     assert!(refused.starts_with("-WRONGPASS"), "{refused}");
     assert_eq!(ask(&mut client, "PING").await, "+PONG");
+}
+
+type Left = Arc<Mutex<Option<usize>>>;
+
+/// Passes everything on to a node, but ends the connection on which the last of `left` bytes of replies came.
+async fn relay(port: u16, left: Left) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let address = listener.local_addr().expect("an address");
+    tokio::spawn(async move {
+        while let Ok((ours, _)) = listener.accept().await {
+            tokio::spawn(pass(ours, port, left.clone()));
+        }
+    });
+    address
+}
+
+async fn pass(mut ours: TcpStream, port: u16, left: Left) -> std::io::Result<()> {
+    let mut node = TcpStream::connect(("127.0.0.1", port)).await?;
+    let ((mut from_us, mut to_us), (mut from_node, mut to_node)) = (ours.split(), node.split());
+    let replies = async {
+        let mut buffer = [0; 4096];
+        while let Ok(came @ 1..) = from_node.read(&mut buffer).await {
+            let allowed = left.lock().expect("a lock").unwrap_or(usize::MAX).min(came);
+            to_us.write_all(&buffer[..allowed]).await?;
+            let mut left = left.lock().expect("a lock");
+            *left = left.map(|left| left - allowed);
+            if left.take_if(|left| *left == 0).is_some() {
+                break;
+            }
+        }
+        Ok(())
+    };
+    tokio::select! {
+        result = replies => result,
+        result = copy(&mut from_us, &mut to_node) => result.map(drop),
+    }
+}
+
+#[tokio::test]
+async fn every_channel_is_acknowledged_once_wherever_the_connection_is_lost() {
+    let plane = Plane::start(0).await;
+    let left = Left::default();
+    let address = relay(plane.node(0).port(), left.clone()).await;
+    plane.publish_at(2, NodeId::new(address.to_string()));
+    let mut client = plane.client().await;
+    let mut count = 0;
+    let heard =
+        |word: &str, channel: &str, count: i32| format!("[\"{word}\", \"{channel}\", :{count}]");
+    for lost_behind in 1..=2 {
+        let channels = ["a", "b", "c"].map(|name| format!("{name}{lost_behind}"));
+        assert!(ask(&mut client, "SUBSCRIBE x").await.contains("\"x\""));
+        count = count.max(1);
+        let acknowledgement = "*3\r\n$9\r\nsubscribe\r\n$2\r\na1\r\n:2\r\n".len();
+        *left.lock().expect("a lock") = Some(lost_behind * acknowledgement);
+        send(&mut client, &format!("SUBSCRIBE {}", channels.join(" "))).await;
+        for channel in &channels {
+            count += 1;
+            assert_eq!(
+                message(&mut client).await,
+                heard("subscribe", channel, count)
+            );
+        }
+    }
+    let acknowledgement = "*3\r\n$11\r\nunsubscribe\r\n$2\r\na1\r\n:2\r\n".len();
+    *left.lock().expect("a lock") = Some(2 * acknowledgement);
+    send(&mut client, "UNSUBSCRIBE").await;
+    while count > 0 {
+        count -= 1;
+        assert!(message(&mut client).await.ends_with(&format!(":{count}]")));
+    }
+    assert_eq!(ask(&mut client, "ECHO back").await, "\"back\"");
 }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use pointsman::lab::{Address, Client, Cluster, ClusterOptions, DataPlane, Server};
 use pointsman::proxy::BackendSettings;
-use pointsman::topology::{EvidenceReceiver, Gate, Topology};
+use pointsman::topology::{Epoch, EvidenceReceiver, Gate, NodeId, Topology};
 
 /// How long anything here may take.
 pub const PATIENCE: Duration = Duration::from_secs(10);
@@ -60,6 +60,14 @@ impl Plane {
     pub async fn publish(&self, epoch: u64, node: usize, gate: Gate) -> u64 {
         let published = self.plane.publish(epoch, self.node(node), gate).await;
         published.expect("INFO answers")
+    }
+
+    /// Publishes the present primary at another address.
+    pub fn publish_at(&self, epoch: u64, address: NodeId) {
+        let mut topology = Topology::clone(&self.plane.writer.current());
+        let primary = topology.primary.as_mut().expect("a primary");
+        (topology.epoch, primary.node) = (Epoch(epoch), address);
+        self.plane.writer.publish(topology);
     }
 
     /// Closes or opens the gate of what is published.
