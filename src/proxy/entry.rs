@@ -198,6 +198,7 @@ impl Entry {
                     self.kind = Kind::Hook(hook);
                     AfterLoss::Keep(self, bytes)
                 }
+                Err(_) if self.mute => AfterLoss::Unknown(Bytes::new(), session, self.since),
                 Err(reply) => AfterLoss::Unknown(reply, session, self.since),
             };
         }

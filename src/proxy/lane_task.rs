@@ -536,6 +536,9 @@ impl Worker {
             session.moving = false;
             return self.untrack(of.index);
         }
+        if let Hook::Tracking(tracking) = hook {
+            return self.on_tracking(of, tracking, false);
+        }
         let Some(pin) = &mut session.pin else { return };
         match hook {
             Hook::Multi => {

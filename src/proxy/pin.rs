@@ -302,7 +302,8 @@ impl Worker {
         let redirected = self.own_upstream(index, OwnUpstream::None);
         me.update(|s| s.redirected = false);
         self.sessions[index].show();
-        if let Some(target) = pin.tracking.target {
+        let targets = [pin.tracking.target, pin.tracking.asked];
+        for target in targets.into_iter().flatten() {
             self.no_longer_redirects(me.id, target);
         }
         let now = self.now;
