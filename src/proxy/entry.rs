@@ -124,6 +124,19 @@ impl Entry {
         matches!(&self.kind, Kind::Hook(hook) if matches!(**hook, Hook::Blocking { .. } | Hook::Wait { .. }))
     }
 
+    /// What is to be said before it on its connection.
+    pub(super) fn note(&self, now: Timestamp) -> Option<(Entry, Vec<Bytes>)> {
+        match &self.kind {
+            Kind::Hook(hook) => match &**hook {
+                Hook::Wait { note, .. } => {
+                    Some((Entry::internal(note.len(), 1, now), vec![note.clone()]))
+                }
+                _ => None,
+            },
+            _ => None,
+        }
+    }
+
     /// (P|S)(UN)SUBSCRIBE.
     pub(super) fn expects_acknowledgement(&self) -> bool {
         match &self.kind {

@@ -63,6 +63,8 @@ pub(super) enum Hook {
     Wait {
         /// See above.
         blind: bool,
+        /// The request that takes note of it.
+        note: Bytes,
     },
     /// CLIENT TRACKING.
     Tracking(Tracking),

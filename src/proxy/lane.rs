@@ -430,6 +430,7 @@ impl Lane {
                         losses.replayed += 1;
                         entry.resent = true;
                     }
+                    kept.extend(entry.note(now));
                     kept.push((entry, bytes));
                 }
                 AfterLoss::Unknown(reply, session, since) => {

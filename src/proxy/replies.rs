@@ -290,7 +290,7 @@ impl Worker {
             } else if frame[0] == b'-'
                 && let Some(Kind::Hook(next)) =
                     self.lanes[lane].queue.front_mut().map(|e| &mut e.kind)
-                && let Hook::Wait { blind } = &mut **next
+                && let Hook::Wait { blind, .. } = &mut **next
             {
                 *blind = true;
             }

@@ -1,6 +1,9 @@
 //! State that Redis keeps for a connection.
 
+use std::time::Duration;
+
 use pointsman::lab::{Protocol, Server};
+use pointsman::topology::{EvidenceKind, Gate};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
@@ -274,6 +277,32 @@ async fn wait_counts_the_replicas_that_have_the_clients_writes() {
     plane.node(1).stop();
     assert_eq!(ask(&mut client, "SET k 2").await, "+OK");
     assert_eq!(ask(&mut client, "WAIT 1 50").await, ":0");
+    plane.node(1).cont();
+}
+
+#[tokio::test]
+async fn a_wait_that_goes_over_another_connection_than_meant_waits_for_the_clients_writes() {
+    let mut plane = Plane::start(1).await;
+    let mut client = plane.client().await;
+    assert_eq!(ask(&mut client, "SET k 1").await, "+OK");
+    assert_eq!(ask(&mut client, "WAIT 1 2000").await, ":1");
+    plane.node(1).stop();
+    assert_eq!(ask(&mut client, "SET k 2").await, "+OK");
+    let generation = plane.gate(Gate::Closed);
+    plane.obeyed(generation).await;
+    send(&mut client, "WAIT 1 100").await;
+    let early = timeout(Duration::from_millis(200), client.receive()).await;
+    assert!(early.is_err());
+    let kill = ["CLIENT", "KILL", "TYPE", "normal"];
+    plane.node(0).cli(&kill).await.expect("CLIENT KILL");
+    // The shared one, and its own.
+    for _ in 0..2 {
+        let lost = timeout(PATIENCE, plane.evidence().recv()).await;
+        let lost = lost.expect("in time").expect("evidence").kind;
+        assert_eq!(lost, EvidenceKind::ConnectionLost);
+    }
+    plane.gate(Gate::Open);
+    assert_eq!(hear(&mut client).await, ":0");
     plane.node(1).cont();
 }
 
