@@ -78,6 +78,11 @@ impl Plane {
         })
     }
 
+    /// Ends the data plane as SIGTERM does; returns how many clients were cut off.
+    pub async fn drain(self) -> usize {
+        self.plane.proxy.drain().await
+    }
+
     /// Waits until the worker obeys `generation`.
     pub async fn obeyed(&self, generation: u64) {
         tokio::time::timeout(PATIENCE, self.plane.writer.obeyed(generation))

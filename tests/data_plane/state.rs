@@ -111,6 +111,26 @@ async fn a_blocked_client_is_served_and_an_abandoned_one_eats_nothing() {
 }
 
 #[tokio::test]
+async fn a_blocked_client_that_leaves_holds_up_no_end() {
+    let plane = Plane::start(0).await;
+    let mut client = plane.client().await;
+    send(&mut client, "BLPOP list 0").await;
+    pointsman::lab::until("the client is blocked", PATIENCE, async || {
+        match plane.node(0).info_field("blocked_clients").await {
+            Ok(count) if count == "1" => Ok(()),
+            other => Err(format!("{other:?}")),
+        }
+    })
+    .await
+    .expect("blocked");
+    let drained = tokio::spawn(plane.drain());
+    // The end has begun when it sees the client leave.
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    drop(client);
+    assert_eq!(drained.await.expect("no panic"), 0, "clients cut off");
+}
+
+#[tokio::test]
 async fn a_blocked_client_is_unblocked_by_its_own_id() {
     let plane = Plane::start(0).await;
     let (mut a, mut b) = (plane.client().await, plane.client().await);
