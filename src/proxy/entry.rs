@@ -153,6 +153,19 @@ impl Entry {
         })
     }
 
+    /// All that its client gets where it ends with this error.
+    pub(super) fn refused(&self, error: Bytes) -> Bytes {
+        let received = match &self.kind {
+            Kind::Unit(received) => received,
+            Kind::Part(part) => match &part.sort {
+                Sort::Unit(_, received) => received,
+                _ => return error,
+            },
+            _ => return error,
+        };
+        unit_with(received.clone(), self.replies - self.skip, &error)
+    }
+
     /// Its place in its session's order, where it has one.
     pub(super) fn place(&self) -> u64 {
         match &self.kind {
@@ -268,7 +281,12 @@ pub(super) fn count_replies(received: &[u8]) -> u32 {
 }
 
 /// The replies of a unit whose EXEC got none: what came, +QUEUED for the rest, and the error.
-fn unknown_unit(mut received: BytesMut, expected: u32) -> Bytes {
+fn unknown_unit(received: BytesMut, expected: u32) -> Bytes {
+    unit_with(received, expected, &own_error(OwnError::Unknown(LOST)))
+}
+
+/// The same with any error.
+fn unit_with(mut received: BytesMut, expected: u32, error: &[u8]) -> Bytes {
     let first = received.is_empty();
     for missing in 0..expected.saturating_sub(1) {
         received.extend_from_slice(if first && missing == 0 {
@@ -277,7 +295,7 @@ fn unknown_unit(mut received: BytesMut, expected: u32) -> Bytes {
             b"+QUEUED\r\n"
         });
     }
-    OwnError::Unknown(LOST).put(&mut received);
+    received.extend_from_slice(error);
     received.freeze()
 }
 

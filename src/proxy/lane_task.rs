@@ -499,11 +499,11 @@ impl Worker {
             let error = reply(&entry);
             let Some(of) = entry.session else { continue };
             self.backends[self.lanes[lane].backend].turn.failed(&error);
+            let mut error = entry.refused(error);
             if let Kind::Part(_) = entry.kind {
                 self.finish_entry(entry, error);
                 continue;
             }
-            let mut error = error;
             match entry.kind {
                 Kind::Local(own) => error = own,
                 Kind::Hook(hook) => self.abandon(of, *hook),

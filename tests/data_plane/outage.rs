@@ -236,3 +236,21 @@ async fn every_channel_is_acknowledged_once_wherever_the_connection_is_lost() {
     }
     assert_eq!(ask(&mut client, "ECHO back").await, "\"back\"");
 }
+
+#[tokio::test]
+async fn every_request_of_a_transaction_that_waited_too_long_is_answered() {
+    let plane = impatient().await;
+    let mut client = plane.client().await;
+    assert_eq!(ask(&mut client, "PING").await, "+PONG");
+    cut(&plane).await;
+    for request in [&["MULTI"][..], &["INCR", "a"], &["EXEC"]] {
+        client.queue(request);
+    }
+    client.flush().await.expect("sent");
+    for expected in ["+OK", "+QUEUED", "-POINTSMAN not executed"] {
+        let reply = hear(&mut client).await;
+        assert!(reply.starts_with(expected), "{reply}");
+    }
+    plane.gate(Gate::Open);
+    assert_eq!(ask(&mut client, "GET a").await, "nil");
+}
