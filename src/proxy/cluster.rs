@@ -267,6 +267,8 @@ impl Worker {
 
     /// A pinned lane goes on at another shard.
     pub(super) fn move_lane(&mut self, lane: usize, to: usize) {
+        // Others wait for it where it was.
+        self.close_gap(lane);
         let state = &mut self.lanes[lane];
         let (from, bytes) = (std::mem::replace(&mut state.backend, to), state.log.len());
         state.retire = state.upstream.is_some();

@@ -456,7 +456,10 @@ impl Worker {
         };
         self.push_internal(lane, &note);
         self.blocks(index, lane);
-        let hook = Hook::Wait { blind: false };
+        let hook = Hook::Wait {
+            blind: false,
+            note: note.freeze(),
+        };
         self.push_hook(index, lane, hook, Replay::Never, frame);
         Ok(Step::Next)
     }

@@ -124,6 +124,19 @@ impl Entry {
         matches!(&self.kind, Kind::Hook(hook) if matches!(**hook, Hook::Blocking { .. } | Hook::Wait { .. }))
     }
 
+    /// What is to be said before it on its connection.
+    pub(super) fn note(&self, now: Timestamp) -> Option<(Entry, Vec<Bytes>)> {
+        match &self.kind {
+            Kind::Hook(hook) => match &**hook {
+                Hook::Wait { note, .. } => {
+                    Some((Entry::internal(note.len(), 1, now), vec![note.clone()]))
+                }
+                _ => None,
+            },
+            _ => None,
+        }
+    }
+
     /// (P|S)(UN)SUBSCRIBE.
     pub(super) fn expects_acknowledgement(&self) -> bool {
         match &self.kind {
@@ -138,6 +151,19 @@ impl Entry {
             true => OwnError::Unknown(reason),
             false => OwnError::NotExecuted(reason),
         })
+    }
+
+    /// All that its client gets where it ends with this error.
+    pub(super) fn refused(&self, error: Bytes) -> Bytes {
+        let received = match &self.kind {
+            Kind::Unit(received) => received,
+            Kind::Part(part) => match &part.sort {
+                Sort::Unit(_, received) => received,
+                _ => return error,
+            },
+            _ => return error,
+        };
+        unit_with(received.clone(), self.replies - self.skip, &error)
     }
 
     /// Its place in its session's order, where it has one.
@@ -184,14 +210,21 @@ impl Entry {
         let Some(session) = self.session else {
             return AfterLoss::Keep(self, bytes.to_vec());
         };
+        if was_sent && self.waits_by_nature() {
+            // Until now it did not wait for a primary.
+            self.since = now;
+        }
         if let Kind::Hook(hook) = self.kind {
             return match hook.after_loss(was_sent, self.replay, retry, now, bytes) {
                 Ok((hook, bytes)) => {
                     self.len = bytes.iter().map(Bytes::len).sum();
-                    self.skip = hook.acknowledged();
+                    if let Some((all, before)) = hook.acknowledged(&bytes) {
+                        (self.replies, self.skip) = (all, before);
+                    }
                     self.kind = Kind::Hook(hook);
                     AfterLoss::Keep(self, bytes)
                 }
+                Err(_) if self.mute => AfterLoss::Unknown(Bytes::new(), session, self.since),
                 Err(reply) => AfterLoss::Unknown(reply, session, self.since),
             };
         }
@@ -248,7 +281,12 @@ pub(super) fn count_replies(received: &[u8]) -> u32 {
 }
 
 /// The replies of a unit whose EXEC got none: what came, +QUEUED for the rest, and the error.
-fn unknown_unit(mut received: BytesMut, expected: u32) -> Bytes {
+fn unknown_unit(received: BytesMut, expected: u32) -> Bytes {
+    unit_with(received, expected, &own_error(OwnError::Unknown(LOST)))
+}
+
+/// The same with any error.
+fn unit_with(mut received: BytesMut, expected: u32, error: &[u8]) -> Bytes {
     let first = received.is_empty();
     for missing in 0..expected.saturating_sub(1) {
         received.extend_from_slice(if first && missing == 0 {
@@ -257,7 +295,7 @@ fn unknown_unit(mut received: BytesMut, expected: u32) -> Bytes {
             b"+QUEUED\r\n"
         });
     }
-    OwnError::Unknown(LOST).put(&mut received);
+    received.extend_from_slice(error);
     received.freeze()
 }
 

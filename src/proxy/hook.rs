@@ -63,6 +63,8 @@ pub(super) enum Hook {
     Wait {
         /// See above.
         blind: bool,
+        /// The request that takes note of it.
+        note: Bytes,
     },
     /// CLIENT TRACKING.
     Tracking(Tracking),
@@ -105,12 +107,17 @@ impl Hook {
         )
     }
 
-    /// Acknowledgements the client got already; they are eaten when the request is sent again.
-    pub(super) fn acknowledged(&self) -> u32 {
-        match self {
-            Hook::Subscription { acknowledged, .. } => *acknowledged,
-            _ => 0,
-        }
+    /// Acknowledgements that come when the request is sent again, and how many of them the client got already.
+    /// `None`: as many as were missing.
+    pub(super) fn acknowledged(&self, request: &[Bytes]) -> Option<(u32, u32)> {
+        let Hook::Subscription { acknowledged, .. } = self else {
+            return None;
+        };
+        let frame = request.concat();
+        let scanned = RequestScanner::default().scan(&frame, &Limits::default());
+        // Without channels it is about those that are left.
+        let channels = scanned.ok()??.argc.checked_sub(1).filter(|n| *n > 0)?;
+        Some((u32::try_from(channels).ok()?, *acknowledged))
     }
 
     /// Whether the reply may hold what a client could keep in a cache.

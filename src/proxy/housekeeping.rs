@@ -69,7 +69,7 @@ impl Worker {
             self.now.since(entry.since) >= backend.plan.settings.hold_timeout
                 && !(entry.waits_by_nature() && lane.sent > 0)
         };
-        behind && !lane.awaits_reply() || stuck && lane.queue.front().is_some_and(late)
+        behind && !lane.awaits_reply() || stuck && lane.first_to_expire().is_some_and(late)
     }
 
     fn end_idle_lanes(&mut self) {

@@ -196,7 +196,8 @@ fn transition(
     let lane = worker.shared_lane(backend, &key.shared());
     worker.sessions[index].moving = true;
     let via = pinned.unwrap_or(lane);
-    let shared = !worker.lanes[via].queue.is_empty();
+    // On a connection of its own something may come before it yet, when that has to be set up again.
+    let shared = pinned.is_some() || !worker.lanes[via].queue.is_empty();
     let swallows = worker.backends[backend]
         .version
         .is_none_or(|version| version >= (7, 2));

@@ -350,6 +350,12 @@ impl Lane {
         }
     }
 
+    /// The first entry that may wait too long. What rebuilds a session's state waits with the session.
+    pub(super) fn first_to_expire(&self) -> Option<&Entry> {
+        let mut entries = self.queue.iter();
+        entries.find(|entry| !self.pinned || entry.session.is_some())
+    }
+
     /// Whether a reply that answers a request (not a local one) is awaited from the node.
     pub(super) fn awaits_reply(&self) -> bool {
         self.queue.iter().take(self.sent).any(|e| e.replies > 0)
@@ -437,6 +443,7 @@ impl Lane {
                         losses.replayed += 1;
                         entry.resent = true;
                     }
+                    kept.extend(entry.note(now));
                     kept.push((entry, bytes));
                 }
                 AfterLoss::Unknown(reply, session, since) => {

@@ -424,6 +424,7 @@ impl Worker {
                 self.log_out(lane);
             }
             self.fail_entries(lane, |_| true, |_| reply.clone());
+            self.cut_off_if_bare(lane);
             self.settle();
             return Duration::ZERO;
         }
@@ -432,6 +433,19 @@ impl Worker {
         self.give_up_if_left(lane);
         self.settle();
         pause.min(LONGEST_PAUSE)
+    }
+
+    /// The node does not let a session in whose connection had state: without it, it is not what its client
+    /// believes. Nor would the client be connected any more if its connection had been its own.
+    fn cut_off_if_bare(&mut self, lane: usize) {
+        let owner = self.lanes[lane].owner;
+        if let Some(of) = owner
+            && let Some(session) = self.session(of)
+            && session.pin.as_ref().is_some_and(|pin| !pin.clean())
+        {
+            session.kill();
+            self.wake_session(of.index);
+        }
     }
 
     /// The node knows this user, or this password, no more: its clients are cut off, as the node itself
@@ -464,7 +478,15 @@ impl Worker {
         let now = self.now;
         let reason = format!("there was no primary to send it to for {timeout:?}");
         let late = |entry: &Entry| now.since(entry.since) >= timeout;
+        let pinned = self.lanes[lane].pinned;
+        if pinned {
+            self.drop_restoring(lane);
+        }
         self.fail_entries(lane, late, |entry| entry.too_late(&reason));
+        if pinned {
+            // Without what failed the state is another one.
+            self.restore_pin(lane, false);
+        }
     }
 
     /// Answers the first entries, as long as `which` holds, with an error.
@@ -482,11 +504,11 @@ impl Worker {
             let error = reply(&entry);
             let Some(of) = entry.session else { continue };
             self.backends[self.lanes[lane].backend].turn.failed(&error);
+            let mut error = entry.refused(error);
             if let Kind::Part(_) = entry.kind {
                 self.finish_entry(entry, error);
                 continue;
             }
-            let mut error = error;
             match entry.kind {
                 Kind::Local(own) => error = own,
                 Kind::Hook(hook) => self.abandon(of, *hook),
@@ -518,6 +540,9 @@ impl Worker {
         {
             session.moving = false;
             return self.untrack(of.index);
+        }
+        if let Hook::Tracking(tracking) = hook {
+            return self.on_tracking(of, tracking, false);
         }
         let Some(pin) = &mut session.pin else { return };
         match hook {

@@ -302,7 +302,8 @@ impl Worker {
         let redirected = self.own_upstream(index, OwnUpstream::None);
         me.update(|s| s.redirected = false);
         self.sessions[index].show();
-        if let Some(target) = pin.tracking.target {
+        let targets = [pin.tracking.target, pin.tracking.asked];
+        for target in targets.into_iter().flatten() {
             self.no_longer_redirects(me.id, target);
         }
         let now = self.now;
@@ -358,12 +359,10 @@ impl Worker {
         let entries = pin.restore(now, asks);
         let lane = &mut self.lanes[index];
         let state = &mut self.backends[lane.backend];
-        if gap {
-            state.metrics.subscription_gaps.increment(1);
-        }
         state.bytes += entries.iter().map(|(e, _)| e.len).sum::<usize>();
         if gap && !lane.gap {
             lane.gap = true;
+            state.metrics.subscription_gaps.increment(1);
             state.shared.gaps.open.fetch_add(1, Ordering::Relaxed);
         }
         lane.prepend(entries, &mut self.spares);
@@ -371,6 +370,16 @@ impl Worker {
         self.own_upstream(of.index, OwnUpstream::Down);
         if !gap {
             self.close_gap(index);
+        }
+    }
+
+    /// Takes back what [`Worker::restore_pin`] put there.
+    pub(super) fn drop_restoring(&mut self, lane: usize) {
+        let state = &mut self.lanes[lane];
+        while state.queue.front().is_some_and(|e| e.session.is_none())
+            && let Some(entry) = state.pop(&mut self.spares)
+        {
+            self.backends[state.backend].bytes -= entry.len;
         }
     }
 

@@ -323,6 +323,7 @@ impl Worker {
             let what = what.as_deref().unwrap_or("it");
             let error = entry.too_late(&format!("no shard took {what} for {timeout:?}"));
             self.backends[backend].turn.failed(&error);
+            let error = entry.refused(error);
             self.finish_entry(entry, error);
         }
     }

@@ -290,7 +290,7 @@ impl Worker {
             } else if frame[0] == b'-'
                 && let Some(Kind::Hook(next)) =
                     self.lanes[lane].queue.front_mut().map(|e| &mut e.kind)
-                && let Hook::Wait { blind } = &mut **next
+                && let Hook::Wait { blind, .. } = &mut **next
             {
                 *blind = true;
             }
@@ -493,6 +493,10 @@ impl Worker {
         self.backends[state.backend].bytes -= entry.len;
         let pinned = state.pinned;
         entry.resent = true;
+        if entry.waits_by_nature() {
+            // Until now it did not wait for a primary.
+            entry.since = self.now;
+        }
         let mut kept = match (executed, entry.session) {
             (Some(reply), Some(of)) => {
                 let mut local = Entry::local(of, reply, entry.since);

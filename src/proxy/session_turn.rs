@@ -67,6 +67,12 @@ impl Worker {
                 self.sessions[index].life = Life::Left;
             }
         }
+        let session = &self.sessions[index];
+        let unread = session.life == Life::Finishing && session.socket.has_ended();
+        if unread && self.waits_at_node(index) {
+            // Nothing else tells that it left: nothing is read any more.
+            self.sessions[index].life = Life::Left;
+        }
         if self.is_over(index) {
             self.end_session(index);
         }

@@ -89,7 +89,7 @@ impl Worker {
                             let nil: &[u8] = if resp3 { b"_\r\n" } else { b"*-1\r\n" };
                             reply = Bytes::from_static(nil);
                         }
-                        Hook::Wait { blind: true } if frame[0] != b'-' => {
+                        Hook::Wait { blind: true, .. } if frame[0] != b'-' => {
                             reply = own_error(OwnError::NotExecuted(BLIND));
                         }
                         _ => {}

@@ -45,6 +45,8 @@ pub(super) struct Tracked {
     /// What was said. Prefixes add up, so that there may be many; everything else is as in the last.
     said: Vec<Vec<Bytes>>,
     pub(super) target: Option<u64>,
+    /// Whom it is about to redirect to: the node has not answered.
+    pub(super) asked: Option<u64>,
     /// The node's id of the target, as it was said on the present upstream.
     aimed_at: Option<u64>,
     /// Nothing was said on the present upstream.
@@ -237,6 +239,7 @@ pub(super) fn tracking(worker: &mut Worker, index: usize, args: &[&[u8]]) -> Res
     let lane = worker.pin(index)?;
     if let Some(pin) = &mut worker.sessions[index].pin {
         pin.tainted = true;
+        pin.tracking.asked = tracking.target;
     }
     let frame = tracking.frame(tracking.target.map(|_| 0));
     worker.lanes[lane].aiming |= tracking.target.is_some();
@@ -260,6 +263,7 @@ impl Worker {
         let me = session.client.clone();
         let Some(pin) = &mut session.pin else { return };
         let (before, asked) = (pin.tracking.target, tracking.target);
+        pin.tracking.asked = None;
         if ok {
             let aimed_at = pin.tracking.aimed_at;
             pin.tracking.answered(tracking);

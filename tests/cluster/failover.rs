@@ -177,6 +177,26 @@ async fn who_asks_about_no_key_is_answered_by_a_node_that_stood_still_or_by_anot
 }
 
 #[tokio::test]
+async fn what_is_no_part_of_the_order_does_not_shut_its_client_in_when_home_moves() {
+    let scene = Scene::start().await;
+    let (mut waits, mut goes_on) = (scene.client().await, scene.client().await);
+    assert_eq!(ask(&mut goes_on, "PING").await, "PONG");
+    let home = scene.home().await;
+    let node = scene.cluster.find(&home).expect("one of the nodes");
+    node.stop();
+    // The first request of its client; only that node can tell whether it ran.
+    send(&mut waits, "CLIENT UNBLOCK 1").await;
+    assert_eq!(ask(&mut goes_on, "CLUSTER KEYSLOT foo").await, "12182");
+    assert_eq!(ask(&mut goes_on, "PUBLISH ch 1").await, "0");
+    assert_ne!(scene.home().await, home);
+    node.cont();
+    assert_eq!(hear(&mut waits).await, "0");
+    assert_eq!(ask(&mut waits, "PUBLISH ch 2").await, "0");
+    assert_eq!(ask(&mut goes_on, "PUBLISH ch 3").await, "0");
+    scene.assert_log_is_clean();
+}
+
+#[tokio::test]
 async fn what_a_node_took_that_stood_still_and_dies_is_unknown_and_the_rest_goes_on() {
     let scene = Scene::start().await;
     let (mut waits, mut goes_on) = (scene.client().await, scene.client().await);

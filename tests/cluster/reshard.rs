@@ -1,6 +1,7 @@
 //! Slots move while clients work.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use pointsman::lab::{Client, PointsmanOptions, Value};
 use pointsman::resp::key_slot;
@@ -151,6 +152,42 @@ async fn a_subscription_follows_its_slot() {
     }
     let elsewhere = ask(&mut three, "SSUBSCRIBE other").await;
     assert!(elsewhere.contains("one hash slot"), "{elsewhere}");
+    scene.assert_log_is_clean();
+}
+
+#[tokio::test]
+async fn a_subscription_that_followed_its_slot_holds_up_no_new_connection() {
+    if older_than((7, 0), "a channel of a shard") {
+        return;
+    }
+    let scene = Scene::start().await;
+    let (mut subscriber, mut other) = (scene.client().await, scene.client().await);
+    let heard = ask(&mut subscriber, "SSUBSCRIBE t").await;
+    assert_eq!(heard, "[ssubscribe, t, 1]");
+    let from = scene.node_of("t").await;
+    let to = (from + 1) % 3;
+    let slot = key_slot(b"t");
+    scene.cluster.move_slot(slot, from, to).await.unwrap();
+    let deadline = pointsman::clock::now() + SOON;
+    while ask(&mut other, "SPUBLISH t m").await != "1" {
+        assert!(pointsman::clock::now() < deadline, "nobody listens");
+    }
+    let mut stays = String::from("a");
+    while scene.node_of(&stays).await != from {
+        stays.push('a');
+    }
+    for key in ["t", &stays] {
+        let mut quickest = SOON;
+        for _ in 0..5 {
+            let began = pointsman::clock::now();
+            // It gets a connection of its own, which ends with RESET.
+            assert_eq!(ask(&mut other, &format!("WATCH {key}")).await, "OK");
+            quickest = quickest.min(pointsman::clock::now().since(began));
+            assert_eq!(ask(&mut other, "RESET").await, "RESET");
+        }
+        // New ones let subscribers go first for 200 ms at most.
+        assert!(quickest < Duration::from_millis(150), "{quickest:?}");
+    }
     scene.assert_log_is_clean();
 }
 

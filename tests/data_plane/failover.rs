@@ -293,6 +293,32 @@ async fn a_transaction_that_was_sent_whole_is_unknown_when_its_reply_is_lost() {
 }
 
 #[tokio::test]
+async fn who_wants_no_replies_is_not_told_that_an_outcome_is_unknown() {
+    let plane = Plane::start(1).await;
+    let (mut silent, mut other) = (plane.client().await, plane.client().await);
+    for request in [&["CLIENT", "REPLY", "OFF"][..], &["MULTI"], &["INCR", "a"]] {
+        silent.queue(request);
+    }
+    silent.flush().await.expect("sent");
+    pointsman::lab::until("queued", PATIENCE, async || {
+        match ask(&mut other, "CLIENT LIST").await {
+            list if list.contains(" multi=1") => Ok(()),
+            list => Err(list),
+        }
+    })
+    .await
+    .expect("INCR is queued");
+    plane.node(0).stop();
+    send(&mut silent, "EXEC").await;
+    let early = tokio::time::timeout(Duration::from_millis(100), silent.receive()).await;
+    assert!(early.is_err());
+    plane.promote(2, 1).await;
+    assert_eq!(ask(&mut silent, "CLIENT REPLY ON").await, "+OK");
+    assert_eq!(ask(&mut silent, "GET a").await, "nil");
+    plane.node(0).cont();
+}
+
+#[tokio::test]
 async fn a_held_request_gets_an_error_in_the_end_that_says_it_did_not_run() {
     let settings = BackendSettings {
         hold_timeout: Duration::from_millis(300),

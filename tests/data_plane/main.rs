@@ -3,6 +3,7 @@
 mod connection;
 mod failover;
 mod leaving;
+mod outage;
 mod plane;
 mod scheduling;
 mod state;

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use pointsman::lab::{Address, Client, Cluster, ClusterOptions, DataPlane, Server};
 use pointsman::proxy::BackendSettings;
-use pointsman::topology::{EvidenceReceiver, Gate, Topology};
+use pointsman::topology::{Epoch, EvidenceReceiver, Gate, NodeId, Topology};
 
 /// How long anything here may take.
 pub const PATIENCE: Duration = Duration::from_secs(10);
@@ -62,12 +62,25 @@ impl Plane {
         published.expect("INFO answers")
     }
 
+    /// Publishes the present primary at another address.
+    pub fn publish_at(&self, epoch: u64, address: NodeId) {
+        let mut topology = Topology::clone(&self.plane.writer.current());
+        let primary = topology.primary.as_mut().expect("a primary");
+        (topology.epoch, primary.node) = (Epoch(epoch), address);
+        self.plane.writer.publish(topology);
+    }
+
     /// Closes or opens the gate of what is published.
     pub fn gate(&self, gate: Gate) -> u64 {
         self.plane.writer.publish(Topology {
             gate,
             ..Topology::clone(&self.plane.writer.current())
         })
+    }
+
+    /// Ends the data plane as SIGTERM does; returns how many clients were cut off.
+    pub async fn drain(self) -> usize {
+        self.plane.proxy.drain().await
     }
 
     /// Waits until the worker obeys `generation`.

@@ -1,6 +1,9 @@
 //! State that Redis keeps for a connection.
 
+use std::time::Duration;
+
 use pointsman::lab::{Protocol, Server};
+use pointsman::topology::{EvidenceKind, Gate};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
@@ -105,6 +108,26 @@ async fn a_blocked_client_is_served_and_an_abandoned_one_eats_nothing() {
     .expect("no longer blocked");
     assert_eq!(ask(&mut b, "RPUSH list two").await, ":1");
     assert_eq!(ask(&mut b, "LRANGE list 0 -1").await, "[\"two\"]");
+}
+
+#[tokio::test]
+async fn a_blocked_client_that_leaves_holds_up_no_end() {
+    let plane = Plane::start(0).await;
+    let mut client = plane.client().await;
+    send(&mut client, "BLPOP list 0").await;
+    pointsman::lab::until("the client is blocked", PATIENCE, async || {
+        match plane.node(0).info_field("blocked_clients").await {
+            Ok(count) if count == "1" => Ok(()),
+            other => Err(format!("{other:?}")),
+        }
+    })
+    .await
+    .expect("blocked");
+    let drained = tokio::spawn(plane.drain());
+    // The end has begun when it sees the client leave.
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    drop(client);
+    assert_eq!(drained.await.expect("no panic"), 0, "clients cut off");
 }
 
 #[tokio::test]
@@ -274,6 +297,32 @@ async fn wait_counts_the_replicas_that_have_the_clients_writes() {
     plane.node(1).stop();
     assert_eq!(ask(&mut client, "SET k 2").await, "+OK");
     assert_eq!(ask(&mut client, "WAIT 1 50").await, ":0");
+    plane.node(1).cont();
+}
+
+#[tokio::test]
+async fn a_wait_that_goes_over_another_connection_than_meant_waits_for_the_clients_writes() {
+    let mut plane = Plane::start(1).await;
+    let mut client = plane.client().await;
+    assert_eq!(ask(&mut client, "SET k 1").await, "+OK");
+    assert_eq!(ask(&mut client, "WAIT 1 2000").await, ":1");
+    plane.node(1).stop();
+    assert_eq!(ask(&mut client, "SET k 2").await, "+OK");
+    let generation = plane.gate(Gate::Closed);
+    plane.obeyed(generation).await;
+    send(&mut client, "WAIT 1 100").await;
+    let early = timeout(Duration::from_millis(200), client.receive()).await;
+    assert!(early.is_err());
+    let kill = ["CLIENT", "KILL", "TYPE", "normal"];
+    plane.node(0).cli(&kill).await.expect("CLIENT KILL");
+    // The shared one, and its own.
+    for _ in 0..2 {
+        let lost = timeout(PATIENCE, plane.evidence().recv()).await;
+        let lost = lost.expect("in time").expect("evidence").kind;
+        assert_eq!(lost, EvidenceKind::ConnectionLost);
+    }
+    plane.gate(Gate::Open);
+    assert_eq!(hear(&mut client).await, ":0");
     plane.node(1).cont();
 }
 

@@ -1,6 +1,9 @@
 //! CLIENT TRACKING in every mode, also over a change of primary.
 
-use pointsman::lab::{Client, Protocol};
+use std::time::Duration;
+
+use pointsman::lab::{Client, ClusterOptions, Protocol};
+use pointsman::proxy::BackendSettings;
 use pointsman::topology::Gate;
 
 use crate::plane::{PATIENCE, Plane, ask, hear, message, send};
@@ -347,4 +350,36 @@ async fn a_redirection_that_was_on_its_way_is_answered_by_the_next_primary() {
     assert_eq!(hear(&mut reader).await, "nil");
     ask(&mut plane.client().await, "SET k 1").await;
     assert_eq!(message(&mut target).await, invalidated("k"));
+}
+
+#[tokio::test]
+async fn who_was_not_let_redirect_holds_no_connection_of_its_target() {
+    let settings = BackendSettings {
+        hold_timeout: Duration::from_millis(300),
+        ..Default::default()
+    };
+    let options = ClusterOptions {
+        replicas: 0,
+        ..Default::default()
+    };
+    let plane = Plane::with(options, settings).await;
+    let (mut target, id) = target(&plane).await;
+    let mut tracking = plane.client().await;
+    let generation = plane.gate(Gate::Closed);
+    plane.obeyed(generation).await;
+    let late = ask(&mut tracking, &format!("CLIENT TRACKING ON REDIRECT {id}")).await;
+    assert!(late.starts_with("-POINTSMAN not executed"), "{late}");
+    plane.gate(Gate::Open);
+    send(&mut target, "UNSUBSCRIBE").await;
+    assert!(message(&mut target).await.contains(":0"));
+    let shared = pointsman::lab::until("one connection", PATIENCE, async || {
+        let list = plane.node(0).cli(&["CLIENT", "LIST"]).await;
+        let list = list.map_err(|e| e.to_string())?.to_string();
+        match list.matches("name=pointsman").count() {
+            1 => Ok(()),
+            _ => Err(list),
+        }
+    });
+    shared.await.expect("the target travels with others again");
+    assert_eq!(ask(&mut target, "PING").await, "+PONG");
 }

@@ -42,7 +42,9 @@ impl Worker {
             let of = entry.session.filter(|of| self.session(*of).is_some());
             match of {
                 Some(of) if was_sent && !again(&entry) => {
-                    stays.insert(of.index, entry.place());
+                    if let Kind::Part(part) = &entry.kind {
+                        stays.insert(of.index, part.place);
+                    }
                     left.push((entry, bytes));
                     continue;
                 }
