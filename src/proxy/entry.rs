@@ -126,15 +126,13 @@ impl Entry {
 
     /// What is to be said before it on its connection.
     pub(super) fn note(&self, now: Timestamp) -> Option<(Entry, Vec<Bytes>)> {
-        match &self.kind {
-            Kind::Hook(hook) => match &**hook {
-                Hook::Wait { note, .. } => {
-                    Some((Entry::internal(note.len(), 1, now), vec![note.clone()]))
-                }
-                _ => None,
-            },
-            _ => None,
-        }
+        let Kind::Hook(hook) = &self.kind else {
+            return None;
+        };
+        let Hook::Wait { note, .. } = &**hook else {
+            return None;
+        };
+        Some((Entry::internal(note.len(), 1, now), vec![note.clone()]))
     }
 
     /// (P|S)(UN)SUBSCRIBE.

@@ -40,17 +40,7 @@ impl Worker {
                     self.process_input(index);
                     continue;
                 }
-                if let Park::Starved(backend) = self.sessions[index].park {
-                    self.list_starved(index, backend);
-                }
-                if !self.waits_at_node(index) {
-                    break;
-                }
-                if self.sessions[index].socket.has_ended() {
-                    self.leave_node(index);
-                }
-                // Redis reads on behind the command that a client waits in, and so sees it leave.
-                if self.sessions[index].input.as_slice().len() >= MAX_AHEAD {
+                if !self.reads_ahead(index) {
                     break;
                 }
             }
@@ -67,18 +57,29 @@ impl Worker {
                 self.sessions[index].life = Life::Left;
             }
         }
-        let session = &self.sessions[index];
-        let unread = session.life == Life::Finishing && session.socket.has_ended();
-        if unread && self.waits_at_node(index) {
-            // Nothing else tells that it left: nothing is read any more.
-            self.sessions[index].life = Life::Left;
-        }
-        if self.is_over(index) {
+        if self.sessions[index].life != Life::Open && self.is_over(index) {
             self.end_session(index);
         }
     }
 
+    /// Requests of a session that is parked stay where they are. But Redis reads on behind the command that a client
+    /// waits in, and so sees it leave: whether that is to be done now.
+    #[cold]
+    fn reads_ahead(&mut self, index: usize) -> bool {
+        if let Park::Starved(backend) = self.sessions[index].park {
+            self.list_starved(index, backend);
+        }
+        if !self.waits_at_node(index) {
+            return false;
+        }
+        if self.sessions[index].socket.has_ended() {
+            self.leave_node(index);
+        }
+        self.sessions[index].input.as_slice().len() < MAX_AHEAD
+    }
+
     /// Whether nothing is left to do for the session.
+    #[cold]
     fn is_over(&mut self, index: usize) -> bool {
         let session = &self.sessions[index];
         let written = session.out.is_empty();
@@ -89,6 +90,12 @@ impl Worker {
         match session.life {
             Life::Open => false,
             Life::Killed => true,
+            // Nothing is read any more: nothing else tells that it left.
+            Life::Finishing if session.socket.has_ended() && self.waits_at_node(index) => {
+                self.sessions[index].life = Life::Left;
+                self.leave_node(index);
+                false
+            }
             Life::Finishing => idle && written,
             // To who listens there may always be something to write.
             Life::Left if idle => written || pin.is_some_and(|pin| pin.subscribed() || pin.monitor),
