@@ -274,6 +274,14 @@ async fn a_slot_on_its_way_is_found_when_its_target_hands_over() {
     let reply = ask(&mut client, "GET {t}new").await;
     let why = format!("not executed: no shard took hash slot {slot} for 2s");
     assert!(reply.contains(&why), "{reply}");
+    for request in [&["MULTI"][..], &["GET", "{t}new"], &["EXEC"]] {
+        client.queue(request);
+    }
+    client.flush().await.unwrap();
+    for expected in ["OK", "QUEUED", &why] {
+        let reply = hear(&mut client).await;
+        assert!(reply.contains(expected), "{reply}");
+    }
     // The heir takes the keys, while a Redis at the source goes on naming the old target.
     let source = ["IMPORTING", scene.cluster.name(from)];
     scene.cluster.set_slot(heir, slot, &source).await.unwrap();

@@ -320,18 +320,7 @@ async fn who_wants_no_replies_is_not_told_that_an_outcome_is_unknown() {
 
 #[tokio::test]
 async fn a_held_request_gets_an_error_in_the_end_that_says_it_did_not_run() {
-    let settings = BackendSettings {
-        hold_timeout: Duration::from_millis(300),
-        ..Default::default()
-    };
-    let plane = Plane::with(
-        ClusterOptions {
-            replicas: 0,
-            ..Default::default()
-        },
-        settings,
-    )
-    .await;
+    let plane = Plane::impatient(Duration::from_millis(300)).await;
     let mut client = plane.client().await;
     assert_eq!(ask(&mut client, "PING").await, "+PONG");
     let generation = plane.gate(Gate::Closed);

@@ -1,7 +1,9 @@
 //! Clients that close their side together with their last requests. The server reads what came before the
 //! end, answers it, and only then sees the end: it is asked for comparison.
 
+use bytes::BytesMut;
 use pointsman::lab::Address;
+use pointsman::resp::encode_request;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
@@ -10,15 +12,12 @@ use crate::plane::{PATIENCE, Plane, ask};
 
 /// As a client would send it, lines of words.
 fn requests(lines: &[&str]) -> Vec<u8> {
-    let mut bytes = Vec::new();
+    let mut bytes = BytesMut::new();
     for line in lines {
-        let words: Vec<&str> = line.split(' ').collect();
-        bytes.extend(format!("*{}\r\n", words.len()).into_bytes());
-        for word in words {
-            bytes.extend(format!("${}\r\n{word}\r\n", word.len()).into_bytes());
-        }
+        let words: Vec<&[u8]> = line.split(' ').map(str::as_bytes).collect();
+        encode_request(&mut bytes, &words);
     }
-    bytes
+    bytes.to_vec()
 }
 
 /// Says `before` and hears what is answered to it; then says `last`, closes its side, and hears everything

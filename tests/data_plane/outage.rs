@@ -4,8 +4,7 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use pointsman::lab::{ClusterOptions, Protocol};
-use pointsman::proxy::BackendSettings;
+use pointsman::lab::{Client, Protocol};
 use pointsman::topology::{Gate, NodeId};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, copy};
 use tokio::net::{TcpListener, TcpStream};
@@ -16,15 +15,16 @@ use crate::plane::{PATIENCE, Plane, ask, hear, message, send};
 const HOLD: Duration = Duration::from_millis(400);
 
 async fn impatient() -> Plane {
-    let settings = BackendSettings {
-        hold_timeout: HOLD,
-        ..Default::default()
-    };
-    let options = ClusterOptions {
-        replicas: 0,
-        ..Default::default()
-    };
-    Plane::with(options, settings).await
+    Plane::impatient(HOLD).await
+}
+
+/// A client that listens to "news", and may do everything else as well.
+async fn listener(plane: &Plane) -> Client {
+    let mut client = plane.client().await;
+    client.hello(Protocol::Resp3).await.expect("HELLO 3");
+    send(&mut client, "SUBSCRIBE news").await;
+    assert!(message(&mut client).await.contains("\"news\", :1"));
+    client
 }
 
 /// Every connection to the node is lost, and no other is opened before the gate is.
@@ -43,6 +43,7 @@ async fn kill_connections(plane: &Plane) {
 
 async fn long_outage(plane: &Plane) {
     cut(plane).await;
+    // The length of the fault: nothing that waits is told of it.
     sleep(2 * HOLD).await;
     plane.gate(Gate::Open);
 }
@@ -98,10 +99,7 @@ async fn a_transaction_does_not_run_without_the_command_that_waited_too_long() {
 #[tokio::test]
 async fn a_transaction_whose_exec_waited_too_long_is_over() {
     let plane = impatient().await;
-    let mut client = plane.client().await;
-    client.hello(Protocol::Resp3).await.expect("HELLO 3");
-    send(&mut client, "SUBSCRIBE news").await;
-    assert!(message(&mut client).await.contains("\"news\", :1"));
+    let mut client = listener(&plane).await;
     assert_eq!(ask(&mut client, "MULTI").await, "+OK");
     assert_eq!(ask(&mut client, "INCR a").await, "+QUEUED");
     cut(&plane).await;
@@ -118,9 +116,10 @@ async fn who_waited_long_for_an_element_goes_on_to_wait_for_it() {
     let plane = impatient().await;
     let (mut blocked, mut other) = (plane.client().await, plane.client().await);
     send(&mut blocked, "BLPOP list 0").await;
+    // How long it has waited when the fault comes is what this is about.
     sleep(2 * HOLD).await;
     cut(&plane).await;
-    // Some rounds of housekeeping.
+    // In this time housekeeping looks at what waits, a few times, and must do nothing.
     sleep(HOLD / 3).await;
     plane.gate(Gate::Open);
     assert_eq!(ask(&mut other, "RPUSH list x").await, ":1");
@@ -135,10 +134,7 @@ async fn who_waited_long_for_an_element_goes_on_to_wait_for_it() {
 #[tokio::test]
 async fn who_listens_and_may_not_log_in_any_more_is_cut_off() {
     let plane = Plane::start(0).await;
-    let mut client = plane.client().await;
-    client.hello(Protocol::Resp3).await.expect("HELLO 3");
-    send(&mut client, "SUBSCRIBE news").await;
-    assert!(message(&mut client).await.contains("\"news\", :1"));
+    let mut client = listener(&plane).await;
     let mut operator = plane.node(0).client().await.expect("a connection");
     let rule = "ACL SETUSER default resetpass >pw";
     assert_eq!(ask(&mut operator, rule).await, "+OK");
@@ -150,10 +146,7 @@ async fn who_listens_and_may_not_log_in_any_more_is_cut_off() {
 #[tokio::test]
 async fn a_wrong_password_is_refused_also_behind_what_was_subscribed_again() {
     let plane = Plane::start(0).await;
-    let mut client = plane.client().await;
-    client.hello(Protocol::Resp3).await.expect("HELLO 3");
-    send(&mut client, "SUBSCRIBE news").await;
-    assert!(message(&mut client).await.contains("\"news\", :1"));
+    let mut client = listener(&plane).await;
     let generation = plane.gate(Gate::Closed);
     plane.obeyed(generation).await;
     send(&mut client, "AUTH alice wrong").await;

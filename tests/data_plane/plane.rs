@@ -27,6 +27,19 @@ impl Plane {
         .await
     }
 
+    /// One node, and a proxy that holds requests no longer than that.
+    pub async fn impatient(hold_timeout: Duration) -> Plane {
+        let options = ClusterOptions {
+            replicas: 0,
+            ..ClusterOptions::default()
+        };
+        let settings = BackendSettings {
+            hold_timeout,
+            ..BackendSettings::default()
+        };
+        Plane::with(options, settings).await
+    }
+
     pub async fn with(options: ClusterOptions, settings: BackendSettings) -> Plane {
         let cluster = Cluster::start(options).await.expect("servers start");
         let plane = DataPlane::start(settings).expect("the data plane starts");

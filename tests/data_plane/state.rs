@@ -113,7 +113,8 @@ async fn a_blocked_client_is_served_and_an_abandoned_one_eats_nothing() {
 #[tokio::test]
 async fn a_blocked_client_that_leaves_holds_up_no_end() {
     let plane = Plane::start(0).await;
-    let mut client = plane.client().await;
+    let (mut client, mut idle) = (plane.client().await, plane.client().await);
+    assert_eq!(ask(&mut idle, "PING").await, "+PONG");
     send(&mut client, "BLPOP list 0").await;
     pointsman::lab::until("the client is blocked", PATIENCE, async || {
         match plane.node(0).info_field("blocked_clients").await {
@@ -124,8 +125,9 @@ async fn a_blocked_client_that_leaves_holds_up_no_end() {
     .await
     .expect("blocked");
     let drained = tokio::spawn(plane.drain());
-    // The end has begun when it sees the client leave.
-    tokio::time::sleep(Duration::from_millis(200)).await;
+    // The end has begun when who waits for nothing is gone.
+    let closed = timeout(PATIENCE, idle.closed()).await;
+    closed.expect("in time").expect("closed");
     drop(client);
     assert_eq!(drained.await.expect("no panic"), 0, "clients cut off");
 }

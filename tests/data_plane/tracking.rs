@@ -2,8 +2,7 @@
 
 use std::time::Duration;
 
-use pointsman::lab::{Client, ClusterOptions, Protocol};
-use pointsman::proxy::BackendSettings;
+use pointsman::lab::{Client, Protocol};
 use pointsman::topology::Gate;
 
 use crate::plane::{PATIENCE, Plane, ask, hear, message, send};
@@ -354,15 +353,7 @@ async fn a_redirection_that_was_on_its_way_is_answered_by_the_next_primary() {
 
 #[tokio::test]
 async fn who_was_not_let_redirect_holds_no_connection_of_its_target() {
-    let settings = BackendSettings {
-        hold_timeout: Duration::from_millis(300),
-        ..Default::default()
-    };
-    let options = ClusterOptions {
-        replicas: 0,
-        ..Default::default()
-    };
-    let plane = Plane::with(options, settings).await;
+    let plane = Plane::impatient(Duration::from_millis(300)).await;
     let (mut target, id) = target(&plane).await;
     let mut tracking = plane.client().await;
     let generation = plane.gate(Gate::Closed);
